@@ -1,0 +1,45 @@
+# make pipelines   set up, then the main job: every stage of a recipe, ends with the path of a page to look at
+# make test        set up, then the tests
+# Both need only Python 3.11 or newer, make and git on the machine.
+
+PYTHON ?= python3
+RECIPE ?= recipes/shapes.toml
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install pipelines test slow lint type check clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY) ## create .venv with the tested, pinned set of packages
+
+$(READY): pyproject.toml requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+pipelines: $(READY) ## run every stage of RECIPE (default: recipes/shapes.toml)
+	$(BIN)/tfcli run "$(RECIPE)" $(ARGS)
+
+test: $(READY) ## run the fast tests and the smoke recipe, all stages
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY) ## run the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+check: lint type test ## all that must pass before a change goes in
+
+clean: ## remove the virtual environment (not your work folder)
+	rm -rf "$(VENV)"

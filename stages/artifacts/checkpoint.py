@@ -1,0 +1,96 @@
+"""Checkpoint: a trained model and all that is needed to go on training. Weights in safetensors, scalars in JSON.
+
+    weights.safetensors   the trained weights        ema.safetensors   their running average (absent without EMA)
+    optimizer.safetensors AdamW's two moments        state.json        step
+    metrics.jsonl         losses by step (exact)     timing.jsonl      seconds and tokens/s by step (not in the digest)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import disk_errors, read_jsonl, sync_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS, EMA, OPTIMIZER, STATE = "weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
+METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+
+
+class CheckpointContent(BaseModel):
+    """latent_limit: the largest absolute value of normalised training latents; samplers stay inside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: dict[str, Any]
+    diffusion: dict[str, Any]
+    vocab_size: int
+    latent_channels: int
+    patch_side: int
+    latent_height: int
+    latent_width: int
+    picture_size: int
+    channel_mean: list[float]
+    channel_std: list[float]
+    latent_limit: float
+    row_length: int
+    has_ema: bool
+    parameters: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sealed checkpoint."""
+
+    folder: Path
+    manifest: Manifest
+    content: CheckpointContent
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        manifest = open_artifact(folder, "checkpoint")
+        return cls(folder, manifest, CheckpointContent.model_validate(manifest.content))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that sampling uses: the running average where there is one."""
+        return read_tensors(self.folder / (EMA if self.content.has_ema else WEIGHTS))
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        yield from read_jsonl(self.folder / METRICS)
+
+    def sequences_folder(self) -> Path:
+        return open_input(self.folder, self.manifest, "sequences")[0]
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write and flush a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with disk_errors(path):
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+        except SafetensorError as error:
+            raise OSError(28, f"No space left on device ({error})") from error
+        sync_file(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file. Raises TfcliError (ARTIFACT) if it is not one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        fix = "run 'tfcli train --force', or restore the file"
+        raise TfcliError(f"{path} cannot be read", why=str(error), fix=fix, code=ExitCode.ARTIFACT) from error
+    return tensors

@@ -1,0 +1,188 @@
+"""Making an artifact: a `.partial` folder that survives a kill, units of work that are done once, a seal at the end.
+
+    with building(target, stamp, runtime) as build:
+        for unit in plan:
+            if build.unit(unit) is None:
+                ... write files below build.folder ...
+                build.finish_unit(unit, facts, files)
+        build.seal(content, stats)
+
+Layout while it grows: `<target>.partial/` with `plan.json` (the fingerprint it grows for) and `units/<unit>.json` (facts
+and hashes of a finished unit). The seal writes `manifest.json` last and renames the folder into place last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stages.artifacts.manifest import MANIFEST, FileEntry, Manifest, Stamp, make_manifest, read_manifest
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note
+from stages.core.files import disk_errors, sync_file, sync_folder, write_json
+from stages.core.hashing import hash_file
+from stages.core.runtime import Runtime
+
+PLAN = "plan.json"
+UNITS = "units"
+
+
+class Build:
+    """An artifact that is being made. Stages write below `folder` and call `seal` when all is there."""
+
+    def __init__(self, target: Path, stamp: Stamp) -> None:
+        self.target = target
+        self.stamp = stamp
+        self.folder = target.with_name(target.name + ".partial")
+        self.started = datetime.now(UTC)
+        self.sealed: Manifest | None = None
+
+    def unit(self, name: str) -> dict[str, Any] | None:
+        """The facts of a finished unit, None if it has to be done (again): its files are checked by size."""
+        try:
+            record = json.loads((self.folder / UNITS / f"{name}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        for entry in record["files"]:
+            path = self.folder / entry["path"]
+            if not path.is_file() or path.stat().st_size != entry["bytes"]:
+                return None
+        facts: dict[str, Any] = record["facts"]
+        return facts
+
+    def finish_unit(self, name: str, facts: dict[str, Any], files: list[Path]) -> None:
+        """Flush and hash the unit's files, then record that it is done."""
+        entries = [self._entry(path, volatile=False) for path in files]
+        (self.folder / UNITS).mkdir(exist_ok=True)
+        write_json(
+            self.folder / UNITS / f"{name}.json", {"facts": facts, "files": [entry.model_dump() for entry in entries]}
+        )
+
+    def seal(self, content: dict[str, Any], stats: dict[str, Any], volatile: tuple[str, ...] = ()) -> Manifest:
+        """Hash every file, write the manifest last, rename the folder into place. `volatile`: files outside the digest."""
+        known = self._unit_entries()
+        shutil.rmtree(self.folder / UNITS, ignore_errors=True)
+        (self.folder / PLAN).unlink(missing_ok=True)
+        files = []
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and name != MANIFEST:
+                is_volatile = any(name == item or name.startswith(f"{item}/") for item in volatile)
+                files.append(known.get(name) or self._entry(path, is_volatile))
+        manifest = make_manifest(self.stamp, content, stats, files, self.started)
+        write_json(self.folder / MANIFEST, manifest.model_dump())
+        _put_in_place(self.folder, self.target)
+        self.sealed = manifest
+        return manifest
+
+    def _entry(self, path: Path, volatile: bool) -> FileEntry:
+        sync_file(path)
+        name = path.relative_to(self.folder).as_posix()
+        return FileEntry(path=name, bytes=path.stat().st_size, sha256=hash_file(path), volatile=volatile)
+
+    def _unit_entries(self) -> dict[str, FileEntry]:
+        found = {}
+        for path in (self.folder / UNITS).glob("*.json"):
+            for raw in json.loads(path.read_bytes())["files"]:
+                found[raw["path"]] = FileEntry.model_validate(raw)
+        return found
+
+
+@contextmanager
+def building(target: Path, stamp: Stamp, runtime: Runtime) -> Iterator[Build]:
+    """A Build for `target`, resumed if a partial one with the same fingerprint lies there, else begun anew.
+
+    Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it.
+    """
+    _refuse_foreign(target)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target):
+        build = Build(target, stamp)
+        _finish_interrupted_swap(target, runtime)
+        if _resumable(build):
+            if (build.folder / MANIFEST).exists():
+                build.sealed = read_manifest(build.folder)
+                _put_in_place(build.folder, target)
+            else:
+                runtime.report(Note(f"going on with {build.folder}"))
+        else:
+            if build.folder.exists():
+                shutil.rmtree(build.folder)
+                runtime.report(Note(f"removed {build.folder}: it was begun with other settings"))
+            with disk_errors(build.folder):
+                build.folder.mkdir()
+            write_json(build.folder / PLAN, {"fingerprint": stamp.fingerprint, "facts": stamp.facts()})
+        yield build
+
+
+def remove_artifact(target: Path) -> None:
+    """Delete a sealed artifact and whatever was left of an unfinished one. Only what tfcli made."""
+    _refuse_foreign(target)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(target.with_name(target.name + ".partial"), ignore_errors=True)
+
+
+def _resumable(build: Build) -> bool:
+    try:
+        sealed = read_manifest(build.folder)
+        if sealed is not None:
+            return sealed.fingerprint == build.stamp.fingerprint
+        plan = json.loads((build.folder / PLAN).read_bytes())
+    except (FileNotFoundError, ValueError, TfcliError):
+        return False
+    return bool(plan.get("fingerprint") == build.stamp.fingerprint)
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Swap the finished folder in. A kill between the renames leaves the old one under `.old-`, cleaned at the next run."""
+    sync_folder(folder)
+    old = target.with_name(f"{target.name}.old-{os.getpid()}")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(folder, target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_interrupted_swap(target: Path, runtime: Runtime) -> None:
+    for path in target.parent.glob(f"{target.name}.old-*"):
+        if re.fullmatch(re.escape(target.name) + r"\.old-\d+", path.name):
+            shutil.rmtree(path, ignore_errors=True)
+            runtime.report(Note(f"removed {path}: left over from an interrupted run"))
+
+
+def _refuse_foreign(target: Path) -> None:
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
+        why = "it is not empty and has no manifest.json, so tfcli did not make it"
+        raise TfcliError(f"will not write to {target}", why=why, fix="give another --work", code=ExitCode.USAGE)
+    if target.exists() and not target.is_dir():
+        raise TfcliError(f"{target} is a file", fix="give another --work", code=ExitCode.USAGE)
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    path = target.with_name(f".{target.name}.lock")
+    with disk_errors(path), path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise TfcliError(
+                f"{target} is being made by another process",
+                why=f"lock held by pid {file.read().strip() or 'unknown'}",
+                fix="wait for it, or stop it",
+                code=ExitCode.ENVIRONMENT,
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,238 @@
+"""The manifest that makes a folder an artifact: how it was made (fingerprint), what it is (digest), what flows down."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.hashing import hash_value
+
+ENVELOPE = 1
+MANIFEST = "manifest.json"
+# The content schema of each kind. A change of the files or of `content` bumps it.
+SCHEMAS = {"autoencoder": 1, "latents": 1, "tokens": 1, "sequences": 1, "checkpoint": 1, "samples": 1, "scores": 1}
+# The command that makes each kind: error messages name it.
+MAKERS = {
+    "autoencoder": "vae",
+    "latents": "encode",
+    "tokens": "tokenize",
+    "sequences": "pack",
+    "checkpoint": "train",
+    "samples": "sample",
+    "scores": "eval",
+}
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact. volatile: logs with times in them, which the digest leaves out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    bytes: int
+    sha256: str
+    volatile: bool = False
+
+
+class InputEntry(BaseModel):
+    """An artifact that this one was made from. path is relative to the folder of this artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    kind: str
+    fingerprint: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """The content of `manifest.json` (design: two hashes, three versions; facts in content, numbers in stats)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    envelope: int
+    kind: str
+    schema_version: int
+    stage: str
+    stage_version: int
+    fingerprint: str
+    digest: str
+    seed: int
+    config: dict[str, Any]
+    outside: Any
+    inputs: dict[str, InputEntry]
+    content: dict[str, Any]
+    stats: dict[str, Any]
+    files: list[FileEntry]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """How an artifact is going to be made: everything that can change its bytes."""
+
+    kind: str
+    stage: str
+    stage_version: int
+    seed: int
+    config: dict[str, Any]
+    outside: Any = None
+    inputs: dict[str, InputEntry] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over stage, versions, result-affecting config, digests of inputs, hashes of outside files, seed."""
+        return hash_value(self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """The named facts behind the fingerprint; comparing two of these says what changed."""
+        return {
+            "kind": self.kind,
+            "schema_version": SCHEMAS[self.kind],
+            "stage": self.stage,
+            "stage_version": self.stage_version,
+            "seed": self.seed,
+            "config": self.config,
+            "outside": self.outside,
+            "inputs": {name: entry.digest for name, entry in self.inputs.items()},
+        }
+
+
+def digest_of(files: list[FileEntry]) -> str:
+    """Hash over (path, bytes, sha256) of every file that is not volatile."""
+    return hash_value(sorted([entry.path, entry.bytes, entry.sha256] for entry in files if not entry.volatile))
+
+
+def make_manifest(
+    stamp: Stamp, content: dict[str, Any], stats: dict[str, Any], files: list[FileEntry], started: datetime
+) -> Manifest:
+    """The manifest of a finished artifact."""
+    return Manifest(
+        envelope=ENVELOPE,
+        kind=stamp.kind,
+        schema_version=SCHEMAS[stamp.kind],
+        stage=stamp.stage,
+        stage_version=stamp.stage_version,
+        fingerprint=stamp.fingerprint,
+        digest=digest_of(files),
+        seed=stamp.seed,
+        config=stamp.config,
+        outside=stamp.outside,
+        inputs=stamp.inputs,
+        content=content,
+        stats=stats,
+        files=sorted(files, key=lambda entry: entry.path),
+        provenance=_provenance(started),
+    )
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of `folder`, None where there is none. Raises TfcliError (ARTIFACT) where it cannot be read."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise _unreadable(path, "not a JSON object")
+    if isinstance(raw.get("envelope"), int) and raw["envelope"] > ENVELOPE:
+        raise _unreadable(path, f"made by a newer tfcli (envelope {raw['envelope']}, this one knows {ENVELOPE})")
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _unreadable(path, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+    known = SCHEMAS.get(manifest.kind)
+    if known is None or manifest.schema_version > known:
+        raise _unreadable(path, f"made by a newer tfcli ({manifest.kind}, schema {manifest.schema_version})")
+    return manifest
+
+
+def open_artifact(folder: Path, kind: str) -> Manifest:
+    """The manifest of a sealed artifact of `kind`, after a `stat` of each of its files.
+
+    Raises TfcliError (ARTIFACT) where it is missing, incomplete, of another kind, or a file is gone or has another size.
+    """
+    manifest = read_manifest(folder)
+    command = f"tfcli {MAKERS[kind]}"
+    if manifest is None:
+        partial = folder.with_name(folder.name + ".partial").exists()
+        raise TfcliError(
+            f"no {kind} at {folder}",
+            why="it was started but not finished" if partial else "the folder has no manifest.json",
+            fix=f"run '{command}' with the same recipe and --work first",
+            code=ExitCode.ARTIFACT,
+        )
+    if manifest.kind != kind:
+        raise TfcliError(
+            f"{folder} holds {manifest.kind}, not {kind}", fix=f"give the folder of a {kind}", code=ExitCode.ARTIFACT
+        )
+    for entry in manifest.files:
+        check_size(folder, entry, f"run '{command} --force' to make it again")
+    return manifest
+
+
+def check_size(folder: Path, entry: FileEntry, fix: str) -> None:
+    """Raise TfcliError (ARTIFACT) if the file is missing or has another size than the manifest says."""
+    try:
+        size = (folder / entry.path).stat().st_size
+    except OSError as error:
+        why = error.strerror or "cannot be read"
+        raise TfcliError(f"{folder / entry.path} is missing", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
+    if size != entry.bytes:
+        why = f"{size} bytes, the manifest says {entry.bytes}"
+        raise TfcliError(f"{folder / entry.path} is damaged", why=why, fix=fix, code=ExitCode.ARTIFACT)
+
+
+def input_entry(folder: Path, consumer: Path, manifest: Manifest) -> InputEntry:
+    """The entry that the artifact at `consumer` keeps of its input at `folder`."""
+    relative = os.path.relpath(folder.resolve(), consumer.resolve())
+    return InputEntry(
+        path=Path(relative).as_posix(), kind=manifest.kind, fingerprint=manifest.fingerprint, digest=manifest.digest
+    )
+
+
+def open_input(folder: Path, manifest: Manifest, name: str) -> tuple[Path, Manifest]:
+    """Follow an input of an artifact; ARTIFACT error if what lies there is no longer what it was built on."""
+    entry = manifest.inputs[name]
+    path = (folder / entry.path).resolve()
+    found = open_artifact(path, entry.kind)
+    if found.digest != entry.digest:
+        raise TfcliError(
+            f"{folder} was made from other {entry.kind} than {path} holds now",
+            why=f"digest {found.digest[:12]}, {manifest.kind} was built on {entry.digest[:12]}",
+            fix=f"run 'tfcli {MAKERS[manifest.kind]}' again",
+            code=ExitCode.ARTIFACT,
+        )
+    return path, found
+
+
+def _unreadable(path: Path, why: str) -> TfcliError:
+    fix = "make it again with the stage's --force, or use the tfcli that made it"
+    return TfcliError(f"{path} cannot be used", why=why, fix=fix, code=ExitCode.ARTIFACT)
+
+
+def _provenance(started: datetime) -> dict[str, Any]:
+    packages = {}
+    for name in ("tfcli", "torch", "numpy", "zarr", "diffusers", "sentencepiece", "pillow"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": packages,
+    }

@@ -1,0 +1,297 @@
+"""Image bytes <-> uint8 RGB pixels. The only reader of pictures; runs in worker processes, so it imports no torch.
+
+`decode` makes pixels of any file or raises BadImage with a reason code: a hostile file costs one picture, never the
+run. Everything that could make a picture look wrong without an error (16 bits, alpha, orientation, colour profile) is
+handled here and tested with golden values.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from pydantic import Field
+
+from stages.coders import sniff
+from stages.core.config import Section
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (height, width, 3) RGB
+
+# pillow knows 43 formats, some of which start other programs; each one more is more native code open to hostile files.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MAX_ICC_BYTES = 4 << 20  # press profiles reach 2 MB
+
+
+class PixelPolicy(Section):
+    """What counts as a usable picture."""
+
+    max_pixels: int = Field(64_000_000, gt=0)
+    max_bytes: int = Field(64 << 20, gt=0, le=256 << 20)  # the upper bound is MAX_READ_BYTES of stages.sources.document
+    min_size: int = Field(8, ge=1)  # pixels of the shorter side
+    max_aspect: float = Field(8.0, ge=1)  # longer side : shorter side
+    alpha: Literal["white", "black", "skip"] = "white"  # what lies behind transparent pixels
+    animated: Literal["first", "skip"] = "first"
+
+
+class BadImage(Exception):
+    """A picture that cannot be used. `reason` is an upper-case code, `message` a line for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels (height, width, 3) and codes of what was done or passed over: FIRST_FRAME, EXIF_BROKEN, ICC_BROKEN."""
+
+    pixels: Pixels
+    notes: tuple[str, ...]
+
+
+def decode(data: bytes, policy: PixelPolicy) -> Decoded:
+    """Pixels of an encoded picture, upright, in sRGB, over the policy's background; or BadImage with a reason."""
+    if not data:
+        raise BadImage("EMPTY_FILE", "the file has no bytes")
+    if len(data) > policy.max_bytes:
+        raise BadImage("TOO_MANY_BYTES", f"more than {policy.max_bytes / 2**20:g} MiB (max_bytes)")
+    notes: list[str] = []
+    with _guarded(policy) as caught:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(image.size, policy)
+                _check_frames(image, policy, notes)
+                image.load()
+                pixels = _to_pixels(_upright(image, notes), policy, notes)
+        except BadImage:
+            raise
+        except UnidentifiedImageError as error:
+            raise _unidentified(data) from error
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            found = re.search(r"\((\d+) pixels\)", str(error))
+            raise _too_many_pixels(int(found[1]) if found else policy.max_pixels + 1, policy) from error
+        except Exception as error:
+            # a decoder may raise anything on a hostile file: ZeroDivisionError, SyntaxError, struct.error, MemoryError
+            raise _broken(data, error) from error
+    if any("EXIF" in str(warning.message) for warning in caught) and "EXIF_BROKEN" not in notes:
+        notes.append("EXIF_BROKEN")
+    return Decoded(pixels, tuple(notes))
+
+
+def fit(pixels: Pixels, size: int, how: Literal["crop", "pad"]) -> Pixels:
+    """A (size, size, 3) picture: the centre square (the paper's way), or the whole picture on a white square; resized
+    with antialiasing."""
+    height, width = pixels.shape[:2]
+    if how == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = pixels[top : top + side, left : left + side]
+    else:
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        square = np.full((side, side, 3), 255, dtype=np.uint8)
+        square[top : top + height, left : left + width] = pixels
+    if side == size:
+        return np.ascontiguousarray(square)
+    image = Image.fromarray(np.ascontiguousarray(square))
+    return np.array(image.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def encode_png(pixels: Pixels, text: dict[str, str] | None = None) -> bytes:
+    """A PNG file; `text` becomes text chunks (keys: 1 to 79 Latin-1 characters)."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        # lone surrogates and NUL have no place in a PNG text chunk
+        chunks.add_itxt(key, value.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00"))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks, compress_level=6)
+    return buffer.getvalue()
+
+
+def contact_sheet(
+    pictures: Sequence[Pixels], columns: int, gap: int = 4, background: tuple[int, int, int] = (255, 255, 255)
+) -> Pixels:
+    """All pictures in rows of `columns`, each in the middle of a cell as large as the largest, `gap` pixels between."""
+    assert pictures, "a contact sheet of nothing"
+    assert columns > 0
+    cell_height = max(picture.shape[0] for picture in pictures)
+    cell_width = max(picture.shape[1] for picture in pictures)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    shape = (rows * (cell_height + gap) + gap, columns * (cell_width + gap) + gap, 3)
+    sheet = np.broadcast_to(np.array(background, dtype=np.uint8), shape).copy()
+    for index, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        top = gap + (index // columns) * (cell_height + gap) + (cell_height - height) // 2
+        left = gap + (index % columns) * (cell_width + gap) + (cell_width - width) // 2
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+@contextmanager
+def _guarded(policy: PixelPolicy) -> Iterator[list[warnings.WarningMessage]]:
+    """pillow's own pixel limit set to ours and made an error (it warns up to twice the limit); other warnings kept."""
+    previous = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = policy.max_pixels
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield caught
+    finally:
+        Image.MAX_IMAGE_PIXELS = previous
+
+
+def _too_many_pixels(found: int, policy: PixelPolicy) -> BadImage:
+    return BadImage("TOO_MANY_PIXELS", f"{found / 1e6:.1f} MP > {policy.max_pixels / 1e6:g} MP (max_pixels)")
+
+
+def _check_size(size: tuple[int, int], policy: PixelPolicy) -> None:
+    """From the header alone, before any pixel is decoded."""
+    longer, shorter = max(size), min(size)
+    if longer * shorter > policy.max_pixels:
+        raise _too_many_pixels(longer * shorter, policy)
+    if shorter > 0 and longer / shorter > policy.max_aspect:
+        raise BadImage("ASPECT", f"{longer / shorter:g}:1 > {policy.max_aspect:g} (max_aspect)")
+    if shorter < policy.min_size:
+        raise BadImage("TOO_SMALL", f"{size[0]}x{size[1]}, shorter side < {policy.min_size} (min_size)")
+
+
+def _check_frames(image: Image.Image, policy: PixelPolicy, notes: list[str]) -> None:
+    # `is_animated` looks for a second frame; `n_frames` would walk through all of them. A phone's MPO is one picture
+    # with a preview.
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return
+    if policy.animated == "skip":
+        raise BadImage("ANIMATED", "more than one frame (animated = skip)")
+    image.seek(0)
+    notes.append("FIRST_FRAME")
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """The picture turned as its EXIF orientation says. Only that tag is read: ImageOps.exif_transpose also writes the
+    EXIF block anew, which fails on a rational of 0/0 somewhere else in it."""
+    try:
+        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # the parser of a broken EXIF block raises anything; the pixels are good all the same
+        notes.append("EXIF_BROKEN")
+        return image
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    turned.info = image.info
+    return turned
+
+
+def _to_pixels(image: Image.Image, policy: PixelPolicy, notes: list[str]) -> Pixels:
+    """uint8 RGB from any mode that pillow opens."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        colour, alpha = _deep_grey(image)
+    else:
+        colour, alpha = _split_alpha(image)
+    rgb = _to_srgb(colour, image.info.get("icc_profile"), notes)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return np.array(rgb)
+    if policy.alpha == "skip":
+        raise BadImage("ALPHA", "has transparent pixels (alpha = skip)")
+    # before any resizing: the hidden colours of transparent pixels must not bleed into their neighbours
+    background = Image.new("RGB", rgb.size, policy.alpha)
+    background.paste(rgb, mask=alpha)
+    return np.array(background)
+
+
+def _deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """More than 8 bits of grey. pillow's own convert() clips at 255: 99.6 % of a 16-bit picture turns white."""
+    values = np.array(image)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F":
+        top = 1.0 if high <= 1 else 255.0
+    else:
+        top = 65535.0
+    if not (low >= 0 and high <= top):  # also true for NaN
+        raise BadImage("RANGE", f"grey values from {low:g} to {high:g} lie outside 0 to {top:g}")
+    if image.mode == "F":
+        grey = Image.fromarray(np.floor(values * (255 / top) + 0.5).astype(np.uint8))
+    else:
+        grey = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey, None
+    return grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """(colours without alpha, alpha or None)."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("RGBa", "PA") or (image.mode in ("P", "1", "L", "RGB") and "transparency" in image.info):
+        image = image.convert("RGBA")
+    if image.mode == "LA":
+        return image.getchannel("L"), image.getchannel("A")
+    if image.mode == "RGBA":
+        return image.convert("RGB"), image.getchannel("A")
+    if image.mode in ("P", "1"):
+        return image.convert("RGB"), None
+    return image, None
+
+
+def _to_srgb(image: Image.Image, profile_bytes: bytes | None, notes: list[str]) -> Image.Image:
+    """sRGB through the picture's own profile if it has one that works, by pillow's formulas otherwise."""
+    srgb = ImageCms.createProfile("sRGB")
+    if profile_bytes:
+        try:
+            if len(profile_bytes) > _MAX_ICC_BYTES:
+                raise ValueError("profile too large")
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
+            if image.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
+                image = image.convert("RGB")
+            converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+            assert converted is not None
+            return converted
+        except Exception:  # a broken or unfitting profile: the picture is shown as if it had none, and counted
+            notes.append("ICC_BROKEN")
+    if image.mode == "LAB":
+        converted = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB")
+        assert converted is not None
+        return converted
+    return image.convert("RGB")
+
+
+def _unidentified(data: bytes) -> BadImage:
+    if name := sniff.refused_format(data):
+        return BadImage("FORMAT_NOT_ALLOWED", f"{name} (allowed: {', '.join(FORMATS)})")
+    name = sniff.allowed_format(data)
+    if name is None:
+        return BadImage("NOT_AN_IMAGE", f"looks like {sniff.looks_like(data)}")
+    size = sniff.header_size(data)
+    if size is not None and min(size) <= 0:
+        return BadImage("TOO_SMALL", f"the {name} header says {size[0]}x{size[1]}")
+    if sniff.lacks_end(data):
+        return BadImage("TRUNCATED", f"the {name} file ends early")
+    return BadImage("CORRUPT", f"starts like {name}, but its header cannot be read")
+
+
+def _broken(data: bytes, error: Exception) -> BadImage:
+    message = f"{type(error).__name__}: {error}"[:200]
+    cut = "truncated" in str(error).lower() or isinstance(error, EOFError) or sniff.lacks_end(data)
+    return BadImage("TRUNCATED" if cut else "CORRUPT", message)

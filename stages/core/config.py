@@ -1,0 +1,39 @@
+"""The base of every recipe section: frozen, strict, and aware of which fields can change the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of a recipe. Unknown keys are refused, values are never changed after validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def neutral(default: Any, **options: Any) -> Any:
+    """A field that cannot change the result (workers, device, intervals of the log): it stays out of the fingerprint."""
+    return Field(default, json_schema_extra={"neutral": True}, **options)
+
+
+def result_config(section: BaseModel) -> dict[str, Any]:
+    """The JSON of a section without its neutral fields: what goes into the fingerprint."""
+    config: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("neutral"):
+            continue
+        config[name] = _plain(getattr(section, name))
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return result_config(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

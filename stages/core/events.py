@@ -1,0 +1,39 @@
+"""What a stage tells while it runs. The library reports events; `tfcli/render.py` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of `task`; `fields` are short name/value pairs for the end of the line."""
+
+    task: str
+    done: int
+    total: int
+    unit: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line of information that stays on the screen."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Warn:
+    """Something the user should know about: a skipped file, a setting without effect."""
+
+    text: str
+
+
+Event = Progress | Note | Warn
+Report = Callable[[Event], None]
+
+
+def silent(_event: Event) -> None:
+    """A Report that shows nothing."""

@@ -1,0 +1,88 @@
+"""Files that are whole or absent: write beside, flush to disk, rename, flush the folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import ExitCode, TfcliError
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename inside it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file that another library wrote."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: a reader sees the old bytes or the new ones, never half of them."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    with disk_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value a line, atomically."""
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_atomic(path, text.encode("utf-8", "surrogatepass"))
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """The values of a file with one JSON value a line; a broken line is an ARTIFACT error that names it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line.decode("utf-8", "surrogatepass"))
+            except ValueError as error:
+                raise TfcliError(f"{path}:{number}: not JSON", why=str(error), code=ExitCode.ARTIFACT) from error
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an ENVIRONMENT error that names the free space."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+            raise
+        existing = next(parent for parent in [path, *path.parents] if parent.exists())
+        free = shutil.disk_usage(existing).free
+        raise TfcliError(
+            f"cannot write {path}",
+            why=f"{error.strerror}; {free / 2**20:,.0f} MiB are free there",
+            fix="free some space, then run the same command again" if full else "give --work a folder you may write",
+            code=ExitCode.ENVIRONMENT,
+        ) from error

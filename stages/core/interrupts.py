@@ -1,0 +1,52 @@
+"""Signals: SIGTERM, SIGHUP and Ctrl-C set a flag that every long loop polls; a second Ctrl-C ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from stages.core.errors import ExitCode, TfcliError
+
+
+class Interrupts:
+    """The flag. `requested` says that the user or the scheduler wants the process to stop."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.signal_number is not None
+
+    def check(self, saved: str = "finished shards are kept") -> None:
+        """Raise TfcliError (75 for SIGTERM/SIGHUP, 130 for Ctrl-C) if a stop was asked for."""
+        if self.signal_number is None:
+            return
+        code = ExitCode.INTERRUPTED if self.signal_number == signal.SIGINT else ExitCode.TERMINATED
+        name = signal.Signals(self.signal_number).name
+        raise TfcliError(f"stopped by {name}", why=saved, fix="run the same command again to go on", code=code)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal_number == signal.SIGINT and number == signal.SIGINT:
+            os._exit(int(ExitCode.INTERRUPTED))
+        self.signal_number = number
+
+
+@contextmanager
+def watch_signals() -> Iterator[Interrupts]:
+    """Install the handlers for the life of the block (only in the main thread) and restore the old ones."""
+    interrupts = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    previous = {number: signal.signal(number, interrupts._handle) for number in numbers}
+    try:
+        yield interrupts
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,20 @@
+"""The recipe section [diffusion]: what the image loss is. The parts live in schedules.py."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from stages.core.config import Section
+from stages.diffusion.schedules import CosineSchedule, Schedule
+
+
+class DiffusionConfig(Section):
+    """image_weight: lambda of L = L_LM + lambda L_DDPM (paper, eq. 4: 5).
+
+    noise_limit: highest t for the images of documents that begin with an image (paper, table 8: 500 of 1000); the
+    number of steps of the schedule switches it off.
+    """
+
+    schedule: Schedule = CosineSchedule()
+    image_weight: float = Field(5.0, ge=0)
+    noise_limit: int = Field(500, ge=1)

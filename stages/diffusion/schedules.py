@@ -1,0 +1,38 @@
+"""Noise schedules: alpha_bar(t) for t = 0..T, where t = 0 is the clean latent and t = T is noise.
+
+A schedule is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from stages.core.config import Section
+
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+class CosineSchedule(Section):
+    """The cosine schedule in its exact form (Nichol and Dhariwal 2021, eq. 17; paper, section 2.2).
+
+    f(t) = cos^2((t/T + s) / (1 + s) * pi/2); alpha_bar(t) = f(t) / f(0), with each beta(t) = 1 - alpha_bar(t) /
+    alpha_bar(t-1) held at or below `max_beta`.
+    """
+
+    kind: Literal["cosine"] = "cosine"
+    steps: int = Field(1000, ge=1)
+    offset: float = Field(0.008, ge=0)
+    max_beta: float = Field(0.999, gt=0, lt=1)
+
+    def alpha_bar(self) -> FloatArray:
+        """alpha_bar at t = 0..T, shape (T + 1,), float64: 1 at t = 0, falling to almost 0."""
+        time = np.arange(self.steps + 1) / self.steps
+        curve = np.cos((time + self.offset) / (1 + self.offset) * np.pi / 2) ** 2
+        betas = np.minimum(1 - curve[1:] / curve[:-1], self.max_beta)
+        return np.concatenate([[1.0], np.cumprod(1 - betas)])
+
+
+Schedule = CosineSchedule

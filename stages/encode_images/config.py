@@ -1,0 +1,24 @@
+"""The recipe section [encode]: pictures to raw latents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.core.config import Section
+
+
+class EncodeConfig(Section):
+    """dtype: of the stored mean and standard deviation. batch_size is part of the result (convolutions round by batch).
+
+    max_bad: share of pictures that may fail, over the first 100 and over the whole run, before the stage stops.
+    check_pictures: how many are decoded again for the PSNR and the sheet.
+    """
+
+    dtype: Literal["float16", "float32"] = "float16"
+    batch_size: int = Field(64, ge=1)
+    shard_rows: int = Field(1024, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_bad: float = Field(0.05, ge=0, le=1)
+    check_pictures: int = Field(64, ge=1)

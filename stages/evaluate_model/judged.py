@@ -1,0 +1,153 @@
+"""The judge of the shapes world applied to what a model draws, writes, and makes up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.artifacts.latents import StoredDocument
+from stages.core.runtime import Runtime
+from stages.core.seeds import derive_seed
+from stages.evaluate_model.config import EvalConfig
+from stages.generation.config import GenerationConfig
+from stages.generation.engine import Engine, ImagePiece, Output, Prompt, TextPiece
+from stages.generation.heldout import caption_of, heldout_documents, is_pair, pieces_of
+from stages.generation.loading import LoadedModel
+from stages.sources.shapes.judge import Verdict, judge, judge_caption, see
+from stages.sources.shapes.language import claims
+from stages.sources.shapes.world import scene_from_json
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One judged document: what was asked or written, whether it is right, and the picture."""
+
+    mode: str
+    key: str
+    text: str
+    right: bool
+    picture: Pixels | None
+
+    def row(self) -> dict[str, Any]:
+        return {"mode": self.mode, "key": self.key, "text": self.text, "right": self.right}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Figures (shares between 0 and 1) and the documents behind them."""
+
+    figures: dict[str, Any]
+    judged: list[Judged]
+
+
+def shapes_pairs(loaded: LoadedModel) -> list[StoredDocument]:
+    """Held-out caption pairs of the shapes world; empty for any other source."""
+    return [d for d in heldout_documents(loaded) if is_pair(d) and isinstance(d.facts, dict) and "scenes" in d.facts]
+
+
+def judge_drawings(
+    loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
+) -> Part:
+    """Text to image: the share of drawn pictures with every object, colour and place of the caption right.
+
+    The same judge on the true pictures after the autoencoder is given beside it: the ceiling of what can be reached.
+    """
+    prompts = [Prompt((TextPiece(caption_of(document)),), draw=True) for document in pairs]
+    outputs = Engine(loaded, config, derive_seed(seed, "eval", "draw"), runtime).generate(prompts)
+    drawn = _pictures(loaded, [_latent(output) for output in outputs])
+    truth = _pictures(loaded, [_latent(pieces_of(document, loaded)) for document in pairs])
+    verdicts = [_verdict(caption_of(document), picture) for document, picture in zip(pairs, drawn, strict=True)]
+    ceiling = [_verdict(caption_of(document), picture) for document, picture in zip(pairs, truth, strict=True)]
+    figures = {
+        "text_to_image": _share([_object_colour_place(verdict) for verdict in verdicts]),
+        "text_to_image_with_sizes": _share([verdict.all_right for verdict in verdicts]),
+        "text_to_image_objects": _share([verdict.objects_right for verdict in verdicts]),
+        "text_to_image_colours": _share([verdict.colours_right for verdict in verdicts]),
+        "text_to_image_places": _share([verdict.places_right for verdict in verdicts]),
+        "text_to_image_of_true_pictures": _share([_object_colour_place(verdict) for verdict in ceiling]),
+        "text_to_image_count": len(pairs),
+    }
+    judged = [
+        Judged("text_to_image", document.key, caption_of(document), _object_colour_place(verdict), picture)
+        for document, verdict, picture in zip(pairs, verdicts, drawn, strict=True)
+    ]
+    return Part(figures, judged)
+
+
+def judge_texts(
+    loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
+) -> Part:
+    """Image to text: the share of captions that are understood and claim nothing false; and that name every object."""
+    images = [tuple(piece for piece in pieces_of(d, loaded) if isinstance(piece, ImagePiece)) for d in pairs]
+    prompts = [Prompt(image, max_images=0) for image in images]
+    outputs = Engine(loaded, config, derive_seed(seed, "eval", "write"), runtime).generate(prompts)
+    texts = ["".join(piece.text for piece in output.pieces if isinstance(piece, TextPiece)) for output in outputs]
+    scenes = [scene_from_json(document.facts["scenes"][0]) for document in pairs]
+    verdicts = [judge_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
+    figures = {
+        "image_to_text": _share([verdict.claims_true for verdict in verdicts]),
+        "image_to_text_complete": _share([verdict.claims_true and verdict.complete for verdict in verdicts]),
+        "image_to_text_count": len(pairs),
+    }
+    pictures = _pictures(loaded, [_latent(image) for image in images])
+    judged = [
+        Judged("image_to_text", document.key, text, verdict.claims_true, picture)
+        for document, text, verdict, picture in zip(pairs, texts, verdicts, pictures, strict=True)
+    ]
+    return Part(figures, judged)
+
+
+def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runtime) -> Part:
+    """From nothing: the share of documents with one picture or more (BOI, image, EOI), ended by the model itself, and
+    text that fits: the caption of a pair, or for a longer document the text before its first picture."""
+    options = config.generation.model_copy(update={"temperature": config.free_temperature})
+    engine = Engine(loaded, options, derive_seed(seed, "eval", "free"), runtime)
+    outputs = engine.generate([Prompt(max_images=options.max_images) for _ in range(config.free)])
+    judged = []
+    for number, output in enumerate(outputs):
+        latents = [piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)]
+        pictures = _pictures(loaded, latents[:1])
+        text = _first_text(output)
+        right = output.ended == "eos" and bool(len(pictures)) and _object_colour_place(_verdict(text, pictures[0]))
+        judged.append(Judged("free", f"free-{number:04d}", text, right, pictures[0] if len(pictures) else None))
+    figures = {
+        "free": _share([item.right for item in judged]),
+        "free_with_picture_and_end": _share([
+            output.ended == "eos" and any(isinstance(piece, ImagePiece) for piece in output.pieces) for output in outputs
+        ]),
+        "free_count": len(outputs),
+    }
+    return Part(figures, judged)
+
+
+def _first_text(output: Output) -> str:
+    return next((piece.text for piece in output.pieces if isinstance(piece, TextPiece)), "")
+
+
+def _verdict(text: str, picture: Pixels) -> Verdict:
+    return judge(claims(text), see(picture))
+
+
+def _object_colour_place(verdict: Verdict) -> bool:
+    return verdict.objects_right and verdict.colours_right and verdict.places_right
+
+
+def _latent(pieces: Any) -> torch.Tensor:
+    pieces = pieces.pieces if isinstance(pieces, Output) else pieces
+    return next(piece.latent for piece in pieces if isinstance(piece, ImagePiece))
+
+
+def _pictures(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
+    pictures: list[Pixels] = []
+    for start in range(0, len(latents), 64):
+        pictures.extend(loaded.draw_pictures(torch.stack(latents[start : start + 64])))
+    return pictures
+
+
+def _share(flags: list[bool]) -> float:
+    return round(sum(flags) / len(flags), 4) if flags else 0.0

@@ -1,0 +1,44 @@
+"""Held-out documents as prompts: what sampling shows and evaluation judges, taken from the side that training never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from stages.artifacts.latents import StoredDocument, StoredImage, StoredText
+from stages.generation.engine import ImagePiece, Piece, TextPiece
+from stages.generation.loading import LoadedModel
+
+
+def heldout_documents(loaded: LoadedModel) -> Iterator[StoredDocument]:
+    """The held-out documents that have images which could be encoded, in source order."""
+    wanted = set(loaded.sequences.heldout_documents())
+    for document in loaded.latents.documents():
+        images = [segment for segment in document.segments if isinstance(segment, StoredImage)]
+        if document.index in wanted and images and all(image.ok for image in images):
+            yield document
+
+
+def is_pair(document: StoredDocument) -> bool:
+    """One text and one image whose order carries no meaning."""
+    kinds = {type(segment) for segment in document.segments}
+    return not document.fixed_order and len(document.segments) == 2 and kinds == {StoredText, StoredImage}
+
+
+def pieces_of(document: StoredDocument, loaded: LoadedModel) -> tuple[Piece, ...]:
+    """The document's segments; images as the normalised mean of their stored posterior."""
+    pieces: list[Piece] = []
+    for segment in document.segments:
+        if isinstance(segment, StoredText):
+            pieces.append(TextPiece(segment.text))
+        else:
+            stored = loaded.latents.rows(segment.grid).read(np.array([segment.row]))[0, 0]
+            pieces.append(ImagePiece(loaded.scale.normalise(torch.from_numpy(stored).to(loaded.device))))
+    return tuple(pieces)
+
+
+def caption_of(document: StoredDocument) -> str:
+    """All text of a document."""
+    return "".join(segment.text for segment in document.segments if isinstance(segment, StoredText))

@@ -1,0 +1,90 @@
+"""A checkpoint made ready to generate: the transformer with its text coder, latent scale and autoencoder.
+
+The tokenizer and the autoencoder are found through the checkpoint's lineage and their digests are checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.artifacts.checkpoint import Checkpoint
+from stages.artifacts.latents import Latents
+from stages.artifacts.sequences import Sequences
+from stages.artifacts.tokens import Tokens
+from stages.coders.scale import LatentScale
+from stages.coders.text import TextCoder
+from stages.coders.vae import Vae, load_vae
+from stages.core.device import resolve_device
+from stages.core.errors import ExitCode, TfcliError
+from stages.diffusion.config import DiffusionConfig
+from stages.diffusion.process import Diffusion
+from stages.model.config import ModelConfig
+from stages.model.transformer import DataFacts, Transfusion
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything that turns prompts into text and pictures."""
+
+    checkpoint: Checkpoint
+    sequences: Sequences
+    tokens: Tokens
+    latents: Latents
+    model: Transfusion
+    diffusion: Diffusion
+    scale: LatentScale
+    text: TextCoder
+    vae: Vae
+    device: torch.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the images that the model draws."""
+        content = self.checkpoint.content
+        return content.latent_channels, content.latent_height, content.latent_width
+
+    def read_picture(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+        """uint8 (height, width, 3) -> a clean normalised latent (C, h, w): the posterior mean."""
+        mean, _ = self.vae.encode(pixels[None])
+        return self.scale.normalise(torch.from_numpy(mean).to(self.device))[0]
+
+    def draw_pictures(self, latents_IChw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Normalised latents (I, C, h, w) -> uint8 (I, height, width, 3)."""
+        return self.vae.decode(self.scale.restore(latents_IChw).cpu().numpy())
+
+
+def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
+    """Open a checkpoint and all that it was built on. Raises TfcliError (ARTIFACT) where a part is gone or has changed."""
+    device = resolve_device(device_name)
+    checkpoint = Checkpoint.open(folder)
+    content = checkpoint.content
+    sequences = Sequences.open(checkpoint.sequences_folder())
+    tokens = Tokens.open(sequences.tokens_folder())
+    latents = Latents.open(sequences.latents_folder())
+    model = Transfusion(
+        ModelConfig.model_validate(content.model),
+        DataFacts(content.vocab_size, content.latent_channels, content.patch_side),
+    )
+    try:
+        model.load_state_dict(checkpoint.weights(), strict=True)
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()
+        raise TfcliError(f"{folder}: weights do not fit the model", why=why, code=ExitCode.ARTIFACT) from error
+    return LoadedModel(
+        checkpoint=checkpoint,
+        sequences=sequences,
+        tokens=tokens,
+        latents=latents,
+        model=model.to(device).eval(),
+        diffusion=Diffusion(DiffusionConfig.model_validate(content.diffusion).schedule),
+        scale=LatentScale(content.channel_mean, content.channel_std, device),
+        text=tokens.text_coder(),
+        vae=load_vae(latents.autoencoder_folder() / "model", device=device_name),
+        device=device,
+    )

@@ -1,0 +1,136 @@
+"""The Transfusion transformer: text and patches in one sequence. The file to read first.
+
+A batch is a flat line of N elements (all documents, one behind another). Text elements are looked up, patches come from
+the patch codec with their image's time; then the same blocks for both; then a head for each. Time enters at the patches
+only: there is no time conditioning inside (paper, section 3). Llama flavour: RMSNorm before each part, SwiGLU, rotary
+positions, no biases, untied embeddings.
+
+Legend: N elements, D width, H heads, d head size, T text elements, V vocabulary; I images of one grid, P patches each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.model.attention import Attention
+from stages.model.config import ModelConfig
+from stages.model.patches import TimeEmbedding, build_patches
+from stages.model.positions import rotary_table, rotate
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the data says about the model: facts that flow down from the artifacts."""
+
+    vocab_size: int
+    latent_channels: int
+    patch_side: int
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Images of one grid size in a batch: noised (or clean, t = 0) latents, their times, and where their patches lie."""
+
+    latents_IChw: Tensor
+    t_I: Tensor
+    places_IP: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A flat batch. Elements that are neither text nor patch are padding and hold zeros."""
+
+    positions_N: Tensor
+    text_ids_T: Tensor
+    text_places_T: Tensor
+    images: tuple[ImageInputs, ...]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.epsilon)
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each behind a norm and added to the stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, config.feed_forward_width
+        self.heads = config.heads
+        self.attention_norm = RMSNorm(width, config.norm_epsilon)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.feed_forward_norm = RMSNorm(width, config.norm_epsilon)
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention, layer: int) -> Tensor:
+        q, k, v = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        mixed = attention(layer, rotate(q, *rotary), rotate(k, *rotary), v)
+        x_ND = x_ND + self.attention_out(mixed.flatten(1))
+        gate, up = self.gate_up(self.feed_forward_norm(x_ND)).chunk(2, dim=-1)
+        out: Tensor = x_ND + self.down(F.silu(gate) * up)
+        return out
+
+
+class Transfusion(nn.Module):
+    """The model. `hidden` maps a batch to its outputs; `text_logits` and `predict_noise` are the two heads."""
+
+    def __init__(self, config: ModelConfig, facts: DataFacts) -> None:
+        super().__init__()
+        self.config = config
+        self.facts = facts
+        self.text_embedding = nn.Embedding(facts.vocab_size, config.width)
+        self.time_embedding = TimeEmbedding(config.time_features, config.width)
+        self.patches = build_patches(config.codec, facts.latent_channels, facts.patch_side, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = RMSNorm(config.width, config.norm_epsilon)
+        self.text_head = nn.Linear(config.width, facts.vocab_size, bias=False)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights: deviation fan_in^-1/2, smaller by sqrt(2 layers) where a layer adds to the stream; biases 0."""
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if weight.ndim < 2:
+                    weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+                    continue
+                deviation = weight.shape[1] ** -0.5
+                if name.endswith(("attention_out.weight", "down.weight")):
+                    deviation /= (2 * self.config.layers) ** 0.5
+                weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+
+    def hidden(self, inputs: Inputs, attention: Attention) -> Tensor:
+        """Outputs (N, D) after the final norm."""
+        width = self.config.width
+        x_ND = self.text_embedding.weight.new_zeros(len(inputs.positions_N), width)
+        x_ND = x_ND.index_copy(0, inputs.text_places_T, self.text_embedding(inputs.text_ids_T))
+        for image in inputs.images:
+            vectors = self.patches.encode(image.latents_IChw, self.time_embedding(image.t_I))
+            x_ND = x_ND.index_copy(0, image.places_IP.flatten(), vectors.flatten(0, 1).to(x_ND.dtype))
+        rotary = rotary_table(inputs.positions_N, width // self.config.heads, self.config.rope_base)
+        for layer, block in enumerate(self.blocks):
+            x_ND = block(x_ND, rotary, attention, layer)
+        normed: Tensor = self.final_norm(x_ND)
+        return normed
+
+    def text_logits(self, hidden_ND: Tensor, places: Tensor) -> Tensor:
+        """Next-token logits (len(places), V) of the elements at `places` only."""
+        logits: Tensor = self.text_head(hidden_ND[places])
+        return logits
+
+    def predict_noise(self, hidden_ND: Tensor, image: ImageInputs) -> Tensor:
+        """Predicted noise (I, C, h, w) for the images of one grid."""
+        height, width = image.latents_IChw.shape[-2:]
+        return self.patches.decode(hidden_ND[image.places_IP], height, width)

@@ -1,0 +1,185 @@
+"""The order of the stages: what each reads and makes, and whether it is fresh, stale or missing.
+
+    source -> vae -> encode -> tokenize -> pack -> train -> sample, eval
+
+A stage reads the sections and artifacts that are named here and nothing else, so that a changed key makes exactly the
+stages stale that read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from stages.artifacts.folder import building, remove_artifact
+from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, Stamp, input_entry, open_artifact, read_manifest
+from stages.core.config import Section, result_config
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import write_json
+from stages.core.runtime import Runtime
+from stages.recipe import Recipe, recipe_tree
+
+State = Literal["fresh", "stale", "missing", "partial", "waits"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline. sections and inputs become keyword arguments of `<module>.stage.run`."""
+
+    name: str
+    module: str
+    kind: str
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]  # kinds of the artifacts that it reads
+    version: int = 1  # bump when the same settings give other bytes
+
+
+STAGES = (
+    Stage("vae", "stages.train_autoencoder.stage", "autoencoder", ("source", "images", "vae"), ()),
+    Stage("encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",)),
+    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",)),
+    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents")),
+    Stage("train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",)),
+    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",)),
+    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",)),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `plan` found for a stage. reason: one line for people."""
+
+    stage: Stage
+    state: State
+    reason: str
+    target: Path
+
+
+class Workspace:
+    """A recipe and the folder that holds its artifacts, one folder a kind."""
+
+    def __init__(self, recipe: Recipe, work: Path, samples: str = "samples") -> None:
+        """samples: the name of that folder; samples of other prompts lie beside the recipe's own."""
+        self.recipe = recipe
+        self.work = work
+        self.samples = samples
+
+    def target(self, kind: str) -> Path:
+        """Folder of the artifact of `kind`."""
+        return self.work / (self.samples if kind == "samples" else kind)
+
+    @cached_property
+    def _source_identity(self) -> Any:
+        return self.recipe.source.identity()
+
+    def section(self, name: str) -> Any:
+        return getattr(self.recipe, name)
+
+    def stamp(self, stage: Stage) -> Stamp:
+        """How `stage` would make its artifact now. Raises TfcliError (ARTIFACT) if an input is not there."""
+        target = self.target(stage.kind)
+        inputs: dict[str, InputEntry] = {}
+        for kind in stage.inputs:
+            inputs[kind] = input_entry(self.target(kind), target, open_artifact(self.target(kind), kind))
+        outside: dict[str, Any] = {}
+        if "source" in stage.sections:
+            outside["source"] = self._source_identity
+        if stage.name == "tokenize":
+            outside["text"] = [source.identity() for source in self.recipe.tokenize.text]
+        return Stamp(
+            kind=stage.kind,
+            stage=stage.name,
+            stage_version=stage.version,
+            seed=self.recipe.seed,
+            config={name: result_config(self.section(name)) for name in stage.sections},
+            outside=outside or None,
+            inputs=inputs,
+        )
+
+    def status(self, stage: Stage) -> Status:
+        """fresh, stale (and which setting or input changed), partial, missing, or waits for an input."""
+        target = self.target(stage.kind)
+        for kind in stage.inputs:
+            if read_manifest(self.target(kind)) is None:
+                return Status(stage, "waits", f"needs {kind} ('tfcli {MAKERS[kind]}')", target)
+        stamp = self.stamp(stage)
+        manifest = read_manifest(target)
+        if manifest is None:
+            partial = target.with_name(target.name + ".partial").is_dir()
+            return Status(stage, "partial" if partial else "missing", "not finished" if partial else "not there", target)
+        if manifest.fingerprint != stamp.fingerprint:
+            return Status(stage, "stale", f"{why_stale(manifest, stamp)} changed", target)
+        try:
+            open_artifact(target, stage.kind)
+        except TfcliError as error:
+            return Status(stage, "stale", f"{error.what}: {error.why}", target)
+        return Status(stage, "fresh", manifest.digest[:12], target)
+
+    def plan(self, names: tuple[str, ...] = ()) -> Iterator[Status]:
+        """The status of each stage in order; a stage behind one that is not fresh is reported as such."""
+        unsettled: dict[str, str] = {}
+        for stage in STAGES:
+            if names and stage.name not in names:
+                continue
+            status = self.status(stage)
+            behind = next((unsettled[kind] for kind in stage.inputs if kind in unsettled), None)
+            if behind and status.state == "fresh":
+                status = Status(stage, "waits", f"runs again if {behind} gives another result", status.target)
+            if status.state != "fresh":
+                unsettled[stage.kind] = behind or stage.name
+            yield status
+
+    def run(self, stage: Stage, runtime: Runtime, *, force: bool = False) -> tuple[Status, Manifest]:
+        """Make the artifact of `stage` unless it is fresh. The status is the one before the run."""
+        target = self.target(stage.kind)
+        # not asked where it is forced: a manifest that cannot be read is what --force is for
+        before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
+        if before.state == "fresh":
+            return before, open_artifact(target, stage.kind)
+        stamp = self.stamp(stage)
+        if force:
+            remove_artifact(target)
+        with building(target, stamp, runtime) as build:
+            if build.sealed is None:
+                write_json(build.folder / "recipe.json", {name: recipe_tree(self.recipe)[name] for name in stage.sections})
+                run: Callable[..., None] = import_module(stage.module).run
+                sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
+                inputs = {kind: self.target(kind) for kind in stage.inputs}
+                run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
+        if build.sealed is None:
+            raise TfcliError(f"{stage.name} left no artifact", why="a bug in tfcli", code=ExitCode.BUG)
+        return before, build.sealed
+
+
+def why_stale(manifest: Manifest, stamp: Stamp) -> str:
+    """The settings and inputs in which a manifest differs from the stamp of today, by name."""
+    old = {
+        "seed": manifest.seed,
+        "stage version": manifest.stage_version,
+        "outside files": manifest.outside,
+        **_flat(manifest.config),
+        **{name: entry.digest for name, entry in manifest.inputs.items()},
+    }
+    new = {
+        "seed": stamp.seed,
+        "stage version": stamp.stage_version,
+        "outside files": stamp.outside,
+        **_flat(json.loads(json.dumps(stamp.config))),
+        **{name: entry.digest for name, entry in stamp.inputs.items()},
+    }
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(changed[:4]) + (" ..." if len(changed) > 4 else "") or "schema"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat

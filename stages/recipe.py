@@ -1,0 +1,189 @@
+"""A recipe: one TOML file, at most one `extends`, dotted `--set` values on top; strict, frozen, hashable.
+
+The tree of sections is assembled here from each folder's config.py; a key is defined by its owner only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sysconfig
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from stages.coders.config import Images
+from stages.core.config import Section
+from stages.core.errors import ExitCode, TfcliError
+from stages.diffusion.config import DiffusionConfig
+from stages.encode_images.config import EncodeConfig
+from stages.evaluate_model.config import EvalConfig
+from stages.model.config import ModelConfig
+from stages.pack_sequences.config import PackConfig
+from stages.sample_model.config import SampleConfig
+from stages.sources.config import SourceConfig
+from stages.tokenize_text.config import TokenizeConfig
+from stages.train_autoencoder.config import TrainVae, VaeConfig
+from stages.train_model.config import TrainConfig
+
+
+class Recipe(Section):
+    """Everything that a run needs. Only `source` has no default."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**63)
+    source: SourceConfig
+    images: Images = Images()
+    vae: VaeConfig = TrainVae()
+    encode: EncodeConfig = EncodeConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    pack: PackConfig = PackConfig()
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def recipe_folders() -> list[Path]:
+    """Where named recipes are looked for: ./recipes, the source tree, the installed data files."""
+    folders = [Path("recipes"), Path(__file__).parents[1] / "recipes"]
+    folders.append(Path(sysconfig.get_path("data")) / "share" / "tfcli" / "recipes")
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given as a path or as a bare name ("smoke"). Raises TfcliError (USAGE)."""
+    # os.path, not pathlib: no such user, a NUL or a name that is too long is "no such file" here
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
+        return path
+    known: dict[str, Path] = {}
+    for folder in recipe_folders():
+        for file in sorted(folder.glob("*.toml")):
+            known.setdefault(file.stem, file)
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(path.stem, known, n=1)
+    fix = f"did you mean {close[0]}?" if close else "see 'tfcli recipe list'"
+    raise TfcliError(f"no recipe {name}", why="no such file or name", fix=fix, code=ExitCode.USAGE)
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read, extend, override and validate. Raises TfcliError (USAGE) that names the file and the full key."""
+    path = find_recipe(name)
+    tree = _read(path)
+    base = tree.pop("extends", None)
+    if base is not None:
+        parent = path.parent / str(base)
+        below = _read(parent if parent.is_file() else find_recipe(str(base)))
+        if "extends" in below:
+            raise _bad(path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep")
+        tree = _merged(below, tree)
+    tree.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explained(path, error) from error
+
+
+def recipe_tree(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain JSON values."""
+    tree: dict[str, Any] = recipe.model_dump(mode="json")
+    return tree
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'") from error
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
+        raise _bad(path, f"not TOML: {error}", "mend the file at that place") from error
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections merge key by key; a section whose `kind` changes is replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind"))
+        merged[key] = _merged(old, value) if same_kind else value  # type: ignore[arg-type]
+    return merged
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Apply one `a.b.c=value`; the value is TOML, or a bare string where TOML cannot read it."""
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise TfcliError(f"--set {override!r}", why="not of the form key=value", fix="--set train.steps=100", code=ExitCode.USAGE)
+    try:
+        lines = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        lines = {}
+    value = lines["value"] if lines.keys() == {"value"} else text
+    for part in parts[:-1]:
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise TfcliError(f"--set {key}", why=f"{part} is a value, not a section", fix="see 'tfcli recipe show'", code=ExitCode.USAGE)
+        tree = below
+    if parts[-1] == "kind" and tree.get("kind") != value:
+        tree.clear()
+    tree[parts[-1]] = value
+
+
+def _explained(path: Path, error: ValidationError) -> TfcliError:
+    problem = error.errors()[0]
+    # Discriminated unions put the kind into the location: it is no key of the file.
+    location = [str(part) for part in problem["loc"]]
+    keys, model = _walk(location)
+    name = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(keys[-1], list(model.model_fields) if model else [], n=1)
+        near = ".".join([*keys[:-1], close[0]]) if close else ""
+        return _bad(path, f"unknown key {name}", f"did you mean {near}?" if near else "see 'tfcli recipe show' for the keys")
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
+    return _bad(path, f"{name}: {problem['msg']}{shown}", "change the key in the file or with --set")
+
+
+def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
+    """The dotted keys of an error's location, and the model that owns the last one."""
+    keys: list[str] = []
+    owner: type[BaseModel] | None = Recipe
+    current: list[type[BaseModel]] = [Recipe]
+    for part in location:
+        holder = next((model for model in current if part in model.model_fields), None)
+        if part.isdigit():  # a place in a list: the model of its items stays
+            keys.append(part)
+            continue
+        if holder is None:
+            kinds = [m for m in current if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+            if kinds:
+                current = kinds
+                continue
+            owner = current[0] if len(current) == 1 else None
+            keys.append(part)
+            current = []
+            continue
+        owner = holder
+        keys.append(part)
+        current = _models(holder.model_fields[part].annotation)
+    return keys, owner
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _bad(path: Path, why: str, fix: str) -> TfcliError:
+    return TfcliError(f"{path}: {why}", fix=fix, code=ExitCode.USAGE)

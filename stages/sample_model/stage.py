@@ -1,0 +1,135 @@
+"""Draw and write with a finished checkpoint: Checkpoint + prompts -> Samples (PNGs, records, grid, page)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.artifacts.checkpoint import Checkpoint
+from stages.artifacts.folder import Build
+from stages.artifacts.samples import GRID, PAGE, RECORDS, Part, Record
+from stages.coders.pixels import contact_sheet, encode_png
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Progress
+from stages.core.files import write_atomic, write_jsonl
+from stages.core.runtime import Runtime
+from stages.core.seeds import derive_seed
+from stages.generation.engine import Engine, ImagePiece, Output, Piece, Prompt, TextPiece
+from stages.generation.heldout import caption_of, heldout_documents, is_pair, pieces_of
+from stages.generation.loading import LoadedModel, load_model
+from stages.sample_model.config import SampleConfig
+from stages.sample_model.page import render_page
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+# Modes in the order of the page, with the heading that a reader sees.
+MODES = {
+    "prompts": "Your prompts",
+    "heldout_prompts": "Text to image, held-out prompts",
+    "captions": "Image to text, held-out pictures",
+    "continued": "Held-out documents continued",
+    "free": "Written and drawn from nothing",
+}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A prompt with its mode and the key of the document that it comes from."""
+
+    mode: str
+    prompt: Prompt
+    key: str | None = None
+
+
+def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
+    """Generate every mode that the section asks for. Raises TfcliError (USAGE) if it asks for nothing."""
+    loaded = load_model(checkpoint, runtime.device)
+    tasks = _tasks(sample, loaded)
+    if not tasks:
+        fix = "give --prompt, or set sample.heldout_prompts, captions or free above 0"
+        raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
+    (build.folder / "images").mkdir(exist_ok=True)
+    records: list[Record] = []
+    drawn: list[Pixels] = []
+    for mode in MODES:
+        chosen = [task for task in tasks if task.mode == mode]
+        outputs = _generate(mode, chosen, sample, loaded, runtime, derive_seed(seed, mode))
+        for index, (task, output) in enumerate(zip(chosen, outputs, strict=True)):
+            stem = f"images/{mode}-{index:03d}"
+            prompt, _ = _write_parts(build.folder, f"{stem}-prompt", task.prompt.pieces, loaded, seed)
+            parts, pictures = _write_parts(build.folder, stem, output.pieces, loaded, seed)
+            drawn.extend(pictures)
+            record = Record(
+                index=index, mode=mode, key=task.key, seed=seed, prompt=prompt, output=parts, ended=output.ended
+            )
+            records.append(record)
+        runtime.report(Progress("sample", len(records), len(tasks), "documents"))
+    write_jsonl(build.folder / RECORDS, [record.model_dump() for record in records])
+    if drawn:
+        write_atomic(build.folder / GRID, encode_png(contact_sheet(drawn, columns=8, gap=4, background=255)))
+    write_atomic(build.folder / PAGE, _page(loaded.checkpoint, records).encode())
+    stats = {"documents": len(records), "pictures": len(drawn)}
+    build.seal({"modes": sorted({record.mode for record in records})}, stats)
+
+
+def _tasks(sample: SampleConfig, loaded: LoadedModel) -> list[_Task]:
+    documents = list(heldout_documents(loaded))
+    pairs = [document for document in documents if is_pair(document)]
+    longer = [document for document in documents if document.fixed_order and len(document.segments) > 2]
+    tasks = [_Task("prompts", Prompt((TextPiece(text),), draw=True)) for text in sample.prompts]
+    for document in pairs[: sample.heldout_prompts]:
+        tasks.append(_Task("heldout_prompts", Prompt((TextPiece(caption_of(document)),), draw=True), document.key))
+    for document in pairs[: sample.captions]:
+        images = tuple(piece for piece in pieces_of(document, loaded) if isinstance(piece, ImagePiece))
+        tasks.append(_Task("captions", Prompt(images, max_images=0), document.key))
+    for document in longer[: sample.continued]:
+        pieces = pieces_of(document, loaded)
+        first = next(place for place, piece in enumerate(pieces) if isinstance(piece, ImagePiece))
+        limit = sample.generation.max_images
+        tasks.append(_Task("continued", Prompt(pieces[: first + 1], max_images=limit), document.key))
+    tasks += [_Task("free", Prompt(max_images=sample.generation.max_images)) for _ in range(sample.free)]
+    return tasks
+
+
+def _generate(
+    mode: str, tasks: list[_Task], sample: SampleConfig, loaded: LoadedModel, runtime: Runtime, seed: int
+) -> list[Output]:
+    config = sample.generation
+    if mode == "free":
+        config = config.model_copy(update={"temperature": sample.free_temperature})
+    return Engine(loaded, config, seed, runtime).generate([task.prompt for task in tasks])
+
+
+def _write_parts(
+    folder: Path, stem: str, pieces: list[Piece] | tuple[Piece, ...], loaded: LoadedModel, seed: int
+) -> tuple[list[Part], list[Pixels]]:
+    """Write the pictures among `pieces` and return the record's parts and the pictures."""
+    images = [piece.latent for piece in pieces if isinstance(piece, ImagePiece)]
+    pictures = list(loaded.draw_pictures(torch.stack(images))) if images else []
+    parts: list[Part] = []
+    number = 0
+    for piece in pieces:
+        if isinstance(piece, TextPiece):
+            parts.append(Part(text=piece.text))
+            continue
+        name = f"{stem}-{number}.png"
+        about = {"checkpoint": loaded.checkpoint.manifest.digest, "seed": str(seed)}
+        write_atomic(folder / name, encode_png(pictures[number], about))
+        parts.append(Part(image=name))
+        number += 1
+    return parts, pictures
+
+
+def _page(checkpoint: Checkpoint, records: list[Record]) -> str:
+    settings = {
+        "parameters": f"{checkpoint.content.parameters / 1e6:.2f} M",
+        "training steps": str(checkpoint.content.steps),
+        "checkpoint": checkpoint.manifest.digest[:16],
+        "model": json.dumps(checkpoint.content.model),
+    }
+    sections = {title: [record for record in records if record.mode == mode] for mode, title in MODES.items()}
+    return render_page("tfcli samples", settings, list(checkpoint.metrics()), sections)

@@ -1,0 +1,108 @@
+"""Captions of a folder of pictures: reads metadata.jsonl or metadata.csv, makes a table file name -> caption."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import TfcliError
+from stages.sources.files import safe_relative
+from stages.sources.text_rules import printable
+
+MAX_LINE_BYTES = 64 << 20
+_NAME_COLUMN = "file_name"
+_TEXT_COLUMNS = ("text", "caption")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: the caption as written, or None where it is missing."""
+
+    line: int
+    caption: str | None
+
+
+def read_metadata(path: Path, text_column: str) -> dict[str, Row]:
+    """Caption rows by file name relative to the folder; an INPUT error names `path:line`. `text_column` "" looks for
+    `text`, then `caption`."""
+    rows: dict[str, Row] = {}
+    records = _csv_records(path, text_column) if path.suffix == ".csv" else json_lines(path)
+    for line, record in records:
+        if not isinstance(record.get(_NAME_COLUMN), str):
+            raise line_error(path, line, f"no {_NAME_COLUMN} (found {_names(record)})")
+        try:
+            name = safe_relative(record[_NAME_COLUMN])
+        except ValueError as error:
+            raise line_error(path, line, str(error)) from error
+        if name in rows:
+            raise line_error(path, line, f"{_NAME_COLUMN} {printable(name)} again, first in line {rows[name].line}")
+        column = _text_column(path, line, record, text_column)
+        caption = record[column]
+        if caption is not None and not isinstance(caption, str):
+            raise line_error(path, line, f"{printable(column)} is not a text")
+        rows[name] = Row(line, caption)
+    return rows
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a JSONL file. Blank lines are passed over; anything else is an error naming the line."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise line_error(path, number, f"longer than {MAX_LINE_BYTES >> 20} MiB")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                value = json.loads(text) if text else None
+            except UnicodeDecodeError as error:
+                raise line_error(path, number, f"not UTF-8 (byte {error.start})") from error
+            except (ValueError, RecursionError) as error:
+                raise line_error(path, number, f"not JSON ({error})") from error
+            if isinstance(value, dict):
+                yield number, value
+            elif text:
+                raise line_error(path, number, "not a JSON object")
+
+
+def line_error(path: Path, line: int, what: str) -> TfcliError:
+    """An INPUT error at a line of a user's file."""
+    return TfcliError(f"{printable(str(path))}:{line}: {what}", fix="correct or remove that line")
+
+
+def _csv_records(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            columns = list(reader.fieldnames or [])
+            wanted = (text_column,) if text_column else _TEXT_COLUMNS
+            if _NAME_COLUMN not in columns or not any(name in columns for name in wanted):
+                raise TfcliError(
+                    f"{printable(str(path))}:1: needs the columns {_NAME_COLUMN} and {' or '.join(wanted)}, "
+                    f"separated by commas",
+                    why=f"the columns found are: {_names(columns)}",
+                    fix="add a header line, or write commas between the columns",
+                )
+            for record in reader:
+                if None in record or None in record.values():
+                    raise line_error(path, reader.line_num, f"not {len(columns)} columns, as in the header")
+                yield reader.line_num, dict(record)
+        except csv.Error as error:
+            raise line_error(path, reader.line_num, f"not CSV ({error})") from error
+        except UnicodeDecodeError as error:
+            raise line_error(path, reader.line_num + 1, f"not UTF-8 (byte {error.start})") from error
+
+
+def _text_column(path: Path, line: int, record: dict[str, Any], wanted: str) -> str:
+    for name in (wanted,) if wanted else _TEXT_COLUMNS:
+        if name in record:
+            return name
+    raise line_error(path, line, f"no {wanted or ' or '.join(_TEXT_COLUMNS)} (found {_names(record)})")
+
+
+def _names(columns: Any) -> str:
+    return printable(", ".join(map(str, columns)))[:200] or "none"

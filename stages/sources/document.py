@@ -1,0 +1,109 @@
+"""The one record that flows from every source: a document of text and image segments in order."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+# No picture is read beyond this, whatever its file claims. PixelPolicy.max_bytes lies below it, so that the decoder
+# sees that there was more and refuses the picture.
+MAX_READ_BYTES = 256 << 20
+
+
+class Picture(Protocol):
+    """Where an image's data comes from. Small, picklable and lazy: nothing is read or drawn before `read`."""
+
+    def read(self) -> bytes | np.ndarray[Any, np.dtype[np.uint8]]:
+        """The encoded file's bytes, or pixels (height, width, 3) uint8 where the source draws them itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """A picture in a file, or in `size` bytes of a file from `offset` on (a member of a tar)."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> bytes:
+        """The bytes, at most MAX_READ_BYTES + 1 of them. OSError if the file cannot be read or is not a plain file."""
+        limit = MAX_READ_BYTES + 1 if self.size is None else min(self.size, MAX_READ_BYTES + 1)
+        # O_NONBLOCK: a pipe that took the file's place since the folder was listed must not hang the worker
+        with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(f"not a plain file: {self.path}")
+            file.seek(self.offset)
+            return file.read(limit)
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """A piece of text inside a document."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImageSegment:
+    """An image inside a document. `name` is for people: a path, a tar member, a code point."""
+
+    name: str
+    picture: Picture
+
+
+Segment = TextSegment | ImageSegment
+
+
+@dataclass(frozen=True)
+class Document:
+    """Text and images in order.
+
+    key: unique and stable in its source. group: all documents of a group fall on the same side of the train/held-out
+    split (None: the document is its own group). fixed_order: False for a caption pair, whose order packing draws;
+    True where the order carries meaning. facts: what the source knows about the truth (shapes: the scenes), for
+    evaluation only. heldout: True sends the document to the held-out side whatever the split says.
+    """
+
+    key: str
+    segments: tuple[Segment, ...]
+    group: str | None = None
+    fixed_order: bool = False
+    heldout: bool = False
+    facts: Any = None
+
+    @property
+    def images(self) -> tuple[ImageSegment, ...]:
+        return tuple(segment for segment in self.segments if isinstance(segment, ImageSegment))
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A thing in the source that became no document, and why. `reason` is an upper-case code, e.g. CAPTION_MISSING."""
+
+    key: str
+    path: str
+    reason: str
+    message: str
+
+
+class Source(Protocol):
+    """What every source's pydantic model (a `kind` literal and its options) offers."""
+
+    def documents(self) -> Iterator[Document | Omission]:
+        """All documents in an order that is the same each time. Pictures are not read here."""
+        ...
+
+    def identity(self) -> Any:
+        """JSON for the fingerprint beyond the options: hashes of the outside files that are read, or None."""
+        ...
+
+    def describe(self) -> str:
+        """One line for people: what is read and by which rule."""
+        ...

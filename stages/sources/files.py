@@ -1,0 +1,127 @@
+"""Listing a user's files safely: the walk over a folder, names that must stay inside it, the hash of what was read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.hashing import hash_file, hash_value
+from stages.sources.document import Omission
+from stages.sources.text_rules import printable
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plain file below the root; `relative` is its path with forward slashes, byte for byte as on disk."""
+
+    relative: str
+    path: Path
+
+
+def existing(path: str, what: str) -> Path:
+    """The path if it exists; a USAGE error with a suggestion otherwise. `what` names it: "images folder"."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", path)
+    if scheme and not os.path.exists(path):
+        raise TfcliError(
+            f"only local paths are accepted (got {scheme[1]}:)", fix="download the data first", code=ExitCode.USAGE
+        )
+    found = Path(path).expanduser()
+    if os.path.exists(found):
+        return found
+    fix = "check the path"
+    if os.path.isdir(found.parent):
+        close = difflib.get_close_matches(found.name, sorted(os.listdir(found.parent)), n=1)
+        fix += f"; did you mean {printable(str(found.parent / close[0]))}?" if close else ""
+    raise TfcliError(f"{what} not found: {printable(path)}", fix=fix, code=ExitCode.USAGE)
+
+
+def existing_folder(path: str, what: str) -> Path:
+    """Like `existing`, and it must be a folder."""
+    found = existing(path, what)
+    if not found.is_dir():
+        raise TfcliError(f"{what} is not a folder: {printable(path)}", fix="give the folder", code=ExitCode.USAGE)
+    return found
+
+
+def walk(root: Path, recursive: bool, follow_links: bool) -> Iterator[Found | Omission]:
+    """Plain files below `root`, sorted by the bytes of their relative path; what is passed over becomes an Omission.
+    Nothing is opened, so a pipe cannot block."""
+    entries = list(_scan(root, recursive, follow_links))
+    entries.sort(key=lambda entry: os.fsencode(entry.relative if isinstance(entry, Found) else entry.path))
+    yield from entries
+
+
+def _scan(root: Path, recursive: bool, follow_links: bool) -> Iterator[Found | Omission]:
+    # a stack, not recursion: a hostile folder can be 2,000 levels deep
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while waiting:
+        below, above = waiting.pop()
+        try:
+            status = (root / below).stat()
+            entries = list(os.scandir(root / below))
+        except OSError as error:
+            yield Omission(below, below, "PERMISSION", f"cannot list the folder: {error.strerror}")
+            continue
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            yield Omission(below, below, "SKIPPED_SPECIAL", "a link to a folder that contains it")
+            continue
+        for entry in entries:
+            relative = f"{below}/{entry.name}" if below else entry.name
+            found = _look_at(entry, relative, follow_links)
+            if found is not None:
+                yield found
+            elif recursive:
+                waiting.append((relative, above | {here} if follow_links else above))
+
+
+def _look_at(entry: os.DirEntry[str], relative: str, follow_links: bool) -> Found | Omission | None:
+    """None for a folder."""
+    if entry.is_symlink() and not follow_links:
+        return Omission(relative, relative, "SKIPPED_LINK", "a symbolic link (follow_links = false)")
+    try:
+        mode = entry.stat().st_mode
+    except OSError as error:
+        return Omission(relative, relative, "SKIPPED_SPECIAL", f"cannot be looked at: {error.strerror}")
+    if stat.S_ISDIR(mode):
+        return None
+    if not stat.S_ISREG(mode):
+        return Omission(relative, relative, "SKIPPED_SPECIAL", "not a plain file (pipe, socket or device)")
+    return Found(relative, Path(entry.path))
+
+
+def safe_relative(name: str) -> str:
+    """The normal form of a path that must stay below its root; ValueError says why it is refused. Not resolved."""
+    if not name or "\x00" in name:
+        raise ValueError("the path is empty or holds NUL")
+    path = PurePosixPath(name)
+    if path.is_absolute():
+        raise ValueError(f"absolute paths are refused ({printable(name)})")
+    if ".." in path.parts:
+        raise ValueError(f"paths with .. are refused ({printable(name)})")
+    return str(path)
+
+
+def without_suffix(relative: str) -> str:
+    """`a/b.c.jpg` -> `a/b.c`."""
+    folder, slash, name = relative.rpartition("/")
+    stem, dot, _ = name.rpartition(".")
+    return f"{folder}{slash}{stem if dot and stem else name}"
+
+
+def files_hash(root: Path, relatives: Iterable[str]) -> str:
+    """SHA-256 of the list of (relative path, bytes, SHA-256 of content); an unreadable file counts as such."""
+    rows: list[tuple[str, int, str]] = []
+    for relative in relatives:
+        path = root / relative
+        try:
+            rows.append((relative, path.stat().st_size, hash_file(path)))
+        except OSError:
+            rows.append((relative, -1, "unreadable"))
+    return hash_value(rows)

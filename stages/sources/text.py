@@ -1,0 +1,104 @@
+"""Plain text files -> documents of one text segment and no picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal
+
+from pydantic import Field
+
+from stages.core.config import Section
+from stages.core.errors import TfcliError
+from stages.sources.document import Document, Omission, TextSegment
+from stages.sources.files import Found, existing, files_hash, walk, without_suffix
+from stages.sources.text_rules import BadText, decode_text, printable
+
+
+class Text(Section):
+    """Text from a file, or from all .txt files of a folder."""
+
+    kind: Literal["text"] = "text"
+    path: str
+    split: Literal["file", "paragraph", "line"] = "file"  # what becomes one document; paragraphs end at blank lines
+    recursive: bool = True
+    follow_links: bool = False
+    max_text_bytes: int = Field(16 << 20, gt=0)  # of one document
+
+    def documents(self) -> Iterator[Document | Omission]:
+        """Files sorted by the bytes of their path, parts in their order. Keys: `novel`, or `novel:12` for part 12."""
+        keys: dict[str, str] = {}
+        for entry in self._entries():
+            if isinstance(entry, Omission):
+                yield entry
+                continue
+            key = without_suffix(entry.relative)
+            if key in keys:
+                message = f"the same name as {printable(keys[key])} but for the extension"
+                yield Omission(key, entry.relative, "DUPLICATE_KEY", message)
+                continue
+            keys[key] = entry.relative
+            yield from self._file(key, entry)
+
+    def identity(self) -> Any:
+        """Hash of the text files."""
+        found = [entry for entry in self._entries() if isinstance(entry, Found)]
+        root = existing(self.path, "text")
+        return {"files": files_hash(root if root.is_dir() else root.parent, [entry.relative for entry in found])}
+
+    def describe(self) -> str:
+        """Which text, and what a document is."""
+        return f"text in {printable(self.path)}, one document a {self.split}"
+
+    def _entries(self) -> Iterator[Found | Omission]:
+        root = existing(self.path, "text")
+        if root.is_file():
+            yield Found(root.name, root)
+            return
+        if not root.is_dir():
+            raise TfcliError(
+                f"not a plain file or a folder: {printable(self.path)}", fix="give a .txt file or a folder"
+            )
+        listing = list(walk(root, self.recursive, self.follow_links))
+        entries = [item for item in listing if isinstance(item, Omission) or item.relative.lower().endswith(".txt")]
+        if not any(isinstance(item, Found) for item in entries):
+            raise TfcliError(f"no text in {printable(self.path)} (looked for txt in {len(listing):,} files)")
+        yield from entries
+
+    def _file(self, key: str, entry: Found) -> Iterator[Document | Omission]:
+        try:
+            with entry.path.open("rb") as file:
+                for index, part in enumerate(self._parts(file)):
+                    yield self._document(key if self.split == "file" else f"{key}:{index}", entry.relative, part)
+        except OSError as error:
+            yield Omission(key, entry.relative, "PERMISSION", f"cannot be read: {error.strerror}")
+
+    def _parts(self, file: BinaryIO) -> Iterator[bytes]:
+        """Never more than max_text_bytes + 1 of a part, so that one endless line stays within memory."""
+        if self.split == "file":
+            yield file.read(self.max_text_bytes + 1)
+            return
+        part = b""
+        while line := file.readline(self.max_text_bytes + 1):
+            rest = line
+            while not rest.endswith(b"\n") and (rest := file.readline(1 << 20)):
+                pass
+            content = line.strip()
+            if self.split == "line":
+                if content:
+                    yield line.rstrip(b"\r\n")
+            elif content:
+                part += line[: self.max_text_bytes + 1 - len(part)]
+            elif part:
+                yield part.rstrip(b"\r\n")
+                part = b""
+        if part:
+            yield part.rstrip(b"\r\n")
+
+    def _document(self, key: str, relative: str, part: bytes) -> Document | Omission:
+        try:
+            text = decode_text(part, self.max_text_bytes)
+        except BadText as bad:
+            return Omission(key, relative, bad.reason, bad.message)
+        if not text.strip():
+            return Omission(key, relative, "TEXT_EMPTY", "no text")
+        return Document(key, (TextSegment(text),), fixed_order=True)

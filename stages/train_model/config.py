@@ -1,0 +1,36 @@
+"""The recipe section [train]: optimisation (paper, section 4.1) and what is measured on the way."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.core.config import Section, neutral
+
+
+class TrainConfig(Section):
+    """batch_rows: rows in a step. micro_rows: rows in one forward pass (0: all). final_learning_rate: where the cosine ends.
+
+    ema_decay: of the averaged weights that sampling uses; 0 keeps none (paper: not mentioned).
+    eval_rows: held-out rows in each measurement of the held-out losses.
+    """
+
+    steps: int = Field(1000, ge=1)
+    batch_rows: int = Field(4, ge=1)
+    micro_rows: int = Field(0, ge=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    final_learning_rate: float = Field(1.5e-5, ge=0)
+    warmup_steps: int = Field(4000, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    eval_every: int = Field(250, ge=1)
+    eval_rows: int = Field(8, ge=1)
+    save_every: int = neutral(250, ge=1)
+    keep_saves: int = neutral(2, ge=1)
+    log_every: int = neutral(10, ge=1)

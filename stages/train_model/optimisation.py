@@ -1,0 +1,58 @@
+"""AdamW with the paper's settings, the learning rate as a function of the step, and the running average of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from stages.train_model.config import TrainConfig
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up to the peak, then a cosine to the final rate at the last step (paper, section 4.1)."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW; matrices decay, norms, biases and embeddings do not (the paper does not say; Llama's habit)."""
+    decayed, plain = [], []
+    for name, weight in model.named_parameters():
+        is_matrix = weight.ndim >= 2 and not name.startswith("text_embedding")
+        (decayed if is_matrix else plain).append(weight)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], model: nn.Module, step: int, decay: float) -> None:
+    """ema += (1 - d) (weights - ema), in place; d rises from 0.1 so that the first steps are forgotten soon."""
+    if not average:
+        return
+    rate = 1 - min(decay, (1 + step) / (10 + step))
+    weights = [weight.detach() for weight in model.parameters()]
+    torch._foreach_lerp_(list(average.values()), weights, rate)
+
+
+@contextmanager
+def averaged_weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
+    """The model with the running average in place of its weights, for the length of the block (no copy)."""
+    if not average:
+        yield
+        return
+    weights = {name: weight.data for name, weight in model.named_parameters()}
+    try:
+        for name, weight in model.named_parameters():
+            weight.data = average[name]
+        yield
+    finally:
+        for name, weight in model.named_parameters():
+            weight.data = weights[name]

@@ -1,0 +1,101 @@
+"""Saved states of a running training: `<partial>/saves/step-000250/`, complete once `state.json` is there.
+
+A state is weights, running average, both moments of AdamW, the step and the length of the logs. Nothing else has to be
+saved: batches, noise and learning rate are functions of (seed, step).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stages.artifacts.checkpoint import EMA, OPTIMIZER, STATE, WEIGHTS, read_tensors, write_tensors
+from stages.artifacts.manifest import FileEntry, check_size
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import sync_folder, write_json
+from stages.core.hashing import hash_file
+from stages.model.transformer import Transfusion
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass
+class TrainState:
+    """What changes while training."""
+
+    model: Transfusion
+    optimizer: torch.optim.AdamW
+    ema: dict[str, Tensor]
+    step: int = 0
+
+
+def write_state(folder: Path, state: TrainState) -> None:
+    """Write the tensors and, last, `state.json` with their hashes. Non-finite weights are refused."""
+    weights = dict(state.model.named_parameters())
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+        raise TfcliError("weights are not finite", why=f"at step {state.step}; nothing was saved", code=ExitCode.DIVERGED)
+    write_tensors(folder / WEIGHTS, dict(weights))
+    if state.ema:
+        write_tensors(folder / EMA, state.ema)
+    moments = {}
+    for name, weight in weights.items():
+        slots = state.optimizer.state.get(weight, {})
+        moments.update({f"{slot}/{name}": slots[slot] for slot in ("exp_avg", "exp_avg_sq") if slot in slots})
+    write_tensors(folder / OPTIMIZER, moments)
+    files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
+    entries = [FileEntry(path=file.name, bytes=file.stat().st_size, sha256=hash_file(file)) for file in files]
+    write_json(folder / STATE, {"step": state.step, "files": [entry.model_dump() for entry in entries]})
+
+
+def read_state(folder: Path, state: TrainState) -> None:
+    """Load a state into an existing model and optimizer. Raises TfcliError (ARTIFACT) if a file is damaged."""
+    record = json.loads((folder / STATE).read_bytes())
+    for raw in record["files"]:
+        entry = FileEntry.model_validate(raw)
+        check_size(folder, entry, "delete that folder to go back to the save before it")
+        if hash_file(folder / entry.path) != entry.sha256:
+            fix = "delete that folder to go back to the save before it"
+            raise TfcliError(f"{folder / entry.path} is damaged", why="its sha256 differs", fix=fix, code=ExitCode.ARTIFACT)
+    state.model.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
+    for name, tensor in (read_tensors(folder / EMA) if state.ema else {}).items():
+        state.ema[name].copy_(tensor)
+    moments = read_tensors(folder / OPTIMIZER)
+    for name, weight in state.model.named_parameters():
+        if f"exp_avg/{name}" in moments:
+            state.optimizer.state[weight] = {
+                "step": torch.tensor(float(record["step"])),
+                "exp_avg": moments[f"exp_avg/{name}"].to(weight.device),
+                "exp_avg_sq": moments[f"exp_avg_sq/{name}"].to(weight.device),
+            }
+    state.step = record["step"]
+
+
+def save(saves: Path, state: TrainState, keep: int) -> None:
+    """Write a save beside the others, rename it into place, then drop all but the newest `keep` complete ones."""
+    saves.mkdir(exist_ok=True)
+    final = saves / f"step-{state.step:08d}"
+    if final.exists():
+        return
+    temporary = saves / f"{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    write_state(temporary, state)
+    sync_folder(temporary)
+    os.replace(temporary, final)
+    sync_folder(saves)
+    for old in complete_saves(saves)[:-keep]:
+        shutil.rmtree(old)
+
+
+def complete_saves(saves: Path) -> list[Path]:
+    """Complete saves, oldest first; a half-written one (no state.json, or under a temporary name) is none."""
+    if not saves.is_dir():
+        return []
+    return sorted(path for path in saves.iterdir() if _NAME.fullmatch(path.name) and (path / STATE).is_file())

@@ -1,0 +1,192 @@
+"""The cached, batched decode loop against the whole sequence run again at every step, on models with every part alive."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from stages.core.runtime import Runtime
+from stages.core.seeds import torch_generator
+from stages.diffusion.process import Diffusion
+from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
+from stages.diffusion.schedules import CosineSchedule
+from stages.generation import engine as engine_module
+from stages.generation.config import GenerationConfig
+from stages.generation.engine import Engine, ImagePiece, Output, Prompt, TextPiece
+from stages.model.attention import DenseAttention, allowed
+from stages.model.config import ModelConfig
+from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
+
+BOS, EOS, BOI, EOI, PAD = 1, 2, 3, 4, 0
+
+
+class Letters:
+    """A text coder of one id a letter."""
+
+    bos, eos, boi, eoi, pad = BOS, EOS, BOI, EOI, PAD
+
+    def encode(self, text: str) -> list[int]:
+        return [5 + ord(letter) - ord("a") for letter in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(ord("a") + token - 5) for token in ids)
+
+
+def loaded(seed: int = 0, *, draws_often: bool = True) -> Any:
+    model = Transfusion(ModelConfig(width=32, layers=3, heads=2), DataFacts(31, 2, 2)).eval()
+    model.initialise(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        # Stronger attention than at the start of training, so that a wrong key would show; BOI is made likely.
+        for block in model.blocks:
+            block.attention_out.weight.mul_(4)
+            block.qkv.weight.mul_(2)
+        if draws_often:
+            model.text_head.weight[BOI] *= 2.5
+    content = SimpleNamespace(patch_side=2, latent_limit=4.0)
+    return SimpleNamespace(
+        model=model,
+        text=Letters(),
+        device=torch.device("cpu"),
+        latent_shape=(2, 4, 4),
+        checkpoint=SimpleNamespace(content=content),
+        diffusion=Diffusion(CosineSchedule()),
+    )
+
+
+class Naive:
+    """The reference: one document, no cache, the whole sequence through the dense mask at each step."""
+
+    def __init__(self, parts: Any, config: GenerationConfig, seed: int) -> None:
+        self.parts, self.config, self.seed = parts, config, seed
+
+    def hidden(self, ids: list[int], images: list[int], latents: list[torch.Tensor], times: list[int]) -> torch.Tensor:
+        image = torch.tensor(images)
+        places = torch.stack([(image == number).nonzero()[:, 0] for number in range(len(latents))]) if latents else None
+        pictures = () if places is None else (ImageInputs(torch.stack(latents), torch.tensor(times), places),)
+        text = (image < 0).nonzero()[:, 0]
+        inputs = Inputs(torch.arange(len(ids)), torch.tensor(ids)[text], text, pictures)
+        mask = allowed(torch.zeros(len(ids), dtype=torch.long), image)
+        result: torch.Tensor = self.parts.model.hidden(inputs, DenseAttention(mask))
+        return result
+
+    def predict(self, ids: list[int], images: list[int], latents: list[torch.Tensor], x: torch.Tensor, t: int) -> torch.Tensor:
+        ids, images = ids + [PAD] * 4, images + [len(latents)] * 4
+        hidden = self.hidden(ids, images, [*latents, x[0]], [0] * len(latents) + [t])
+        places = torch.arange(len(ids) - 4, len(ids))[None]
+        noise: torch.Tensor = self.parts.model.predict_noise(hidden, ImageInputs(x, torch.tensor([t]), places))
+        return noise
+
+    @torch.inference_mode()
+    def generate(self, prompt: Prompt, index: int) -> Output:
+        text, output = self.parts.text, Output()
+        line = engine_module._Line.of(prompt, text, 4)
+        ids, images, latents = list(line.ids), list(line.images), list(line.latents)
+        written: list[int] = []
+        force = prompt.draw
+        num_images = 0
+        while True:
+            if force:
+                token = BOI
+            else:
+                logits = self.parts.model.text_head(self.hidden(ids, images, latents, [0] * len(latents))[-1])
+                logits[[PAD, BOS, EOI]] = -torch.inf
+                token = int(logits.argmax())
+            force = False
+            if token == EOS or (token == BOI and num_images >= prompt.max_images):
+                output.ended = "eos" if token == EOS else "images"
+                break
+            if token != BOI and len(written) >= self.config.max_text_tokens:
+                output.ended = "text"
+                break
+            ids.append(token)
+            images.append(-1)
+            if token != BOI:
+                written.append(token)
+                continue
+            if written:
+                output.pieces.append(TextPiece(text.decode(written)))
+                written = []
+            generator = torch_generator(self.seed, "image", index, num_images)
+
+            def noise(generator: torch.Generator = generator) -> torch.Tensor:
+                return torch.randn(1, 2, 4, 4, generator=generator)
+
+            def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+                conditional = self.predict(ids, images, latents, x, t)
+                if self.config.guidance == 1:
+                    return conditional
+                free = self.predict([BOS, BOI], [-1, -1], [], x, t)
+                return free + self.config.guidance * (conditional - free)
+
+            latent = self.config.sampler.sample(denoise, noise(), self.parts.diffusion, noise, 4.0)[0]
+            output.pieces.append(ImagePiece(latent))
+            ids += [PAD] * 4 + [EOI]
+            images += [len(latents)] * 4 + [-1]
+            latents.append(latent)
+            num_images += 1
+            if prompt.draw and prompt.max_images == 1:
+                output.ended = "images"
+                break
+        if written:
+            output.pieces.append(TextPiece(text.decode(written)))
+        return output
+
+
+def prompts() -> list[Prompt]:
+    pictures = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(5))
+    return [
+        Prompt((TextPiece("abc"),), draw=True),
+        Prompt((), max_images=2),
+        Prompt((ImagePiece(pictures[0]),), max_images=0),
+        Prompt((TextPiece("hello"), ImagePiece(pictures[0]), TextPiece("then"), ImagePiece(pictures[1])), max_images=2),
+        Prompt((TextPiece("zz"),), draw=True, max_images=2),
+    ]
+
+
+def assert_same(found: Output, expected: Output) -> None:
+    assert found.ended == expected.ended
+    assert [type(piece) for piece in found.pieces] == [type(piece) for piece in expected.pieces]
+    for one, other in zip(found.pieces, expected.pieces, strict=True):
+        if isinstance(one, TextPiece):
+            assert one == other
+        else:
+            assert isinstance(other, ImagePiece)
+            assert torch.allclose(one.latent, other.latent, atol=2e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("sampler", [DdimSampler(steps=4), DdpmSampler(steps=5)], ids=str)
+def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sampler: Sampler) -> None:
+    config = GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6)
+    text_after_image = 0
+    for seed in range(4):
+        parts = loaded(seed)
+        found = Engine(parts, config, 7, Runtime()).generate(prompts())
+        for index, (prompt, output) in enumerate(zip(prompts(), found, strict=True)):
+            assert_same(output, Naive(parts, config, 7).generate(prompt, index))
+            kinds = [type(piece) for piece in output.pieces]
+            text_after_image += any(a is ImagePiece and b is TextPiece for a, b in zip(kinds, kinds[1:], strict=False))
+    assert text_after_image > 0
+
+
+def test_neighbours_and_batch_size_change_nothing() -> None:
+    parts = loaded()
+    together = Engine(parts, GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6), 7, Runtime()).generate(prompts())
+    config = GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6, batch_size=2)
+    for found, expected in zip(Engine(parts, config, 7, Runtime()).generate(prompts()), together, strict=True):
+        assert_same(found, expected)
+
+
+def test_sampled_text_belongs_to_the_prompt_and_the_seed() -> None:
+    parts = loaded(draws_often=False)
+    config = GenerationConfig(sampler=DdimSampler(steps=2), temperature=1.0, max_text_tokens=12, guidance=1.0)
+    many = [Prompt(max_images=0) for _ in range(5)]
+    first = Engine(parts, config, 7, Runtime()).generate(many)
+    alone = Engine(parts, config, 7, Runtime()).generate(many[3:4], first_index=3)
+    other = Engine(parts, config, 8, Runtime()).generate(many)
+    texts = [[piece.text for piece in output.pieces if isinstance(piece, TextPiece)] for output in first]
+    assert texts[3] == [piece.text for piece in alone[0].pieces if isinstance(piece, TextPiece)]
+    assert len({str(text) for text in texts}) > 1
+    assert texts != [[piece.text for piece in output.pieces if isinstance(piece, TextPiece)] for output in other]

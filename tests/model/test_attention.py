@@ -1,0 +1,86 @@
+"""The mask against a brute-force truth table, and the fast kernel against the dense one, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from stages.model.attention import DenseAttention, GroupedAttention, allowed, group_mask
+
+# One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it.
+STRUCTURES = {
+    "no image": ["TTTTT"],
+    "image first": ["TB000ETT"],
+    "image last": ["TTTB000E"],
+    "several images": ["TB00ETB111ETTB2E"],
+    "neighbouring images": ["TB00EB11ET"],
+    "several documents": ["TTT", "TB000ET", "TTTB0E"],
+    "one patch": ["B0E"],
+}
+
+
+def line_of(documents: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    owner, image, number = [], [], 0
+    for index, document in enumerate(documents):
+        kinds: dict[str, int] = {}
+        for kind in document:
+            owner.append(index)
+            if kind.isdigit():
+                if kind not in kinds:
+                    kinds[kind], number = number, number + 1
+                image.append(kinds[kind])
+            else:
+                image.append(-1)
+    return torch.tensor(owner), torch.tensor(image)
+
+
+@pytest.mark.parametrize("documents", STRUCTURES.values(), ids=STRUCTURES)
+def test_mask_equals_the_rule_written_out(documents: list[str]) -> None:
+    owner, image = line_of(documents)
+    mask = allowed(owner, image)
+    causal = allowed(owner, image, bidirectional=False)
+    for query in range(len(owner)):
+        for key in range(len(owner)):
+            same_image = image[query] >= 0 and image[query] == image[key]
+            rule = owner[query] == owner[key] and (key <= query or same_image)
+            assert bool(mask[query, key]) == bool(rule)
+            assert bool(causal[query, key]) == bool(owner[query] == owner[key] and key <= query)
+
+
+def grouped_of(documents: list[str]) -> tuple[torch.Tensor, GroupedAttention]:
+    """Places of the real elements in the grouped line, and its kernel, with lengths rounded up to 4."""
+    owner, image = line_of(documents)
+    rounded = [-(-len(document) // 4) * 4 for document in documents]
+    places = torch.full((len(owner),), -1)
+    groups, first = [], 0
+    for length in sorted(set(rounded)):
+        members = [index for index, value in enumerate(rounded) if value == length]
+        images = torch.full((len(members), length), -1)
+        for row, index in enumerate(members):
+            inside = owner == index
+            images[row, : inside.sum()] = image[inside]
+            places[inside] = first + row * length + torch.arange(int(inside.sum()))
+        groups.append((first, len(members), length, group_mask(images)))
+        first += len(members) * length
+    return places, GroupedAttention(tuple(groups))
+
+
+@pytest.mark.parametrize("documents", [*STRUCTURES.values(), sum(STRUCTURES.values(), [])], ids=[*STRUCTURES, "all"])
+def test_grouped_equals_dense_forward_and_backward(documents: list[str]) -> None:
+    owner, image = line_of(documents)
+    places, grouped = grouped_of(documents)
+    total = sum(count * length for _, count, length, _ in grouped.groups)
+    generator = torch.Generator().manual_seed(0)
+    dense_qkv = torch.randn(3, len(owner), 2, 8, generator=generator).requires_grad_()
+    grouped_qkv = torch.randn(3, total, 2, 8, generator=generator)  # padding holds noise that must not matter
+    grouped_qkv[:, places] = dense_qkv.detach()
+    grouped_qkv.requires_grad_()
+    weight = torch.randn(len(owner), 2, 8, generator=generator)
+    expected = DenseAttention(allowed(owner, image))(0, *dense_qkv)
+    found = grouped(0, *grouped_qkv)[places]
+    assert torch.isfinite(grouped(0, *grouped_qkv)).all()
+    assert torch.allclose(found, expected, atol=1e-5)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    assert dense_qkv.grad is not None
+    assert grouped_qkv.grad is not None
+    assert torch.allclose(grouped_qkv.grad[:, places], dense_qkv.grad, atol=1e-5)

@@ -1,0 +1,190 @@
+"""tfcli run and the single stages: what runs, what is kept, what is said about it, and where."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ALL = ["vae", "encode", "tokenize", "pack", "train", "sample", "eval"]
+
+
+def test_a_second_run_makes_nothing(world: Any) -> None:
+    first = world.json("run", "tiny", "--json")
+    assert world.made == ALL
+    assert [stage["state"] for stage in first["stages"]] == ["missing"] + ["missing"] * 6
+    second = world.json("run", "tiny", "--json")
+    assert world.made == []
+    assert {stage["state"] for stage in second["stages"]} == {"fresh"}
+    assert [a["digest"] for a in first["stages"]] == [b["digest"] for b in second["stages"]]
+    assert second["index"] == "work/tiny/samples/index.html"
+    assert second["scores"]["judge"] == {"right_[red]": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected", "reason"),
+    [
+        ("train.steps=8", ["train", "sample", "eval"], "train.steps changed"),
+        ("eval.free=3", ["eval"], "eval.free changed"),
+        ("seed=5", ALL, "seed changed"),
+        ("train.log_every=99", [], ""),
+    ],
+)
+def test_a_setting_reruns_the_stages_that_read_it(world: Any, setting: str, expected: list[str], reason: str) -> None:
+    world.call("run", "tiny")
+    result = world.json("run", "tiny", "--set", setting, "--json")
+    assert world.made == expected
+    stale = [stage for stage in result["stages"] if stage["state"] != "fresh"]
+    assert not stale or stale[0]["reason"] == reason
+
+
+def test_a_changed_source_is_named(world: Any) -> None:
+    world.call("run", "tiny")
+    (world.folder / "novel.txt").write_text("twice upon a time")
+    result = world.json("vae", "-r", "tiny", "--json")
+    assert (result["state"], result["reason"]) == ("stale", "outside files changed")
+
+
+def test_the_same_digest_again_leaves_later_stages_fresh(world: Any) -> None:
+    world.call("run", "tiny")
+    plan = world.json("run", "tiny", "--set", "vae.steps=9", "--dry-run", "--json")
+    assert world.made == []
+    assert [stage["state"] for stage in plan["stages"]] == ["stale"] + ["waits"] * 6
+    world.call("run", "tiny", "--set", "vae.steps=9")
+    assert world.made == ["vae"]
+
+
+def test_eval_does_not_wait_for_sample(world: Any) -> None:
+    world.call("run", "tiny")
+    plan = world.json("run", "tiny", "--set", "sample.free=1", "--dry-run", "--json")
+    assert [stage["state"] for stage in plan["stages"]] == ["fresh"] * 5 + ["stale", "fresh"]
+
+
+def test_only_until_and_force(world: Any) -> None:
+    world.call("run", "tiny", "--until", "pack")
+    assert world.made == ALL[:4]
+    world.call("run", "tiny", "--only", "encode", "--force")
+    assert world.made == ["encode"]
+    assert world.call("run", "tiny", "--only", "vae", "--until", "pack").exit_code == 2
+    result = world.call("run", "tiny", "--until", "bake")
+    assert result.exit_code == 2
+    assert "no stage bake" in result.stderr
+    assert "tokenize" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
+def test_a_signal_stops_and_the_next_run_goes_on(world: Any, number: int, code: int) -> None:
+    def hit(runtime: Any) -> None:
+        os.kill(os.getpid(), number)
+        runtime.interrupts.check()
+
+    world.during["encode"] = hit
+    result = world.call("run", "tiny")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert f"error: stopped by {signal.Signals(number).name}" in result.stderr
+    assert world.made == ["vae", "encode"]
+    world.during.clear()
+    second = world.json("run", "tiny", "--json")
+    assert [stage["state"] for stage in second["stages"]][:3] == ["fresh", "partial", "missing"]
+    assert world.made == ALL[1:]
+
+
+def test_a_stage_without_its_input(world: Any) -> None:
+    result = world.call("train", "-r", "tiny")
+    assert result.exit_code == 4
+    assert "error: no sequences at" in result.stderr
+    assert "tfcli pack" in result.stderr
+    dry = world.call("train", "-r", "tiny", "--dry-run")
+    assert dry.exit_code == 0
+    assert "waits" in dry.stdout
+
+
+def test_force_without_the_input_keeps_what_is_there(world: Any) -> None:
+    world.call("run", "tiny")
+    (world.folder / "work/tiny/sequences/manifest.json").unlink()
+    assert world.call("train", "-r", "tiny", "--force").exit_code == 4
+    assert (world.folder / "work/tiny/checkpoint/manifest.json").exists()
+
+
+def test_force_mends_a_manifest_that_cannot_be_read(world: Any) -> None:
+    world.call("run", "tiny")
+    (world.folder / "work/tiny/scores/manifest.json").write_text("{")
+    result = world.call("eval", "-r", "tiny")
+    assert result.exit_code == 4
+    assert "not JSON" in result.stderr
+    assert world.call("eval", "-r", "tiny", "--force").exit_code == 0
+
+
+def test_a_lost_file_makes_the_stage_stale(world: Any) -> None:
+    world.call("run", "tiny")
+    (world.folder / "work/tiny/tokens/data.bin").unlink()
+    result = world.json("run", "tiny", "--json")
+    assert world.made == ["tokenize"]
+    assert "data.bin is missing" in result["stages"][2]["reason"]
+
+
+def test_stdout_is_the_result_and_stderr_the_rest(world: Any) -> None:
+    result = world.call("vae", "-r", "tiny", "-q")
+    assert (result.stdout, result.stderr) == ("work/tiny/autoencoder\n", "")
+    result = world.call("encode", "-r", "tiny")
+    assert result.stdout == "work/tiny/latents\n"
+    assert "encode: missing, not there" in result.stderr
+    assert "encode: 0/2 things" in result.stderr
+    assert "encode: 2/2 things (100%)" in result.stderr
+    assert "\x1b" not in result.stderr
+    one = world.json("tokenize", "-r", "tiny", "--json", "--work", "work/tiny/")
+    assert set(one) == {"stage", "path", "kind", "digest", "fingerprint", "state", "reason", "seconds", "stats"}
+    assert world.call("run", "tiny", "-q").stdout.splitlines()[-1] == "work/tiny/scores"
+
+
+def test_the_table_of_a_run(world: Any) -> None:
+    result = world.call("run", "tiny")
+    assert result.exit_code == 0
+    for text in ("ran in", "right_[red]", "0.25", "samples: work/tiny/samples/index.html", "all of it:"):
+        assert text in result.stdout
+    assert "fresh" in world.call("run", "tiny").stdout
+
+
+def test_flags_that_contradict(world: Any) -> None:
+    assert world.call("vae", "-r", "tiny", "-q", "--json").exit_code == 2
+    assert world.call("vae", "-r", "tiny", "-q", "-v").exit_code == 2
+    assert world.call("vae", "-r", "tiny", "--workers", "-1").exit_code == 2
+
+
+def test_work_below_a_file_is_refused_before_any_work(world: Any) -> None:
+    result = world.call("vae", "-r", "tiny", "--work", "novel.txt/deep")
+    assert result.exit_code == 2
+    assert "novel.txt is a file" in result.stderr
+    assert world.made == []
+
+
+def test_a_foreign_folder_is_left_alone(world: Any) -> None:
+    mine = world.folder / "work/tiny/autoencoder"
+    mine.mkdir(parents=True)
+    (mine / "thesis.tex").write_text("years of work")
+    for flags in ([], ["--force"]):
+        assert world.call("vae", "-r", "tiny", *flags).exit_code == 2
+        assert (mine / "thesis.tex").exists()
+
+
+def test_prompts_go_beside_the_samples_of_the_recipe(world: Any) -> None:
+    world.call("run", "tiny")
+    hostile = 'a "[red]\\ \x1b[31mdog'
+    first = world.json("sample", "-r", "tiny", "-p", hostile, "-p", "two", "--set", "sample.free=2", "--json")
+    assert Path(first["path"]).name == "samples-" + first["fingerprint"][:8]
+    manifest = json.loads((Path(first["path"]) / "manifest.json").read_text())
+    assert manifest["config"]["sample"]["prompts"] == [hostile, "two"]
+    assert [manifest["config"]["sample"][key] for key in ("heldout_prompts", "captions", "continued", "free")] == [0, 0, 0, 2]
+    assert world.json("sample", "-r", "tiny", "--json")["state"] == "fresh"
+    again = world.json("sample", "-r", "tiny", "-p", hostile, "-p", "two", "--set", "sample.free=2", "--json")
+    assert (again["state"], again["path"]) == ("fresh", first["path"])
+
+
+@pytest.mark.parametrize("args", [["-p", " "], ["-p", "\udcff"], ["-p", "x", "--set", 'sample.prompts=["y"]']])
+def test_prompts_that_cannot_be(world: Any, args: list[str]) -> None:
+    assert world.call("sample", "-r", "tiny", *args).exit_code == 2

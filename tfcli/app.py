@@ -1,0 +1,178 @@
+"""The command `tfcli`: root options, the commands, and what becomes of a failure (three lines and an exit code)."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, NoReturn, TextIO
+
+import typer
+from typer.core import TyperGroup
+
+from stages.core.errors import ExitCode, TfcliError
+from tfcli.commands import artifacts, recipes
+from tfcli.commands.run import run
+from tfcli.commands.stages import add_stages
+from tfcli.render import ReaderGone, show_error
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class Commands(TyperGroup):
+    """The root group: every way out of a command becomes an exit code of stages.core.errors.ExitCode."""
+
+    def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> NoReturn:
+        """Run one command line and leave the process."""
+        given = list(sys.argv[1:] if args is None else args)
+        options["standalone_mode"] = False
+        try:
+            code = super().main(given, *positional, **options) or 0
+            _flush()
+        except (ReaderGone, BrokenPipeError):  # 'tfcli inspect work/x | head' has seen enough: nothing went wrong
+            code = ExitCode.DONE
+        except SystemExit as leaving:  # Typer's way out when '--help' meets a closed pipe
+            code = ExitCode.DONE if isinstance(leaving.__context__, BrokenPipeError) else ExitCode.BUG
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+        except typer.Abort:
+            code = ExitCode.INTERRUPTED
+        except Exception as error:
+            if "--debug" in given:
+                traceback.print_exc()
+            failure = as_failure(error)
+            if failure.what:  # empty where Typer has shown the help instead
+                show_error(failure)
+            code = failure.code
+        for stream in (sys.stdout, sys.stderr):
+            _let_go(stream)
+        sys.exit(int(code))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command. A broken pipe other than stdout is that of a worker: Typer would end silently."""
+        try:
+            super().invoke(ctx)
+        except BrokenPipeError as error:
+            fix = "run the same command again, with fewer --workers if memory was short"
+            raise TfcliError(
+                "a worker process went away", why=str(error), fix=fix, code=ExitCode.ENVIRONMENT
+            ) from error
+        return ExitCode.DONE
+
+
+def as_failure(error: Exception) -> TfcliError:
+    """What to tell the user of any exception."""
+    if isinstance(error, TfcliError):
+        return error
+    # Typer's own click is private: its usage errors are known by their exit code and their context
+    if getattr(error, "exit_code", None) == ExitCode.USAGE and hasattr(error, "format_message"):
+        path = getattr(getattr(error, "ctx", None), "command_path", "tfcli")
+        what = error.format_message()
+        return TfcliError(what, fix=f"see '{path} --help'", code=ExitCode.USAGE)
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return TfcliError(
+            f"no space on the disk: {error}",
+            fix="free some space, then run the same command again",
+            code=ExitCode.ENVIRONMENT,
+        )
+    if isinstance(error, OSError) and error.errno in _NOT_ALLOWED:
+        return TfcliError(
+            f"not allowed: {error}", fix="check the owner and the mode of that path", code=ExitCode.ENVIRONMENT
+        )
+    # torch.OutOfMemoryError is known by its name: torch is not imported here
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return TfcliError(
+            "out of memory", why=text, fix="use smaller batches (--set) or fewer --workers", code=ExitCode.ENVIRONMENT
+        )
+    what = f"internal error: {text}"
+    fix = "run the same command with --debug to see the traceback, and report it"
+    return TfcliError(what, why="a bug in tfcli", fix=fix, code=ExitCode.BUG)
+
+
+app = typer.Typer(
+    name="tfcli",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="""Train a Transfusion model: one transformer for text and pictures, from raw files to samples.
+
+    \b
+    Start here:  tfcli recipe list     the recipes there are
+                 tfcli run smoke       a whole run, small
+                 tfcli inspect work/smoke
+    """,
+)
+add_stages(app)
+app.command("run", rich_help_panel="Whole runs")(run)
+app.add_typer(recipes.app, name="recipe", rich_help_panel="Whole runs")
+artifacts.add_artifacts(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("tfcli")
+        except PackageNotFoundError:
+            number = "(source tree, not installed)"
+        typer.echo(f"tfcli {number}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Root options."""
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    _open_missing_streams()
+    plain = _asked_for_ascii()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a name that the terminal cannot show must not end a run
+            stream.reconfigure(encoding="ascii" if plain else None, errors="backslashreplace")
+    app(prog_name="tfcli")
+
+
+def _asked_for_ascii() -> bool:
+    """LANG=C. Python itself then sets LC_CTYPE to C.UTF-8 and writes UTF-8; the terminal may not read it."""
+    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    own = [name for name in names if name and name not in ("C.UTF-8", "C.utf8", "UTF-8")]
+    return bool(own) and own[0] in ("C", "POSIX")
+
+
+def _open_missing_streams() -> None:
+    """Fill closed descriptors 0 to 2 ('>&-'), lest an artifact's file gets number 2 and a library writes into it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Turn a broken stream to nowhere, so that the flush at exit does not fail (it would set exit code 120)."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

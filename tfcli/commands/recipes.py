@@ -1,0 +1,166 @@
+"""recipe list, show, check, diff: what recipes there are and what they mean when all is resolved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stages.core.errors import ExitCode, TfcliError
+from tfcli import options, render
+from tfcli.toml import to_toml
+
+if TYPE_CHECKING:
+    from stages.recipe import Recipe
+
+app = typer.Typer(no_args_is_help=True, help="List, show, check and compare recipes.")
+
+
+@app.command("list")
+def list_recipes(json: options.JsonOption = False, _debug: options.DebugOption = False) -> None:
+    """List the recipes that can be named, with what each is for.
+
+    \b
+    Example: tfcli recipe list
+    """
+    found = []
+    for name, path in sorted(_named().items()):
+        try:
+            found.append({"name": name, "path": str(path), "description": _load(str(path)).description})
+        except TfcliError as error:
+            found.append({"name": name, "path": str(path), "error": error.what})
+    if json:
+        render.show_json({"recipes": found})
+        return
+    cells = [(item["name"], item.get("description") or item.get("error", "")) for item in found]
+    render.show(render.rows(("recipe", "what it is"), cells))
+
+
+@app.command("show")
+def show_recipe(
+    recipe: options.RecipeArgument,
+    settings: options.SetOption = None,
+    json: options.JsonOption = False,
+    _debug: options.DebugOption = False,
+) -> None:
+    """Print a recipe with every key resolved, as TOML that can be used as a recipe again.
+
+    \b
+    Example: tfcli recipe show smoke > mine.toml
+    """
+    from stages.recipe import recipe_tree
+
+    tree = recipe_tree(_load(recipe, tuple(settings or ())))
+    if json:
+        render.show_json(tree)
+    else:
+        render.show_text(to_toml(tree))
+
+
+@app.command("check")
+def check_recipe(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE|FOLDER]", help="Default: all that 'recipe list' finds.", show_default=False),
+    ] = None,
+    json: options.JsonOption = False,
+    _debug: options.DebugOption = False,
+) -> None:
+    """Resolve a recipe, or all recipes of a folder, and say what is wrong before any stage runs.
+
+    \b
+    Example: tfcli recipe check recipes/
+    """
+    checked = {path: _problem(path) for path in _to_check(recipe)}
+    bad = {path: error for path, error in checked.items() if error}
+    if json:
+        lines = [
+            {
+                "recipe": path,
+                "ok": error is None,
+                "error": error.what if error else None,
+                "fix": error.fix if error else None,
+            }
+            for path, error in checked.items()
+        ]
+        render.show_json({"recipes": lines})
+    else:
+        render.show(render.rows(("recipe", "result"), [(path, _verdict(error)) for path, error in checked.items()]))
+    if len(checked) == 1:
+        for error in bad.values():
+            raise error
+    if bad:
+        what = f"{len(bad)} of {len(checked)} recipes cannot be used"
+        raise TfcliError(what, why=", ".join(bad), fix=f"tfcli recipe check {next(iter(bad))}", code=ExitCode.USAGE)
+
+
+@app.command("diff")
+def diff_recipes(
+    first: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="OTHER", help="The one to compare it with.", show_default=False)],
+    settings: options.SetOption = None,
+    json: options.JsonOption = False,
+    _debug: options.DebugOption = False,
+) -> None:
+    """Print the keys in which two resolved recipes differ. --set changes the second one.
+
+    \b
+    Examples: tfcli recipe diff smoke shapes
+              tfcli recipe diff smoke smoke --set train.steps=9
+    """
+    from stages.recipe import recipe_tree
+
+    old = render.flat(recipe_tree(_load(first)))
+    new = render.flat(recipe_tree(_load(second, tuple(settings or ()))))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if json:
+        render.show_json({"differences": {key: [old.get(key), new.get(key)] for key in keys}})
+    elif keys:
+        lines = [(key, _cell(old, key), _cell(new, key)) for key in keys]
+        render.show(render.rows(("key", first, second), lines))
+    else:
+        render.show("no difference")
+
+
+def _load(name: str, settings: tuple[str, ...] = ()) -> Recipe:
+    from stages.recipe import load_recipe
+
+    return load_recipe(name, settings)
+
+
+def _named() -> dict[str, Path]:
+    from stages.recipe import recipe_folders
+
+    known: dict[str, Path] = {}
+    for folder in recipe_folders():
+        for file in sorted(folder.glob("*.toml")):
+            known.setdefault(file.stem, file)
+    return known
+
+
+def _to_check(recipe: str | None) -> list[str]:
+    if recipe is None:
+        return [str(path) for _, path in sorted(_named().items())]
+    if not Path(recipe).is_dir():
+        return [recipe]
+    files = [str(path) for path in sorted(Path(recipe).glob("*.toml"))]
+    if not files:
+        raise TfcliError(f"no recipes in {recipe}", why="no .toml file there", fix="give a recipe", code=ExitCode.USAGE)
+    return files
+
+
+def _problem(recipe: str) -> TfcliError | None:
+    try:
+        _load(recipe)
+    except TfcliError as error:
+        return error
+    return None
+
+
+def _verdict(error: TfcliError | None) -> str:
+    return "ok" if error is None else f"{error.what} ({error.fix})" if error.fix else error.what
+
+
+def _cell(values: dict[str, Any], key: str) -> str:
+    return render.value_text(values[key]) if key in values else "-"

@@ -1,0 +1,134 @@
+"""tfcli run: all stages in order, skipping what is fresh and saying why the rest is not."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.interrupts import watch_signals
+from stages.core.runtime import Runtime
+from tfcli import options, render
+
+if TYPE_CHECKING:
+    from stages.pipeline import Stage, Workspace
+    from tfcli.commands.session import Outcome
+
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="STAGE", help="Run this stage only. May be repeated.", rich_help_panel="Action"),
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="Stop behind this stage.", rich_help_panel="Action")
+]
+
+
+def run(
+    recipe: options.RecipeArgument,
+    settings: options.SetOption = None,
+    work: options.WorkOption = None,
+    only: OnlyOption = None,
+    until: UntilOption = None,
+    device: options.DeviceOption = Runtime.device,
+    workers: options.WorkersOption = Runtime.workers,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+    _debug: options.DebugOption = False,
+    dry_run: options.DryRunOption = False,
+    force: options.ForceOption = False,
+) -> None:
+    """Run every stage of a recipe in order: pictures and text in, trained model, samples and scores out.
+
+    A stage whose settings and inputs have not changed is skipped; a stopped run goes on where it was.
+
+    \b
+    Examples: tfcli run smoke
+              tfcli run smoke --set train.steps=500 --until train
+    """
+    from tfcli.commands.session import make, open_workspace
+
+    call = options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
+    stages = _chosen(only or [], until)
+    workspace = open_workspace(call)
+    if dry_run:
+        _show_plan(workspace, stages, call)
+        return
+    began = time.monotonic()
+    with watch_signals() as interrupts:
+        # one after the other: a stage that gives the same digest again leaves the later ones fresh
+        outcomes = [make(workspace, stage, call, interrupts) for stage in stages]
+    _show_result(workspace, outcomes, time.monotonic() - began, call)
+
+
+def _chosen(only: list[str], until: str | None) -> list[Stage]:
+    from stages.pipeline import BY_NAME, STAGES
+
+    if only and until:
+        raise TfcliError("--only and --until exclude each other", fix="leave one of them out", code=ExitCode.USAGE)
+    for name in [*only, *([until] if until else [])]:
+        if name not in BY_NAME:
+            raise TfcliError(f"no stage {name}", fix=f"one of {', '.join(BY_NAME)}", code=ExitCode.USAGE)
+    if until:
+        return list(STAGES[: STAGES.index(BY_NAME[until]) + 1])
+    return [stage for stage in STAGES if not only or stage.name in only]
+
+
+def _show_plan(workspace: Workspace, stages: list[Stage], call: options.Call) -> None:
+    from tfcli.commands.session import status_json
+
+    plan = list(workspace.plan(tuple(stage.name for stage in stages)))
+    if call.json:
+        lines = [{**status_json(status), "would_run": call.force or status.state != "fresh"} for status in plan]
+        render.show_json({"recipe": workspace.recipe.name, "work": str(workspace.work), "stages": lines})
+        return
+    cells = [(status.stage.name, status.state, status.reason) for status in plan]
+    would = [status.stage.name for status in plan if call.force or status.state != "fresh"]
+    render.show(render.rows(("stage", "state", "why"), cells), f"would run: {', '.join(would) or 'nothing'}")
+
+
+def _show_result(workspace: Workspace, outcomes: list[Outcome], seconds: float, call: options.Call) -> None:
+    samples = workspace.target("samples")
+    index = samples / "index.html"
+    drawn = any(outcome.manifest.kind == "samples" for outcome in outcomes) and index.is_file()
+    scores: dict[str, Any] = {}
+    for outcome in outcomes:
+        if outcome.manifest.kind == "scores":
+            scores = outcome.manifest.stats
+    if call.json:
+        render.show_json(
+            {
+                "recipe": workspace.recipe.name,
+                "work": str(workspace.work),
+                "stages": [outcome.as_json() for outcome in outcomes],
+                "seconds": round(seconds, 3),
+                "scores": scores,
+                "index": str(index) if drawn else None,
+            }
+        )
+        return
+    if call.quiet:
+        for outcome in outcomes:
+            render.show_path(outcome.before.target)
+        return
+    cells = [
+        (
+            outcome.before.stage.name,
+            outcome.summary,
+            render.short(outcome.manifest.digest),
+            str(outcome.before.target)
+            if call.verbose
+            else ""
+            if outcome.before.state == "fresh"
+            else outcome.before.reason,
+        )
+        for outcome in outcomes
+    ]
+    render.show(render.rows(("stage", "state", "digest", "where" if call.verbose else "why"), cells))
+    if scores:
+        render.show("", "scores:", render.pairs(scores))
+    render.show("", f"all of it: {render.seconds_text(seconds)}")
+    if drawn:
+        render.show(f"samples: {index}")

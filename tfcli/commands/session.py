@@ -1,0 +1,95 @@
+"""What `tfcli run` and the commands of single stages share: from options to a made artifact and its facts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.artifacts.manifest import Manifest
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note
+from stages.core.interrupts import Interrupts
+from stages.core.runtime import Runtime
+from stages.pipeline import Stage, Status, Workspace
+from stages.recipe import load_recipe
+from tfcli.options import Call
+from tfcli.render import Reporter, seconds_text, short
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A stage that is done: the artifact, and what its state was before."""
+
+    before: Status
+    manifest: Manifest
+    seconds: float
+
+    @property
+    def summary(self) -> str:
+        return "fresh" if self.before.state == "fresh" else f"ran in {seconds_text(self.seconds)}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.before.stage.name,
+            "path": str(self.before.target),
+            "kind": self.manifest.kind,
+            "digest": self.manifest.digest,
+            "fingerprint": self.manifest.fingerprint,
+            "state": self.before.state,
+            "reason": self.before.reason,
+            "seconds": round(self.seconds, 3),
+            "stats": self.manifest.stats,
+        }
+
+
+def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
+    """The recipe with its settings (and these on top), and the folder of its artifacts. Raises TfcliError (USAGE)."""
+    recipe = load_recipe(call.recipe, call.settings + settings)
+    work = Path("work") / recipe.name if call.work is None else _expanded(call.work)
+    for folder in (work, *work.parents):
+        if folder.exists() and not folder.is_dir():
+            raise TfcliError(f"--work {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
+    return Workspace(recipe, work)
+
+
+def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts) -> Outcome:
+    """Run `stage` unless its artifact is fresh, and tell how it stood before."""
+    began = time.monotonic()
+    with Reporter(quiet=call.quiet) as report:
+        runtime = Runtime(report, interrupts, call.device, call.workers)
+        interrupts.check()
+        if not call.force:
+            status = workspace.status(stage)
+            if status.state != "fresh":
+                report(Note(f"{stage.name}: {status.state}, {status.reason}"))
+        before, manifest = workspace.run(stage, runtime, force=call.force)
+        outcome = Outcome(before, manifest, time.monotonic() - began)
+        report(Note(f"{stage.name}: {outcome.summary}"))
+        if call.verbose:
+            report(Note(f"{stage.name}: {before.target}, fingerprint {short(manifest.fingerprint)}"))
+    return outcome
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """What a dry run says of a stage."""
+    return {
+        "stage": status.stage.name,
+        "path": str(status.target),
+        "kind": status.stage.kind,
+        "state": status.state,
+        "reason": status.reason,
+    }
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise TfcliError(
+            f"--work {path}",
+            why="no home folder of that name",
+            fix="write ./~name for a folder with a tilde",
+            code=ExitCode.USAGE,
+        ) from error

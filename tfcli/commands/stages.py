@@ -1,0 +1,157 @@
+"""vae, encode, tokenize, pack, train, sample, eval: make one artifact unless it is fresh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.interrupts import watch_signals
+from stages.core.runtime import Runtime
+from tfcli import options, render
+from tfcli.toml import toml_value
+
+# Help of the commands that take the shared options only; the paragraph behind the \b is printed as it is.
+HELP = {
+    "vae": """Train the picture autoencoder on the recipe's own pictures, or copy in a finished one.
+
+    \b
+    Example: tfcli vae -r smoke --set vae.steps=200""",
+    "encode": """Turn every picture into latents with the autoencoder; the documents are carried along.
+
+    \b
+    Example: tfcli encode -r smoke --workers 4""",
+    "tokenize": """Train or load the SentencePiece tokenizer and turn all text into ids.
+
+    \b
+    Example: tfcli tokenize -r smoke --set tokenize.tokenizer.vocab_size=512""",
+    "pack": """Lay documents of text and picture patches out in rows of a fixed length; needs no torch.
+
+    \b
+    Example: tfcli pack -r smoke --set pack.row_length=512""",
+    "train": """Train the transformer on both losses. A stopped training goes on where it was saved.
+
+    \b
+    Example: tfcli train -r smoke --device cuda --set train.steps=100""",
+    "eval": """Measure the held-out losses, and draw and write held-out documents for the judge.
+
+    \b
+    Example: tfcli eval -r smoke --json""",
+}
+SAMPLE_HELP = """Draw pictures from texts, write texts for pictures, and let the model write on its own.
+
+With --prompt only the given texts are drawn, into a samples folder of their own.
+
+\b
+Examples: tfcli sample -r smoke
+          tfcli sample -r smoke -p "a red circle" -p "two blue squares"
+"""
+
+
+def add_stages(app: typer.Typer) -> None:
+    """Mount the commands in the order of the pipeline."""
+    for name in ("vae", "encode", "tokenize", "pack", "train"):
+        app.command(name, help=HELP[name], rich_help_panel="Stages, in their order")(_command(name))
+    app.command("sample", help=SAMPLE_HELP, rich_help_panel="Stages, in their order")(sample)
+    app.command("eval", help=HELP["eval"], rich_help_panel="Stages, in their order")(_command("eval"))
+
+
+def _command(name: str) -> Callable[..., None]:
+    def command(
+        recipe: options.RecipeOption,
+        settings: options.SetOption = None,
+        work: options.WorkOption = None,
+        device: options.DeviceOption = Runtime.device,
+        workers: options.WorkersOption = Runtime.workers,
+        json: options.JsonOption = False,
+        quiet: options.QuietOption = False,
+        verbose: options.VerboseOption = False,
+        _debug: options.DebugOption = False,
+        dry_run: options.DryRunOption = False,
+        force: options.ForceOption = False,
+    ) -> None:
+        run_stage(
+            name,
+            options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force),
+        )
+
+    return command
+
+
+def sample(
+    recipe: options.RecipeOption,
+    prompt: options.PromptOption = None,
+    settings: options.SetOption = None,
+    work: options.WorkOption = None,
+    device: options.DeviceOption = Runtime.device,
+    workers: options.WorkersOption = Runtime.workers,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+    _debug: options.DebugOption = False,
+    dry_run: options.DryRunOption = False,
+    force: options.ForceOption = False,
+) -> None:
+    call = options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
+    run_stage("sample", call, tuple(prompt or ()))
+
+
+def run_stage(name: str, call: options.Call, prompts: tuple[str, ...] = ()) -> None:
+    """Make the artifact of one stage and print where it lies."""
+    # here, not at the top: the recipe needs numpy and pillow, '--help' does not
+    from stages.pipeline import BY_NAME, Workspace
+    from tfcli.commands.session import make, open_workspace, status_json
+
+    stage = BY_NAME[name]
+    workspace = open_workspace(call, _prompt_settings(call, prompts))
+    if prompts and workspace.status(stage).state != "waits":
+        fingerprint = workspace.stamp(stage).fingerprint
+        workspace = Workspace(workspace.recipe, workspace.work, samples=f"samples-{fingerprint[:8]}")
+    if call.dry_run:
+        status = workspace.status(stage)
+        runs = call.force or status.state != "fresh"
+        if call.json:
+            render.show_json({**status_json(status), "would_run": runs})
+        else:
+            render.show(
+                f"{name}: {status.state}, {status.reason}", f"{'would make' if runs else 'keeps'} {status.target}"
+            )
+        return
+    with watch_signals() as interrupts:
+        outcome = make(workspace, stage, call, interrupts)
+    if call.json:
+        render.show_json(outcome.as_json())
+        return
+    render.show_path(outcome.before.target)
+    if call.verbose:
+        render.show(render.pairs(outcome.manifest.stats))
+
+
+def _prompt_settings(call: options.Call, prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """The recipe settings behind --prompt: these texts, and nothing else unless --set asks for it."""
+    if not prompts:
+        return ()
+    given = {setting.partition("=")[0].strip() for setting in call.settings}
+    if "sample.prompts" in given:
+        what = "--prompt and --set sample.prompts exclude each other"
+        raise TfcliError(what, fix="leave one of them out", code=ExitCode.USAGE)
+    for prompt in prompts:
+        if not prompt.strip() or not _is_utf8(prompt):
+            why = (
+                "it is not UTF-8"
+                if prompt.strip()
+                else "it is empty; --set sample.free=4 lets the model write on its own"
+            )
+            raise TfcliError(f"--prompt {prompt!r}", why=why, fix="give a text to draw", code=ExitCode.USAGE)
+    others = [f"sample.{key}" for key in ("heldout_prompts", "captions", "continued", "free")]
+    none = [f"{key}=0" for key in others if key not in given]
+    return (f"sample.prompts={toml_value(prompts)}", *none)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

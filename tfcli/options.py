@@ -1,0 +1,110 @@
+"""The options that commands share: one name means one thing everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.core.errors import ExitCode, TfcliError
+
+_RECIPE = "Recipe"
+_MACHINE = "Machine (cannot change the result)"
+_OUTPUT = "Output"
+_ACTION = "Action"
+
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        help="A recipe's name ('tfcli recipe list') or file.",
+        rich_help_panel=_RECIPE,
+    ),
+]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe's name ('tfcli recipe list') or file.", show_default=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the recipe, such as train.steps=100. May be repeated.",
+        rich_help_panel=_RECIPE,
+    ),
+]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="FOLDER",
+        help="Where the artifacts lie, one folder a kind. Default: work/NAME-OF-THE-RECIPE.",
+        show_default=False,
+        rich_help_panel=_RECIPE,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)
+]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes that decode pictures; 0: none.", rich_help_panel=_MACHINE)
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=_OUTPUT)
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print the artifact's path, warnings and errors only.", rich_help_panel=_OUTPUT),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also tell folders, hashes and all statistics.", rich_help_panel=_OUTPUT)
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show the Python traceback of an error.", rich_help_panel=_OUTPUT)
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", "-n", help="Say what would run and why, and do nothing.", rich_help_panel=_ACTION),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Make it again even where it is fresh.", rich_help_panel=_ACTION)
+]
+PromptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        "-p",
+        metavar="TEXT",
+        help="Draw this text instead of what the recipe lists. May be repeated.",
+        rich_help_panel=_RECIPE,
+    ),
+]
+ArtifactArgument = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The folder of an artifact, or a work folder.", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The options of one call, as typed."""
+
+    recipe: str
+    settings: tuple[str, ...]
+    work: Path | None
+    device: str
+    workers: int
+    json: bool
+    quiet: bool
+    verbose: bool
+    dry_run: bool
+    force: bool
+
+    def __post_init__(self) -> None:
+        if self.json + self.quiet > 1 or self.quiet + self.verbose > 1:
+            given = [name for name in ("json", "quiet", "verbose") if getattr(self, name)]
+            what = " and ".join(f"--{name}" for name in given) + " exclude each other"
+            raise TfcliError(what, fix="leave one of them out", code=ExitCode.USAGE)
