@@ -112,7 +112,9 @@ class Workspace:
         manifest = read_manifest(target)
         if manifest is None:
             partial = target.with_name(target.name + ".partial").is_dir()
-            return Status(stage, "partial" if partial else "missing", "not finished" if partial else "not there", target)
+            return Status(
+                stage, "partial" if partial else "missing", "not finished" if partial else "not there", target
+            )
         if manifest.fingerprint != stamp.fingerprint:
             return Status(stage, "stale", f"{why_stale(manifest, stamp)} changed", target)
         try:
@@ -147,7 +149,9 @@ class Workspace:
             remove_artifact(target)
         with building(target, stamp, runtime) as build:
             if build.sealed is None:
-                write_json(build.folder / "recipe.json", {name: recipe_tree(self.recipe)[name] for name in stage.sections})
+                write_json(
+                    build.folder / "recipe.json", {name: recipe_tree(self.recipe)[name] for name in stage.sections}
+                )
                 run: Callable[..., None] = import_module(stage.module).run
                 sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
                 inputs = {kind: self.target(kind) for kind in stage.inputs}

@@ -82,11 +82,14 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         parent = path.parent / str(base)
         below = _read(parent if parent.is_file() else find_recipe(str(base)))
         if "extends" in below:
-            raise _bad(path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep")
+            raise _bad(
+                path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep"
+            )
         tree = _merged(below, tree)
     tree.setdefault("name", path.stem)
     for override in overrides:
         _apply(tree, override)
+    _name_kinds(tree, Recipe)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -123,7 +126,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
-        raise TfcliError(f"--set {override!r}", why="not of the form key=value", fix="--set train.steps=100", code=ExitCode.USAGE)
+        raise TfcliError(
+            f"--set {override!r}", why="not of the form key=value", fix="--set train.steps=100", code=ExitCode.USAGE
+        )
     try:
         lines = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -132,11 +137,27 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         below = tree.setdefault(part, {})
         if not isinstance(below, dict):
-            raise TfcliError(f"--set {key}", why=f"{part} is a value, not a section", fix="see 'tfcli recipe show'", code=ExitCode.USAGE)
+            raise TfcliError(
+                f"--set {key}",
+                why=f"{part} is a value, not a section",
+                fix="see 'tfcli recipe show'",
+                code=ExitCode.USAGE,
+            )
         tree = below
     if parts[-1] == "kind" and tree.get("kind") != value:
         tree.clear()
     tree[parts[-1]] = value
+
+
+def _name_kinds(tree: dict[str, Any], model: type[BaseModel]) -> None:
+    """A section that names no `kind` is of the kind that the default is: `[vae] steps = 9` needs no more."""
+    for name, info in model.model_fields.items():
+        section, default = tree.get(name), info.default
+        if isinstance(section, dict) and isinstance(default, BaseModel):
+            if "kind" in type(default).model_fields:
+                section.setdefault("kind", getattr(default, "kind"))  # noqa: B009
+            if section.get("kind") == getattr(default, "kind", None):
+                _name_kinds(section, type(default))
 
 
 def _explained(path: Path, error: ValidationError) -> TfcliError:
@@ -148,7 +169,9 @@ def _explained(path: Path, error: ValidationError) -> TfcliError:
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(keys[-1], list(model.model_fields) if model else [], n=1)
         near = ".".join([*keys[:-1], close[0]]) if close else ""
-        return _bad(path, f"unknown key {name}", f"did you mean {near}?" if near else "see 'tfcli recipe show' for the keys")
+        return _bad(
+            path, f"unknown key {name}", f"did you mean {near}?" if near else "see 'tfcli recipe show' for the keys"
+        )
     given = problem.get("input")
     shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
     return _bad(path, f"{name}: {problem['msg']}{shown}", "change the key in the file or with --set")

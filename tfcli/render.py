@@ -29,6 +29,7 @@ from stages.sources.text_rules import printable
 
 HEARTBEAT_SECONDS = 30.0
 REDRAW_SECONDS = 0.1
+WIDTH_OFF_TERMINAL = 240  # columns; a log or a pipe has no edge at which lines should break
 
 
 class ReaderGone(Exception):
@@ -36,17 +37,15 @@ class ReaderGone(Exception):
 
 
 class Screen(Console):
-    """A console that falls silent when nobody reads stderr any more, and raises ReaderGone for stdout."""
+    """A console for stderr that falls silent when nobody reads it; rich would end the process."""
 
     def on_broken_pipe(self) -> None:
-        if not self.stderr:
-            raise ReaderGone
         self.quiet = True
 
 
-def screen(*, stderr: bool = False) -> Screen:
-    """A console without markup, highlighting or emoji codes."""
-    return Screen(stderr=stderr, markup=False, highlight=False, emoji=False)
+def screen() -> Screen:
+    """stderr without markup, highlighting or emoji codes."""
+    return Screen(stderr=True, markup=False, highlight=False, emoji=False)
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._console = screen(stderr=True)
+        self._console = screen()
         self._bars: Bars | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal and not quiet:
             self._bars = _bars(self._console)
@@ -239,9 +238,13 @@ def branch(parent: Tree, label: str) -> Tree:
 
 def show(*parts: Table | Tree | str) -> None:
     """Print results for people on stdout."""
-    console = screen()
-    for part in parts:
-        console.print(Text(printable(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDTH_OFF_TERMINAL
+    with console.capture() as captured:
+        for part in parts:
+            console.print(Text(printable(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+    show_text("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def show_text(text: str) -> None:
@@ -274,7 +277,7 @@ def show_path(path: Path) -> None:
 
 def show_error(error: TfcliError) -> None:
     """The three lines of a failure on stderr."""
-    console = screen(stderr=True)
+    console = screen()
     for name, text in (("error", error.what), ("why", error.why), ("fix", error.fix)):
         if text:
             console.print(

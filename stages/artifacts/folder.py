@@ -33,6 +33,7 @@ from stages.core.runtime import Runtime
 
 PLAN = "plan.json"
 UNITS = "units"
+RECIPE = "recipe.json"  # the resolved sections, neutral keys included: not part of the digest
 
 
 class Build:
@@ -68,6 +69,7 @@ class Build:
 
     def seal(self, content: dict[str, Any], stats: dict[str, Any], volatile: tuple[str, ...] = ()) -> Manifest:
         """Hash every file, write the manifest last, rename the folder into place. `volatile`: files outside the digest."""
+        volatile = (*volatile, RECIPE)
         known = self._unit_entries()
         shutil.rmtree(self.folder / UNITS, ignore_errors=True)
         (self.folder / PLAN).unlink(missing_ok=True)
@@ -171,7 +173,9 @@ def _refuse_foreign(target: Path) -> None:
 @contextmanager
 def _lock(target: Path) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
-    with disk_errors(path), path.open("a+") as file:
+    with disk_errors(path):
+        file = path.open("a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -116,7 +116,7 @@ def run(
         write_state(build.folder, state)
     shutil.rmtree(saves, ignore_errors=True)
     stats = {"losses": metrics.last(), "parameters": parameters}
-    build.seal(_content(model, diffusion, train, data, parameters).model_dump(), stats, volatile=(TIMING, "recipe.json"))
+    build.seal(_content(model, diffusion, train, data, parameters).model_dump(), stats, volatile=(TIMING,))
 
 
 class _Data:

@@ -197,6 +197,7 @@ def test_links_devices_and_hostile_names(tmp_path: Path) -> None:
         special("hard.jpg", tarfile.LNKTYPE, "a.jpg"),
         special("pipe.jpg", tarfile.FIFOTYPE),
         special("device.jpg", tarfile.CHRTYPE),
+        special("sparse.jpg", tarfile.GNUTYPE_SPARSE),
         ("../../etc/x.jpg", b"x"),
         ("/abs/y.jpg", b"y"),
         ("..\\win.jpg", b"z"),
@@ -206,7 +207,7 @@ def test_links_devices_and_hostile_names(tmp_path: Path) -> None:
     ]
     documents, omissions = run(tar(tmp_path / "s.tar", members))
     assert [document.key for document in documents] == ["s/[/b]%s\x1b"]
-    assert [item.reason for item in omissions] == ["SKIPPED_SPECIAL"] * 4 + ["UNSAFE_NAME"] * 4
+    assert [item.reason for item in omissions] == ["SKIPPED_SPECIAL"] * 5 + ["UNSAFE_NAME"] * 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.tar"]
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from stages.core.config import Section
 from stages.core.events import Progress
 
 RECIPE = """description = "a [bold]tiny[/bold] one"
@@ -78,15 +75,3 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr("stages.pipeline.import_module", made.module)
     monkeypatch.setattr("stages.recipe.recipe_folders", lambda: [Path("recipes")])
     return made
-
-
-if importlib.util.find_spec("stages.sources.shapes") is None:
-
-    class Shapes(Section):
-        """Stands in until the source is written."""
-
-        kind: Literal["shapes"] = "shapes"
-
-    sys.modules["stages.sources.shapes"] = ModuleType("shapes")
-    sys.modules["stages.sources.shapes.source"] = source = ModuleType("source")
-    source.Shapes = Shapes  # type: ignore[attr-defined]

@@ -27,7 +27,11 @@ def test_toml_comes_back(tree: dict[str, Any]) -> None:
 def test_show_can_be_loaded_again(world: Any) -> None:
     from stages.recipe import load_recipe
 
-    settings = ("sample.prompts=['a \"b\" \\\\ [c]', '\u00e9']", 'tokenize.text=[{kind="text", path="x.txt"}]', "seed=3")
+    settings = (
+        "sample.prompts=['a \"b\" \\\\ [c]', '\u00e9']",
+        'tokenize.text=[{kind="text", path="x.txt"}]',
+        "seed=3",
+    )
     shown = world.call("recipe", "show", "tiny", *[part for text in settings for part in ("--set", text)])
     assert shown.exit_code == 0, shown.stderr
     (world.folder / "again.toml").write_text(shown.stdout)
@@ -76,10 +80,12 @@ def test_settings_that_cannot_be(world: Any, setting: str, expected: str) -> Non
 
 def test_settings_that_can_be(world: Any) -> None:
     forms = ["description=bare words = here", "train.learning_rate=1e-3", "name=x\n[evil]", "vae.channels=[8, 16]"]
+    kinds = ["--set", "vae.kind=pretrained", "--set", "vae.path=x"]
     tree = world.json("recipe", "show", "tiny", "--json", *[part for text in forms[:2] for part in ("--set", text)])
     assert (tree["description"], tree["train"]["learning_rate"]) == ("bare words = here", 0.001)
     assert world.call("recipe", "show", "tiny", "--set", forms[2]).exit_code == 2
     assert world.json("recipe", "show", "tiny", "--json", "--set", forms[3])["vae"]["channels"] == [8, 16]
+    assert world.json("recipe", "show", "tiny", "--json", *kinds)["vae"]["path"] == "x"
 
 
 @pytest.mark.parametrize("name", ["tinny", "x" * 5000, "~nobody/x", "recipes", "bad\x00"])

@@ -15,7 +15,7 @@ from rich.tree import Tree
 from stages.artifacts.manifest import MAKERS, MANIFEST, FileEntry, InputEntry, Manifest, digest_of, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Progress, Report, Warn
-from stages.core.hashing import hash_file
+from stages.core.hashing import hash_file, hash_value
 from stages.core.interrupts import Interrupts, watch_signals
 from tfcli import options, render
 
@@ -182,10 +182,9 @@ def _inside(item: Found, entry: FileEntry) -> str:
 def _damage(item: Found, report: Report, interrupts: Interrupts) -> list[str]:
     """A line for each file that is not what the manifest says."""
     task = f"verify {item.folder.name}"
-    files, damaged, done = item.manifest.files, [], 0
-    total = sum(entry.bytes for entry in files)
-    report(Progress(task, 0, total, "bytes"))
-    for entry in files:
+    files, damaged = item.manifest.files, []
+    for done, entry in enumerate(files):
+        report(Progress(task, done, len(files), "files"))
         interrupts.check("nothing was changed")
         path = item.folder / _inside(item, entry)
         if not path.is_file():
@@ -194,8 +193,7 @@ def _damage(item: Found, report: Report, interrupts: Interrupts) -> list[str]:
             damaged.append(f"{path} is damaged: {path.stat().st_size:,} bytes, the manifest says {entry.bytes:,}")
         elif hash_file(path) != entry.sha256:
             damaged.append(f"{path} is damaged: other bytes than the manifest says")
-        done += entry.bytes
-        report(Progress(task, done, total, "bytes"))
+    report(Progress(task, len(files), len(files), "files"))
     if digest_of(files) != item.manifest.digest:
         damaged.append(f"{item.folder / MANIFEST} is damaged: its list of files does not give its digest")
     known = {entry.path for entry in files} | {MANIFEST}
@@ -271,7 +269,7 @@ def _ancestry(item: Found, state: str, above: tuple[Path, ...]) -> dict[str, Any
         "state": state or "ok",
         "inputs": inputs,
     }
-    if manifest.outside is not None:
+    if any((manifest.outside or {}).values()):
         node["outside"] = {"source": manifest.config.get("source"), "identity": manifest.outside}
     return node
 
@@ -291,8 +289,8 @@ def _grow(parent: Tree, node: dict[str, Any], shown: set[str]) -> None:
         _grow(render.branch(parent, _label(below)), below, shown)
     if "outside" in node:
         source = node["outside"]["source"] or {}
-        about = " ".join(str(source[key]) for key in ("kind", "path") if key in source) or "outside files"
-        render.branch(parent, f"source: {about}  {render.value_text(node['outside']['identity'])}")
+        about = " ".join(str(source[key]) for key in ("kind", "path") if key in source) or "text"
+        render.branch(parent, f"source: {about}  identity {render.short(hash_value(node['outside']['identity']))}")
 
 
 def _as_json(item: Found) -> dict[str, Any]:

@@ -86,7 +86,9 @@ def check_recipe(
         ]
         render.show_json({"recipes": lines})
     else:
-        render.show(render.rows(("recipe", "result"), [(path, _verdict(error)) for path, error in checked.items()]))
+        render.show(
+            render.rows(("recipe", "result"), [(path, _verdict(path, error)) for path, error in checked.items()])
+        )
     if len(checked) == 1:
         for error in bad.values():
             raise error
@@ -158,8 +160,8 @@ def _problem(recipe: str) -> TfcliError | None:
     return None
 
 
-def _verdict(error: TfcliError | None) -> str:
-    return "ok" if error is None else f"{error.what} ({error.fix})" if error.fix else error.what
+def _verdict(path: str, error: TfcliError | None) -> str:
+    return "ok" if error is None else f"{error.what.removeprefix(f'{path}: ')} ({error.fix})"
 
 
 def _cell(values: dict[str, Any], key: str) -> str:

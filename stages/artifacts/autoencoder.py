@@ -1,0 +1,47 @@
+"""Autoencoder: a diffusers autoencoder as the pipeline uses it.
+
+    model/                config.json and diffusion_pytorch_model.safetensors, as diffusers writes them
+    reconstruction.png    held-out pictures, before (above) and after (below)
+    metrics.jsonl         losses and PSNR by step, where it was trained here
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from stages.artifacts.manifest import Manifest, open_artifact
+
+MODEL, SHEET, METRICS = "model", "reconstruction.png", "metrics.jsonl"
+
+
+class AutoencoderContent(BaseModel):
+    """Facts that later stages read instead of asking the recipe again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    class_name: str
+    latent_channels: int
+    downsampling: int
+    picture_size: int
+    fit: Literal["crop", "pad"]
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A sealed autoencoder."""
+
+    folder: Path
+    manifest: Manifest
+    content: AutoencoderContent
+
+    @classmethod
+    def open(cls, folder: Path) -> Autoencoder:
+        manifest = open_artifact(folder, "autoencoder")
+        return cls(folder, manifest, AutoencoderContent.model_validate(manifest.content))
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / MODEL

@@ -1,0 +1,101 @@
+"""Sequences: packed rows of a fixed length, on a training and a held-out side.
+
+    <side>/ids             int32 (rows, row_length); a patch's place and unused places hold `pad`
+    <side>/documents       int64 (n, 6): row, start, length, document, caption dropped, begins with an image
+    <side>/images          int64 (n, 6): row, start of the first patch, patches, row of latents, grid, entry in documents
+    <side>/row_documents, <side>/row_images   int64 (rows + 1): the entries of each row
+    heldout_documents.jsonl   the documents of the held-out side
+    report.json, lengths.png  fill, waste, what was left out and why; histogram of lengths
+
+A document is bos, its segments (text ids; or boi, patches, eoi), eos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from stages.artifacts.arrays import read_flat, write_flat
+from stages.artifacts.latents import Grid
+from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.core.files import read_jsonl
+
+HELDOUT_DOCUMENTS, REPORT, HISTOGRAM = "heldout_documents.jsonl", "report.json", "lengths.png"
+TABLES = ("ids", "documents", "images", "row_documents", "row_images")
+Side = Literal["train", "heldout"]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class SequencesContent(BaseModel):
+    """Facts for the model: the vocabulary with its marks, the grids, the latent statistics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    row_length: int
+    patch_side: int
+    vocab_size: int
+    bos: int
+    eos: int
+    boi: int
+    eoi: int
+    pad: int
+    latent_channels: int
+    picture_size: int
+    grids: list[Grid]
+    channel_mean: list[float]
+    channel_std: list[float]
+    num_rows: int
+    heldout_rows: int
+    passes: int
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """One side in memory; see the file's docstring for the columns."""
+
+    ids: IntArray
+    documents: IntArray
+    images: IntArray
+    row_documents: IntArray
+    row_images: IntArray
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for name in TABLES:
+            write_flat(folder / name, getattr(self, name))
+
+    @classmethod
+    def read(cls, folder: Path) -> RowTable:
+        return cls(**{name: read_flat(folder / name) for name in TABLES})
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sealed sequences."""
+
+    folder: Path
+    manifest: Manifest
+    content: SequencesContent
+
+    @classmethod
+    def open(cls, folder: Path) -> Sequences:
+        manifest = open_artifact(folder, "sequences")
+        return cls(folder, manifest, SequencesContent.model_validate(manifest.content))
+
+    def split(self, side: Side) -> RowTable:
+        return RowTable.read(self.folder / side)
+
+    def heldout_documents(self) -> Iterator[int]:
+        """Indices (over Tokens, and so over Latents) of the documents on the held-out side."""
+        for row in read_jsonl(self.folder / HELDOUT_DOCUMENTS):
+            yield row["document"]
+
+    def tokens_folder(self) -> Path:
+        return open_input(self.folder, self.manifest, "tokens")[0]
+
+    def latents_folder(self) -> Path:
+        return open_input(self.folder, self.manifest, "latents")[0]

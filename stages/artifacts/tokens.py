@@ -1,0 +1,66 @@
+"""Tokens: every document as runs of ids and references to rows of latents.
+
+    tokenizer.model     the SentencePiece model
+    arrays/ids          int32, all text one behind another
+    arrays/segments     int64 (n, 4): [0, start in ids, length, 0] for text, [1, row of latents, grid, ok] for an image
+    arrays/offsets      int64 (documents + 1): the segments of each document
+    arrays/flags        uint8: 1 fixed order, 2 held out by the source        arrays/groups  int64: equal for one group
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from stages.artifacts.arrays import read_flat
+from stages.artifacts.manifest import Manifest, open_artifact
+
+if TYPE_CHECKING:
+    from stages.coders.text import TextCoder
+
+TOKENIZER, ARRAYS = "tokenizer.model", "arrays"
+TEXT, IMAGE = 0, 1
+FIXED_ORDER, HELDOUT = 1, 2
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class TokensContent(BaseModel):
+    """The vocabulary (with its marks) and the counts. The documents of Latents come first, then text corpora."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    vocab_size: int
+    bos: int
+    eos: int
+    boi: int
+    eoi: int
+    pad: int
+    num_documents: int
+    num_latent_documents: int
+    num_text_tokens: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sealed tokens; arrays are read when first asked for."""
+
+    folder: Path
+    manifest: Manifest
+    content: TokensContent
+
+    @classmethod
+    def open(cls, folder: Path) -> Tokens:
+        manifest = open_artifact(folder, "tokens")
+        return cls(folder, manifest, TokensContent.model_validate(manifest.content))
+
+    def array(self, name: str) -> IntArray:
+        """One of ids, segments, offsets, flags, groups."""
+        return read_flat(self.folder / ARRAYS / name)
+
+    def text_coder(self) -> TextCoder:
+        from stages.coders.text import TextCoder
+
+        return TextCoder.load(self.folder / TOKENIZER)

@@ -1,0 +1,176 @@
+"""uint8 RGB <-> raw latents: the only user of diffusers. Only autoencoder classes of a short list, only safetensors."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.core.device import autocast, resolve_device
+from stages.core.errors import ExitCode, TfcliError
+
+CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Vae:
+    """An autoencoder on a device. Latents are raw: no scaling factor is applied, that is the business of LatentScale."""
+
+    def __init__(self, model: Any, device: torch.device, precision: str = "fp32") -> None:
+        self.model = model.to(device).eval()
+        self.device = device
+        self.precision = precision
+        self.class_name = type(model).__name__
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.model.config.latent_channels)
+
+    def downsampling(self) -> int:
+        """Pixels along a side of a latent pixel, measured on a small blank picture."""
+        for side in (64, 128, 256):
+            mean, _ = self.encode(np.zeros((1, side, side, 3), np.uint8))
+            if mean.shape[-1] > 0:
+                return side // mean.shape[-1]
+        raise TfcliError("the autoencoder gives empty latents", code=ExitCode.ARTIFACT)
+
+    @torch.inference_mode()
+    def encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        """uint8 (N, H, W, 3) -> posterior mean and deviation, float32 (N, C, h, w). Deviation 0 for classes without one."""
+        with autocast(self.device, self.precision):
+            encoded = self.model.encode(to_signed(pixels).to(self.device))
+        if hasattr(encoded, "latent_dist"):
+            mean, deviation = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+        else:
+            mean = (encoded.latents if hasattr(encoded, "latents") else encoded.latent).float()
+            deviation = torch.zeros_like(mean)
+        return mean.cpu().numpy(), deviation.cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(self, raw: Floats) -> Pixels:
+        """Raw latents (N, C, h, w) -> uint8 (N, H, W, 3)."""
+        with autocast(self.device, self.precision):
+            decoded = self.model.decode(torch.from_numpy(np.ascontiguousarray(raw)).float().to(self.device)).sample
+        return to_pixels(decoded)
+
+
+def to_signed(pixels: Pixels) -> Tensor:
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(signed: Tensor) -> Pixels:
+    """The inverse of `to_signed`, clipped to what a picture can hold."""
+    scaled = ((signed.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def psnr(first: Pixels, second: Pixels) -> float:
+    """Mean over pictures of 10 log10(255^2 / mean squared error), in dB."""
+    error = ((first.astype(np.float64) - second.astype(np.float64)) ** 2).mean((1, 2, 3))
+    return float((10 * np.log10(255**2 / np.maximum(error, 1e-6))).mean())
+
+
+def build_vae(channels: tuple[int, ...], layers_per_block: int, latent_channels: int, norm_groups: int) -> Any:
+    """A small AutoencoderKL with fresh weights, no attention."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=tuple(channels),
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        layers_per_block=layers_per_block,
+        latent_channels=latent_channels,
+        norm_num_groups=norm_groups,
+        mid_block_add_attention=False,
+    )
+
+
+def load_vae(path: Path | str, *, revision: str | None = None, device: str = "auto", precision: str = "fp32") -> Vae:
+    """Load from a local folder, or from the hub by id and 40-hex revision.
+
+    Raises TfcliError (ARTIFACT) for a wrong class, missing or surplus weights, non-finite weights or no safetensors;
+    ENVIRONMENT where the hub cannot be reached.
+    """
+    target = resolve_device(device)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        model = _from_pretrained(str(folder), _class_of(folder), local_files_only=True)
+    else:
+        model = _from_hub(str(path), revision)
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor.float()).all()):
+            raise _refused(path, f"the weight {name} holds non-finite numbers", "get a clean copy of the weights")
+    return Vae(model, target, precision)
+
+
+def _check_folder(folder: Path) -> None:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        others = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        why = f"only {others[0]}, a pickle that could run code" if others else "no *.safetensors file in it"
+        raise _refused(folder, why, "convert the weights to diffusion_pytorch_model.safetensors")
+    for file in weights:
+        with file.open("rb") as handle:
+            start = handle.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            raise _refused(folder, f"{file.name} is a git-lfs pointer, not the weights", "run 'git lfs pull' there")
+        if start.lstrip()[:1] == b"<":
+            raise _refused(folder, f"{file.name} is an HTML page", "download the file again")
+
+
+def _class_of(folder: Path) -> str:
+    try:
+        name = json.loads((folder / "config.json").read_bytes())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"config.json is missing or names no class ({type(error).__name__})"
+        raise _refused(folder, why, "give the folder that diffusers' save_pretrained wrote") from error
+    if name not in CLASSES:
+        raise _refused(folder, f"its class is {str(name)[:60]!r}", f"use one of {', '.join(CLASSES)}")
+    return str(name)
+
+
+def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
+    import diffusers
+
+    try:
+        model, info = getattr(diffusers, class_name).from_pretrained(
+            path, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _refused(path, str(error).splitlines()[0][:300], "give a complete diffusers autoencoder") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            word = kind.removesuffix("_keys")
+            raise _refused(path, f"{len(info[kind])} weights are {word}, e.g. {sorted(map(str, info[kind]))[0]}", "get the whole weights")
+    return model
+
+
+def _from_hub(name: str, revision: str | None) -> Any:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", name):
+        raise _refused(name, "no such folder", "give a folder, or a hub id such as org/name")
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise TfcliError(f"{name}: a hub id needs its commit", why="names on the hub can change what they hold",
+                         fix="set vae.revision to the 40-hex commit", code=ExitCode.USAGE)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = Path(hf_hub_download(name, "config.json", revision=revision))
+    except Exception as error:  # the hub client raises many kinds; each means that the file could not be had
+        why = f"it is no local folder and the hub gave {type(error).__name__}"
+        raise TfcliError(f"cannot get {name}", why=why, fix="give vae.path a local folder", code=ExitCode.ENVIRONMENT) from error
+    return _from_pretrained(name, _class_of(config.parent), revision=revision)
+
+
+def _refused(path: Path | str, why: str, fix: str) -> TfcliError:
+    return TfcliError(f"autoencoder {path} cannot be used", why=why, fix=fix, code=ExitCode.ARTIFACT)

@@ -1,0 +1,138 @@
+"""Documents -> elements: which segments a document shows in a pass, in which order, and how long that is. Vectorised.
+
+A unit is what is packed whole: a document, or a piece of a text that is longer than a row. Segments are (kind, start or
+row, length or grid, ok) as in Tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stages.artifacts.sequences import RowTable
+from stages.artifacts.tokens import IMAGE, TEXT, TokensContent
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Units:
+    """document, bos, eos: per unit. The segments of unit u are segments[offsets[u]:offsets[u + 1]]."""
+
+    document: IntArray
+    bos: BoolArray
+    eos: BoolArray
+    offsets: IntArray
+    segments: IntArray
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def take(self, chosen: IntArray) -> Units:
+        """The chosen units, in that order."""
+        counts = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        source = np.repeat(self.offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return Units(self.document[chosen], self.bos[chosen], self.eos[chosen], offsets, self.segments[source])
+
+    def lengths(self, patches: IntArray) -> IntArray:
+        """Elements of each unit. patches: number of patches of each grid."""
+        own = segment_lengths(self.segments, patches)
+        total = np.concatenate([[0], np.cumsum(own)])
+        return total[self.offsets[1:]] - total[self.offsets[:-1]] + self.bos + self.eos
+
+    def pairs(self) -> BoolArray:
+        """Units of exactly one text and one image."""
+        two = np.diff(self.offsets) == 2
+        first = np.where(two, self.offsets[:-1], 0)
+        kinds = self.segments[:, 0] if len(self.segments) else np.zeros(2, np.int64)
+        return two & (kinds[first] != kinds[np.minimum(first + 1, len(kinds) - 1)])
+
+
+def segment_lengths(segments: IntArray, patches: IntArray) -> IntArray:
+    """Elements of each segment; an image takes its patches, BOI and EOI."""
+    is_text = segments[:, 0] == TEXT
+    grid = np.where(is_text, 0, segments[:, 2])
+    return np.where(is_text, segments[:, 2], patches[grid] + 2)
+
+
+def drawn(units: Units, free_order: BoolArray, text_first: BoolArray, dropped: BoolArray) -> Units:
+    """The units in the order of this pass: pairs of free order text first or image first, dropped ones without their text."""
+    pairs = units.pairs() & free_order
+    counts = np.diff(units.offsets)
+    owner = np.repeat(np.arange(len(units)), counts)
+    place = np.arange(len(units.segments)) - units.offsets[owner]
+    is_text = units.segments[:, 0] == TEXT
+    wanted = np.where(pairs[owner], np.where(is_text == text_first[owner], 0, 1), place)
+    order = np.lexsort((wanted, owner))
+    keep = ~(dropped & pairs)[owner[order]] | ~is_text[order]
+    kept = order[keep]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner[kept], minlength=len(units)))])
+    return Units(units.document, units.bos, units.eos, offsets, units.segments[kept])
+
+
+def begins_with_image(units: Units) -> BoolArray:
+    """Whether a unit's first segment is an image."""
+    has_any = np.diff(units.offsets) > 0
+    first = np.where(has_any, units.offsets[:-1], 0)
+    if not len(units.segments):
+        return has_any
+    return has_any & (units.segments[first, 0] == IMAGE)
+
+
+def write_rows(
+    units: Units,
+    dropped: BoolArray,
+    rows: IntArray,
+    starts: IntArray,
+    num_rows: int,
+    row_length: int,
+    patches: IntArray,
+    ids: IntArray,
+    marks: TokensContent,
+) -> RowTable:
+    """The table of one side: units at their rows and starts."""
+    order = np.lexsort((starts, rows))
+    units, dropped, rows, starts = units.take(order), dropped[order], rows[order], starts[order]
+    lengths = units.lengths(patches)
+    table = np.full(num_rows * row_length, marks.pad, dtype=np.int32)
+    first = rows * row_length + starts
+    table[first[units.bos]] = marks.bos
+    table[(first + lengths - 1)[units.eos]] = marks.eos
+    owner = np.repeat(np.arange(len(units)), np.diff(units.offsets))
+    own = segment_lengths(units.segments, patches)
+    before = np.concatenate([[0], np.cumsum(own)])
+    place = first[owner] + units.bos[owner] + before[:-1] - before[units.offsets[owner]]
+    is_text = units.segments[:, 0] == TEXT
+    text, text_place = units.segments[is_text], place[is_text]
+    total = np.concatenate([[0], np.cumsum(text[:, 2])])
+    run = np.repeat(np.arange(len(text)), text[:, 2])
+    inside = np.arange(total[-1]) - total[run]
+    table[text_place[run] + inside] = ids[text[run, 1] + inside]
+    image, image_place, image_owner = units.segments[~is_text], place[~is_text], owner[~is_text]
+    table[image_place] = marks.boi
+    table[image_place + patches[image[:, 2]] + 1] = marks.eoi
+    documents = np.stack(
+        [rows, starts, lengths, units.document, dropped.astype(np.int64), begins_with_image(units).astype(np.int64)], 1
+    )
+    images = np.stack(
+        [
+            rows[image_owner],
+            image_place + 1 - rows[image_owner] * row_length,
+            patches[image[:, 2]],
+            image[:, 1],
+            image[:, 2],
+            image_owner,
+        ],
+        1,
+    )
+    return RowTable(
+        table.reshape(num_rows, row_length),
+        documents,
+        images,
+        np.searchsorted(documents[:, 0], np.arange(num_rows + 1)),
+        np.searchsorted(images[:, 0], np.arange(num_rows + 1)),
+    )

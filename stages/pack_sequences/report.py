@@ -1,0 +1,51 @@
+"""What packing did: fill and waste in numbers, lengths as a histogram."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stages.artifacts.sequences import RowTable
+from stages.coders.pixels import encode_png
+from stages.pack_sequences.config import PackConfig
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def summary(
+    train: RowTable, heldout: RowTable, left_out: dict[str, int], lengths: IntArray, pack: PackConfig
+) -> dict[str, Any]:
+    """Counts and shares of both sides, documents left out by reason, quantiles of document lengths."""
+    places = train.ids.size
+    used = int(train.documents[:, 2].sum())
+    patches = int(train.images[:, 2].sum())
+    first_text = train.documents[:, 5] == 0
+    quantiles = np.quantile(lengths, [0, 0.5, 0.9, 1]).astype(int).tolist()
+    return {
+        "rows": len(train.ids),
+        "heldout_rows": len(heldout.ids),
+        "documents": len(np.unique(train.documents[:, 3])),
+        "heldout_documents": len(np.unique(heldout.documents[:, 3])),
+        "images": len(train.images),
+        "fill": used / places,
+        "unused_places": places - used,
+        "text_elements": used - patches,
+        "patch_elements": patches,
+        "begins_with_text": float(first_text.mean()),
+        "caption_dropped": float(train.documents[:, 4].mean()),
+        "left_out": left_out,
+        "length_min_median_p90_max": quantiles,
+        "passes": pack.passes,
+    }
+
+
+def histogram(lengths: IntArray, row_length: int) -> bytes:
+    """A PNG of 512 x 160: 64 bars from 0 to the row length, each as high as its share of documents."""
+    counts, _ = np.histogram(lengths, bins=64, range=(0, row_length))
+    heights = np.ceil(counts / max(1, counts.max()) * 150).astype(int)
+    picture = np.full((160, 512, 3), 250, dtype=np.uint8)
+    for bar, height in enumerate(heights):
+        picture[155 - height : 155, 8 * bar + 1 : 8 * bar + 7] = (37, 99, 235)
+    picture[155:156] = 90
+    return encode_png(picture)

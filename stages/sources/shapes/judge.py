@@ -1,0 +1,197 @@
+"""The judge: which things a picture shows, and whether a text is true of it. Exact about meaning, patient with blur.
+
+A pixel's colour is the direction in which it leaves the ground; things are connected areas of one colour; the shape and
+size are those whose drawing covers the area best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from stages.sources.shapes.drawing import Pixels, coverage
+from stages.sources.shapes.language import ClaimedThing, Claims, claims, holds
+from stages.sources.shapes.world import COLOURS, GROUND, PLACES, SHAPES, SIZES, Scene
+
+_GROUND = np.array(GROUND, dtype=np.float32)
+_OFFSETS = np.array(list(COLOURS.values()), dtype=np.float32) - _GROUND
+_DIRECTIONS = _OFFSETS / np.linalg.norm(_OFFSETS, axis=1, keepdims=True)
+_SEEN_FROM = 0.4  # share of a colour that a pixel must have to belong to a thing
+_MIN_AREA = 0.005  # of the picture: a third of the smallest thing (a small cross covers 0.014)
+_MIN_OVERLAP = 0.6  # below this no shape fits
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A thing found in a picture. shape "unclear" where none fits. x, y: centre, share of the side; area likewise."""
+
+    shape: str
+    colour: str
+    size: str
+    place: str
+    x: float
+    y: float
+    area: float
+    overlap: float
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        return _cell(self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a picture against claims. Nothing is right where the number of things differs."""
+
+    objects_right: bool
+    colours_right: bool
+    places_right: bool
+    sizes_right: bool
+
+    @property
+    def all_right(self) -> bool:
+        return self.objects_right and self.colours_right and self.places_right and self.sizes_right
+
+
+@dataclass(frozen=True)
+class CaptionVerdict:
+    """Of a text against a scene. claims_true is False where the text was not understood."""
+
+    understood: bool
+    claims_true: bool
+    complete: bool
+
+
+def see(pixels: Pixels) -> list[Seen]:
+    """The things in a picture (side, side, 3) uint8, largest first."""
+    side = len(pixels)
+    offset = pixels.astype(np.float32) - _GROUND
+    along = offset @ _DIRECTIONS.T
+    colour = along.argmax(-1)
+    amount = np.clip(along.max(-1) / np.linalg.norm(_OFFSETS, axis=1)[colour], 0, 1)
+    colour = np.where(amount >= _SEEN_FROM, colour, -1)
+    seen = []
+    for number, name in enumerate(COLOURS):
+        for area in _areas(colour == number):
+            if len(area) >= _MIN_AREA * side * side:
+                seen.append(_recognised(area, np.clip(along[..., number] / np.linalg.norm(_OFFSETS[number]), 0, 1), name))
+    return sorted(seen, key=lambda thing: -thing.area)
+
+
+def judge(claimed: Claims | None, seen: list[Seen]) -> Verdict:
+    """Compare what a text claims with what a picture shows, by the best assignment of one to the other."""
+    if claimed is None or len(claimed.things) != len(seen):
+        return Verdict(False, False, False, False)
+
+    def flags(order: tuple[Seen, ...]) -> tuple[bool, bool, bool, bool]:
+        both = list(zip(claimed.things, order, strict=True))
+        related = all(holds(name, order[a].cell, order[b].cell) for a, name, b in claimed.relations)
+        return (
+            all(claim.shape == thing.shape for claim, thing in both),
+            all(claim.colour == thing.colour for claim, thing in both),
+            related and all(claim.place in (None, thing.place) for claim, thing in both),
+            all(claim.size in (None, thing.size) for claim, thing in both),
+        )
+
+    def agreements(order: tuple[Seen, ...]) -> int:
+        return sum(
+            (claim.shape == thing.shape) + (claim.colour == thing.colour) + (claim.place in (None, thing.place))
+            for claim, thing in zip(claimed.things, order, strict=True)
+        )
+
+    best = max(permutations(seen), key=lambda order: (sum(flags(order)), agreements(order)))
+    return Verdict(*flags(best))
+
+
+def judge_caption(text: str, scene: Scene) -> CaptionVerdict:
+    """Whether each claim of the text is true of the scene, each of a thing of its own, and whether all things are named."""
+    claimed = claims(text)
+    if claimed is None:
+        return CaptionVerdict(False, False, False)
+    complete = len(claimed.things) == len(scene.things)
+    for order in permutations(scene.things, len(claimed.things)):
+        fits = all(
+            claim.shape == thing.shape
+            and claim.colour == thing.colour
+            and claim.size in (None, thing.size)
+            and claim.place in (None, thing.place)
+            for claim, thing in zip(claimed.things, order, strict=True)
+        )
+        cells = [(thing.column, thing.row) for thing in order]
+        if fits and all(holds(name, cells[a], cells[b]) for a, name, b in claimed.relations):
+            return CaptionVerdict(True, True, complete)
+    return CaptionVerdict(True, False, complete)
+
+
+def claims_of(scene: Scene) -> Claims:
+    """The scene as claims that leave nothing open."""
+    return Claims(tuple(ClaimedThing(thing.shape, thing.colour, thing.size, thing.place) for thing in scene.things))
+
+
+def _recognised(area: Any, amount: Any, colour: str) -> Seen:
+    """Shape, size and place of one connected area, from how far each pixel is coloured."""
+    side = len(amount)
+    top, left = area.min(0)
+    bottom, right = area.max(0) + 1
+    weight = np.zeros_like(amount)
+    weight[area[:, 0], area[:, 1]] = 1
+    # One pixel around the area belongs to its soft edge.
+    near = np.zeros(weight.shape, dtype=bool)
+    near[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True
+    soft = np.where((weight > 0) | (near & (amount < _SEEN_FROM)), amount, 0)
+    x, y = (left + right) / 2 / side, (top + bottom) / 2 / side
+    best = max(_candidates(soft, x, y, side))
+    overlap, shape, size, x, y = best
+    return Seen(
+        shape=shape if overlap >= _MIN_OVERLAP else "unclear",
+        colour=colour,
+        size=size,
+        place=PLACES[3 * _cell(x, y)[1] + _cell(x, y)[0]],
+        x=x,
+        y=y,
+        area=len(area) / side**2,
+        overlap=overlap,
+    )
+
+
+def _candidates(soft: Any, x: float, y: float, side: int) -> list[tuple[float, str, str, float, float]]:
+    """(overlap, shape, size, x, y) of every drawing near the measured centre."""
+    found = []
+    for size, radius in SIZES.items():
+        for shape in SHAPES:
+            # The centre of a triangle lies below the middle of its box, by 0.09 of its radius.
+            middle = y + (0.09 * radius if shape == "triangle" else 0)
+            for shift_x in (-0.5, 0.0, 0.5):
+                for shift_y in (-0.5, 0.0, 0.5):
+                    at_x, at_y = x + shift_x / side, middle + shift_y / side
+                    share, rows, columns = coverage(shape, radius, at_x, at_y, side)
+                    window = soft[rows, columns]
+                    common = np.minimum(window, share).sum()
+                    union = np.maximum(window, share).sum() + soft.sum() - window.sum()
+                    found.append((float(common / union), shape, size, at_x, at_y))
+    return found
+
+
+def _areas(mask: Any) -> list[Any]:
+    """Connected areas (4 neighbours) of a boolean picture, each as (n, 2) rows and columns."""
+    left = {(int(row), int(column)) for row, column in np.argwhere(mask)}
+    areas = []
+    while left:
+        stack = [left.pop()]
+        area = []
+        while stack:
+            row, column = stack.pop()
+            area.append((row, column))
+            for neighbour in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+                if neighbour in left:
+                    left.remove(neighbour)
+                    stack.append(neighbour)
+        areas.append(np.array(area))
+    return areas
+
+
+def _cell(x: float, y: float) -> tuple[int, int]:
+    return min(2, max(0, int(x * 3))), min(2, max(0, int(y * 3)))

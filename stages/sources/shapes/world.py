@@ -1,0 +1,123 @@
+"""What can be in a picture: things with a shape, a colour, a size and a place on a 3 x 3 grid; and what is held out.
+
+Lengths are shares of the picture's side, so that one scene can be drawn at any size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+SHAPES = ("circle", "square", "triangle", "cross")
+# Red, green, blue, yellow, purple and cyan lie at least 23 degrees apart as seen from the near-white ground, so that a
+# blurred edge (a mixture with the ground) still points to its colour.
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (60, 190, 80),
+    "blue": (40, 80, 220),
+    "yellow": (235, 200, 40),
+    "purple": (150, 40, 200),
+    "cyan": (40, 190, 220),
+}
+GROUND = (245, 245, 245)
+SIZES = {"small": 0.095, "large": 0.14}
+PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+JITTER = 0.012
+MAX_THINGS = 3
+# Of 216 combinations of colour, shape and place one in ten is never drawn for training.
+_HELDOUT_SHARE = 10
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One shape. column and row count from 0 at the top left; x and y are the centre."""
+
+    shape: str
+    colour: str
+    size: str
+    column: int
+    row: int
+    x: float
+    y: float
+
+    @property
+    def place(self) -> str:
+        return PLACES[3 * self.row + self.column]
+
+    @property
+    def heldout(self) -> bool:
+        return is_heldout(self.colour, self.shape, self.place)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One to three things in different cells."""
+
+    things: tuple[Thing, ...]
+
+    @property
+    def heldout(self) -> bool:
+        return any(thing.heldout for thing in self.things)
+
+
+@cache
+def is_heldout(colour: str, shape: str, place: str) -> bool:
+    """Whether the combination is kept out of every training picture: a fixed property of the world, not of a seed."""
+    digest = hashlib.sha256(f"{colour}/{shape}/{place}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % _HELDOUT_SHARE == 0
+
+
+@cache
+def heldout_combinations() -> tuple[tuple[str, str, str], ...]:
+    """All held-out (colour, shape, place)."""
+    return tuple((c, s, p) for c in COLOURS for s in SHAPES for p in PLACES if is_heldout(c, s, p))
+
+
+def draw_thing(rng: np.random.Generator, cell: int) -> Thing:
+    """A thing with random attributes in a cell."""
+    row, column = divmod(cell, 3)
+    x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-JITTER, JITTER, 2)
+    return Thing(
+        shape=SHAPES[rng.integers(len(SHAPES))],
+        colour=list(COLOURS)[rng.integers(len(COLOURS))],
+        size=list(SIZES)[rng.integers(len(SIZES))],
+        column=column,
+        row=row,
+        x=round(float(x), 5),
+        y=round(float(y), 5),
+    )
+
+
+def draw_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
+    """A training scene: no held-out combination in it. One thing in 40 % of scenes, two in 35 %, three in 25 %."""
+    weights = np.array([0.4, 0.35, 0.25][:max_things])
+    number = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
+    things: list[Thing] = []
+    for cell in rng.choice(9, number, replace=False):
+        thing = draw_thing(rng, int(cell))
+        while thing.heldout:
+            thing = draw_thing(rng, int(cell))
+        things.append(thing)
+    return Scene(tuple(things))
+
+
+def draw_heldout_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
+    """A scene with at least one held-out combination; the others are drawn as for training."""
+    colour, shape, place = heldout_combinations()[rng.integers(len(heldout_combinations()))]
+    cell = PLACES.index(place)
+    special = replace(draw_thing(rng, cell), colour=colour, shape=shape)
+    others = [thing for thing in draw_scene(rng, max_things).things if (thing.column, thing.row) != divmod(cell, 3)[::-1]]
+    things = [special, *others[: max_things - 1]]
+    return Scene(tuple(things[place] for place in rng.permutation(len(things))))
+
+
+def scene_to_json(scene: Scene) -> list[dict[str, Any]]:
+    return [dict(vars(thing)) for thing in scene.things]
+
+
+def scene_from_json(rows: list[dict[str, Any]]) -> Scene:
+    return Scene(tuple(Thing(**row) for row in rows))

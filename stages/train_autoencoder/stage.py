@@ -1,0 +1,229 @@
+"""Make the autoencoder: pictures -> Autoencoder, trained here or checked and copied. `run` decides, `_train` is the loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderContent
+from stages.artifacts.checkpoint import read_tensors, write_tensors
+from stages.artifacts.folder import Build
+from stages.coders.config import Images
+from stages.coders.pictures import read_pictures
+from stages.coders.pixels import contact_sheet, encode_png
+from stages.coders.vae import Pixels, Vae, build_vae, load_vae, psnr, to_signed
+from stages.core.device import autocast, resolve_device
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note, Progress
+from stages.core.files import read_jsonl, write_atomic, write_json, write_jsonl
+from stages.core.runtime import Runtime
+from stages.core.seeds import derive_seed, numpy_generator, torch_generator
+from stages.sources.document import Document, Source
+from stages.train_autoencoder.config import PretrainedVae, TrainVae
+from stages.train_autoencoder.losses import Discriminator, Perceptual, adversarial_loss, discriminator_loss
+
+
+def run(
+    source: Source, images: Images, vae: TrainVae | PretrainedVae, build: Build, runtime: Runtime, seed: int
+) -> None:
+    """Train or take over an autoencoder, measure it on held-out pictures, draw the before/after sheet, seal."""
+    wanted = vae.heldout_pictures + (vae.max_pictures if isinstance(vae, TrainVae) else 0)
+    pictures = _load_pictures(source, images, wanted, runtime)
+    heldout_count = min(vae.heldout_pictures, max(1, len(pictures) // 5))
+    order = numpy_generator(seed, "vae heldout").permutation(len(pictures))
+    heldout, training = pictures[order[:heldout_count]], pictures[order[heldout_count:]]
+    history: list[dict[str, Any]] = []
+    if isinstance(vae, PretrainedVae):
+        coder = load_vae(vae.path, revision=vae.revision, device=runtime.device)
+    else:
+        coder = _train(vae, training if len(training) else heldout, heldout, build, runtime, seed)
+        history = list(read_jsonl(build.folder / METRICS))
+    after = _reconstruct(coder, heldout)
+    quality = psnr(heldout, after)
+    runtime.report(Note(f"autoencoder: {quality:.2f} dB PSNR on {len(heldout)} held-out pictures"))
+    shown = min(8, len(heldout))
+    sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
+    write_atomic(build.folder / SHEET, encode_png(sheet))
+    coder.model.to("cpu").save_pretrained(build.folder / MODEL, safe_serialization=True)
+    shutil.rmtree(build.folder / "state", ignore_errors=True)
+    parameters = sum(weight.numel() for weight in coder.model.parameters())
+    content = AutoencoderContent(
+        class_name=coder.class_name,
+        latent_channels=coder.latent_channels,
+        downsampling=coder.downsampling(),
+        picture_size=images.size,
+        fit=images.fit,
+    )
+    stats = {"psnr_heldout": quality, "parameters": parameters, "pictures": len(pictures), "history": history[-50:]}
+    build.seal(content.model_dump(), stats)
+
+
+def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime) -> Pixels:
+    """Up to `limit` good pictures from the start of the source, without those it holds out. Raises TfcliError (INPUT)."""
+    documents = (item for item in source.documents() if isinstance(item, Document) and not item.heldout)
+    pictures = (image.picture for document in documents for image in document.images)
+    found: list[Pixels] = []
+    failed = 0
+    for fitted in read_pictures(pictures, images, runtime.workers):
+        runtime.interrupts.check("nothing to save yet")
+        if fitted.pixels is None:
+            failed += 1
+        else:
+            found.append(fitted.pixels)
+        if len(found) % 1000 == 0:
+            runtime.report(Progress("read pictures", len(found), limit, "pictures"))
+        if len(found) >= limit:
+            break
+    if not found:
+        why = f"{failed} pictures, none could be read" if failed else "the source has no pictures"
+        raise TfcliError("no pictures to train the autoencoder on", why=why, fix="see the source's path and format", code=ExitCode.INPUT)
+    return np.stack(found)
+
+
+@dataclass
+class _State:
+    """What changes while training, saved whole every save_every steps."""
+
+    model: Any
+    optimizer: torch.optim.AdamW
+    ema: dict[str, Tensor]
+    discriminator: Discriminator | None
+    discriminator_optimizer: torch.optim.AdamW | None
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _train(vae: TrainVae, training: Pixels, heldout: Pixels, build: Build, runtime: Runtime, seed: int) -> Vae:
+    """L1 + LPIPS + GAN + KL (paper, appendix A) with AdamW; exact resume: batches and noise are functions of (seed, step)."""
+    device = resolve_device(runtime.device)
+    state = _start(vae, device, seed)
+    perceptual = Perceptual.load(vae.lpips_weights, device) if vae.lpips_weight else None
+    _resume(build.folder, state, runtime)
+    while state.step < vae.steps:
+        if state.step % vae.save_every == 0 or runtime.interrupts.requested:
+            _save(build.folder, state)
+        runtime.interrupts.check(f"state saved at step {state.step}")
+
+        step = state.step
+        chosen = numpy_generator(seed, "vae batch", step).integers(len(training), size=vae.batch_size)
+        truth = to_signed(training[chosen]).to(device)
+        for group in state.optimizer.param_groups:
+            group["lr"] = _rate(step, vae)
+        with autocast(device, vae.precision):
+            posterior = state.model.encode(truth).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=torch_generator(seed, "vae noise", step)).to(device)
+            drawn = state.model.decode(posterior.mean + posterior.std * noise).sample
+        drawn = drawn.float()
+        l1 = (drawn - truth).abs().mean()
+        loss = vae.l1_weight * l1 + vae.kl_weight * posterior.kl().mean()
+        if perceptual is not None:
+            loss = loss + vae.lpips_weight * perceptual(drawn, truth)
+        adversary = state.discriminator if step >= vae.gan_start_step else None
+        if adversary is not None:
+            loss = loss + vae.gan_weight * adversarial_loss(adversary, drawn)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+        if not math.isfinite(loss.item() + norm.item()):
+            fix = "lower vae.learning_rate; the last save is from before this step"
+            raise TfcliError(f"autoencoder training diverged at step {step}", fix=fix, code=ExitCode.DIVERGED)
+        state.optimizer.step()
+        if adversary is not None:
+            assert state.discriminator_optimizer is not None
+            state.discriminator_optimizer.zero_grad(set_to_none=True)
+            discriminator_loss(adversary, truth, drawn.detach()).backward()
+            state.discriminator_optimizer.step()
+        decay = min(vae.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
+        state.step += 1
+        if state.step % 100 == 0 or state.step == vae.steps:
+            state.rows.append({"step": state.step, "l1": l1.item(), "loss": loss.item()})
+            runtime.report(Progress("vae", state.step, vae.steps, "steps", {"l1": f"{l1.item():.4f}"}))
+    _save(build.folder, state)
+    write_jsonl(build.folder / METRICS, state.rows)
+    with torch.no_grad():
+        for name, weight in state.model.named_parameters():
+            weight.copy_(state.ema[name])
+    return Vae(state.model, device)
+
+
+def _start(vae: TrainVae, device: torch.device, seed: int) -> _State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "vae weights"))
+        model = build_vae(vae.channels, vae.layers_per_block, vae.latent_channels, vae.norm_groups).to(device)
+        discriminator = Discriminator().to(device) if vae.gan_weight else None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=vae.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    second = None
+    if discriminator is not None:
+        second = torch.optim.AdamW(discriminator.parameters(), lr=vae.gan_learning_rate, betas=(0.5, 0.9), fused=True)
+    ema = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    return _State(model, optimizer, ema, discriminator, second)
+
+
+def _rate(step: int, vae: TrainVae) -> float:
+    """Linear warm-up, then a cosine to 1 % of the peak."""
+    if step < vae.warmup_steps:
+        return vae.learning_rate * (step + 1) / vae.warmup_steps
+    progress = (step - vae.warmup_steps) / max(1, vae.steps - vae.warmup_steps)
+    return vae.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _save(folder: Path, state: _State) -> None:
+    """One safetensors file with everything, then a JSON that names it: the JSON is the commit."""
+    place = folder / "state"
+    place.mkdir(exist_ok=True)
+    tensors = {f"ema/{name}": tensor for name, tensor in state.ema.items()}
+    for prefix, module, optimizer in _parts(state):
+        for name, weight in module.named_parameters():
+            tensors[f"{prefix}/{name}"] = weight
+            slots = optimizer.state.get(weight, {})
+            tensors.update({f"{prefix}/{slot}/{name}": slots[slot] for slot in ("step", "exp_avg", "exp_avg_sq") if slot in slots})
+    name = f"step-{state.step:08d}.safetensors"
+    write_tensors(place / name, tensors)
+    write_json(place / "state.json", {"step": state.step, "file": name, "rows": state.rows})
+    for old in place.glob("step-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def _resume(folder: Path, state: _State, runtime: Runtime) -> None:
+    path = folder / "state" / "state.json"
+    if not path.exists():
+        return
+    record = json.loads(path.read_bytes())
+    tensors = read_tensors(folder / "state" / record["file"])
+    state.step, state.rows = record["step"], record["rows"]
+    with torch.no_grad():
+        for name, tensor in state.ema.items():
+            tensor.copy_(tensors[f"ema/{name}"])
+        for prefix, module, optimizer in _parts(state):
+            for name, weight in module.named_parameters():
+                weight.copy_(tensors[f"{prefix}/{name}"])
+                if f"{prefix}/exp_avg/{name}" in tensors:
+                    optimizer.state[weight] = {
+                        "step": tensors[f"{prefix}/step/{name}"],
+                        "exp_avg": tensors[f"{prefix}/exp_avg/{name}"].to(weight.device),
+                        "exp_avg_sq": tensors[f"{prefix}/exp_avg_sq/{name}"].to(weight.device),
+                    }
+    runtime.report(Note(f"going on from step {state.step}"))
+
+
+def _parts(state: _State) -> list[tuple[str, torch.nn.Module, torch.optim.AdamW]]:
+    parts: list[tuple[str, torch.nn.Module, torch.optim.AdamW]] = [("model", state.model, state.optimizer)]
+    if state.discriminator is not None and state.discriminator_optimizer is not None:
+        parts.append(("discriminator", state.discriminator, state.discriminator_optimizer))
+    return parts
+
+
+def _reconstruct(vae: Vae, pictures: Pixels) -> Pixels:
+    batches = [pictures[start : start + 32] for start in range(0, len(pictures), 32)]
+    return np.concatenate([vae.decode(vae.encode(batch)[0]) for batch in batches])
