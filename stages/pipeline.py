@@ -16,13 +16,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.artifacts.folder import building, remove_artifact
+from stages.artifacts.folder import RECIPE, building
 from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, Stamp, input_entry, open_artifact, read_manifest
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_json
+from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.recipe import Recipe, recipe_tree
+from stages.tokenize_text.config import PretrainedTokenizer
+from stages.train_autoencoder.config import PretrainedVae
 
 State = Literal["fresh", "stale", "missing", "partial", "waits"]
 
@@ -87,20 +90,30 @@ class Workspace:
         inputs: dict[str, InputEntry] = {}
         for kind in stage.inputs:
             inputs[kind] = input_entry(self.target(kind), target, open_artifact(self.target(kind), kind))
-        outside: dict[str, Any] = {}
-        if "source" in stage.sections:
-            outside["source"] = self._source_identity
-        if stage.name == "tokenize":
-            outside["text"] = [source.identity() for source in self.recipe.tokenize.text]
         return Stamp(
             kind=stage.kind,
             stage=stage.name,
             stage_version=stage.version,
             seed=self.recipe.seed,
             config={name: result_config(self.section(name)) for name in stage.sections},
-            outside=outside or None,
+            outside=self._outside(stage) or None,
             inputs=inputs,
         )
+
+    def _outside(self, stage: Stage) -> dict[str, Any]:
+        """What a stage reads that is no artifact: the source's files, and finished weights and vocabularies by path."""
+        outside: dict[str, Any] = {}
+        if "source" in stage.sections:
+            outside["source"] = self._source_identity
+        if stage.name == "vae":
+            vae = self.recipe.vae
+            path = vae.path if isinstance(vae, PretrainedVae) else vae.lpips_weights
+            outside["weights"] = _hashes(Path(path)) if path else None
+        if stage.name == "tokenize":
+            outside["text"] = [source.identity() for source in self.recipe.tokenize.text]
+            if isinstance(self.recipe.tokenize.tokenizer, PretrainedTokenizer):
+                outside["tokenizer"] = _hashes(self.recipe.tokenize.tokenizer.path)
+        return outside
 
     def status(self, stage: Stage) -> Status:
         """fresh, stale (and which setting or input changed), partial, missing, or waits for an input."""
@@ -145,12 +158,10 @@ class Workspace:
         if before.state == "fresh":
             return before, open_artifact(target, stage.kind)
         stamp = self.stamp(stage)
-        if force:
-            remove_artifact(target)
-        with building(target, stamp, runtime) as build:
+        with building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:
                 write_json(
-                    build.folder / "recipe.json", {name: recipe_tree(self.recipe)[name] for name in stage.sections}
+                    build.folder / RECIPE, {name: recipe_tree(self.recipe)[name] for name in stage.sections}
                 )
                 run: Callable[..., None] = import_module(stage.module).run
                 sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
@@ -159,6 +170,13 @@ class Workspace:
         if build.sealed is None:
             raise TfcliError(f"{stage.name} left no artifact", why="a bug in tfcli", code=ExitCode.BUG)
         return before, build.sealed
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of the files right inside a folder, by name; empty where there is nothing (a hub id)."""
+    path = path.expanduser()
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {file.name: hash_file(file) for file in files if file.is_file()}
 
 
 def why_stale(manifest: Manifest, stamp: Stamp) -> str:

@@ -99,8 +99,8 @@ class Build:
 
 
 @contextmanager
-def building(target: Path, stamp: Stamp, runtime: Runtime) -> Iterator[Build]:
-    """A Build for `target`, resumed if a partial one with the same fingerprint lies there, else begun anew.
+def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = False) -> Iterator[Build]:
+    """A Build for `target`, resumed if a partial one with the same fingerprint lies there, else (or by force) begun anew.
 
     Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it.
     """
@@ -110,6 +110,8 @@ def building(target: Path, stamp: Stamp, runtime: Runtime) -> Iterator[Build]:
     with _lock(target):
         build = Build(target, stamp)
         _finish_interrupted_swap(target, runtime)
+        if force:
+            shutil.rmtree(build.folder, ignore_errors=True)
         if _resumable(build):
             if (build.folder / MANIFEST).exists():
                 build.sealed = read_manifest(build.folder)
@@ -124,13 +126,6 @@ def building(target: Path, stamp: Stamp, runtime: Runtime) -> Iterator[Build]:
                 build.folder.mkdir()
             write_json(build.folder / PLAN, {"fingerprint": stamp.fingerprint, "facts": stamp.facts()})
         yield build
-
-
-def remove_artifact(target: Path) -> None:
-    """Delete a sealed artifact and whatever was left of an unfinished one. Only what tfcli made."""
-    _refuse_foreign(target)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.rmtree(target.with_name(target.name + ".partial"), ignore_errors=True)
 
 
 def _resumable(build: Build) -> bool:

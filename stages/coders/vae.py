@@ -31,7 +31,8 @@ class Vae:
 
     @property
     def latent_channels(self) -> int:
-        return int(self.model.config.latent_channels)
+        channels: int = self.model.config.latent_channels
+        return channels
 
     def downsampling(self) -> int:
         """Pixels along a side of a latent pixel, measured on a small blank picture."""
@@ -150,7 +151,11 @@ def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             word = kind.removesuffix("_keys")
-            raise _refused(path, f"{len(info[kind])} weights are {word}, e.g. {sorted(map(str, info[kind]))[0]}", "get the whole weights")
+            raise _refused(
+                path,
+                f"{len(info[kind])} weights are {word}, e.g. {sorted(map(str, info[kind]))[0]}",
+                "get the whole weights",
+            )
     return model
 
 
@@ -158,8 +163,12 @@ def _from_hub(name: str, revision: str | None) -> Any:
     if not re.fullmatch(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", name):
         raise _refused(name, "no such folder", "give a folder, or a hub id such as org/name")
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise TfcliError(f"{name}: a hub id needs its commit", why="names on the hub can change what they hold",
-                         fix="set vae.revision to the 40-hex commit", code=ExitCode.USAGE)
+        raise TfcliError(
+            f"{name}: a hub id needs its commit",
+            why="names on the hub can change what they hold",
+            fix="set vae.revision to the 40-hex commit",
+            code=ExitCode.USAGE,
+        )
     from huggingface_hub import hf_hub_download
 
     try:
@@ -168,7 +177,9 @@ def _from_hub(name: str, revision: str | None) -> Any:
             config = Path(hf_hub_download(name, "config.json", revision=revision))
     except Exception as error:  # the hub client raises many kinds; each means that the file could not be had
         why = f"it is no local folder and the hub gave {type(error).__name__}"
-        raise TfcliError(f"cannot get {name}", why=why, fix="give vae.path a local folder", code=ExitCode.ENVIRONMENT) from error
+        raise TfcliError(
+            f"cannot get {name}", why=why, fix="give vae.path a local folder", code=ExitCode.ENVIRONMENT
+        ) from error
     return _from_pretrained(name, _class_of(config.parent), revision=revision)
 
 

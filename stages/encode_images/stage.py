@@ -149,7 +149,7 @@ def _encode_shard(
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Decode, encode and write one shard; returns its facts (counts, sums, reasons, files)."""
-    rows = np.full((len(shard.images), *row_shape), np.nan, dtype=np.float32)
+    rows = np.full((len(shard.images), *row_shape), np.nan, dtype=encode.dtype)
     errors: list[dict[str, Any]] = [dict(vars(omission)) for omission in shard.omissions]
     notes: Counter[str] = Counter()
     waiting: list[tuple[int, Fitted]] = []
@@ -165,11 +165,17 @@ def _encode_shard(
         if waiting:
             mean, deviation = vae.encode(np.stack([fitted.pixels for _, fitted in waiting]))  # type: ignore[misc]
             for (place, _), one, two in zip(waiting, mean, deviation, strict=True):
-                if np.isfinite(one).all() and np.isfinite(two).all():
-                    rows[place] = np.stack([one, two])
+                with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is refused below
+                    row = np.stack([one, two]).astype(encode.dtype)
+                if np.isfinite(row).all():
+                    rows[place] = row
                     failures.saw(1, [])
                 else:
-                    fail(place, "LATENT_NONFINITE", "the autoencoder gave non-finite numbers")
+                    fail(
+                        place,
+                        "LATENT_NONFINITE",
+                        "the autoencoder gave numbers that are not finite, or too large for encode.dtype",
+                    )
             waiting.clear()
 
     pictures = (image.picture for _, image in shard.images)
@@ -184,13 +190,12 @@ def _encode_shard(
             runtime.interrupts.check()
     flush()
     good = np.isfinite(rows).all((1, 2, 3, 4))
-    stored = rows.astype(encode.dtype)
     documents = f"{DOCUMENTS}/{shard.number:05d}.jsonl"
     files = [documents]
     if len(rows):
-        files.append(write_shard(array, shard.number, stored).relative_to(folder).as_posix())
+        files.append(write_shard(array, shard.number, rows).relative_to(folder).as_posix())
     write_jsonl(folder / documents, (_document_row(row, item) for row, item in shard.documents))
-    kept = stored[good].astype(np.float64)
+    kept = rows[good].astype(np.float64)
     return {
         "shard": shard.number,
         "files": files,
@@ -253,7 +258,9 @@ def _channel_statistics(records: list[dict[str, Any]]) -> tuple[list[float], lis
     """Mean and deviation of posterior draws per channel, from the shards' sums in shard order."""
     values = sum(record["values"] for record in records)
     if values == 0:
-        raise TfcliError("no picture could be encoded", why="see errors.jsonl", fix="check the source", code=ExitCode.INPUT)
+        raise TfcliError(
+            "no picture could be encoded", why="see errors.jsonl", fix="check the source", code=ExitCode.INPUT
+        )
     mean = np.sum([record["sum"] for record in records], axis=0) / values
     square = np.sum([record["square"] for record in records], axis=0) / values
     deviation = np.sqrt(np.maximum(square - mean**2, 1e-12))

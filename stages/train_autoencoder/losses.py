@@ -28,6 +28,8 @@ class Perceptual(nn.Module):
             for before, (out, kernel, stride, padding) in zip(widths[:-1], _LAYERS, strict=True)
         )
         self.heads = nn.ParameterList(nn.Parameter(torch.zeros(layer[0])) for layer in _LAYERS)
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
 
@@ -36,12 +38,16 @@ class Perceptual(nn.Module):
         """From the safetensors file that `lpips_weights.convert` writes."""
         if path is None:
             fix = "set vae.lpips_weights to the converted weights (see README), or vae.lpips_weight = 0"
-            raise TfcliError("vae.lpips_weight needs weights", why="vae.lpips_weights is not set", fix=fix, code=ExitCode.USAGE)
+            raise TfcliError(
+                "vae.lpips_weight needs weights", why="vae.lpips_weights is not set", fix=fix, code=ExitCode.USAGE
+            )
         network = cls()
         try:
             network.load_state_dict(read_tensors(path), strict=True)
         except RuntimeError as error:
-            raise TfcliError(f"{path} does not hold LPIPS weights", why=str(error)[:200], code=ExitCode.ARTIFACT) from error
+            raise TfcliError(
+                f"{path} does not hold LPIPS weights", why=str(error)[:200], code=ExitCode.ARTIFACT
+            ) from error
         return network.to(device).eval().requires_grad_(False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:

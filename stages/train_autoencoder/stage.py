@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -37,7 +38,9 @@ def run(
     """Train or take over an autoencoder, measure it on held-out pictures, draw the before/after sheet, seal."""
     wanted = vae.heldout_pictures + (vae.max_pictures if isinstance(vae, TrainVae) else 0)
     pictures = _load_pictures(source, images, wanted, runtime)
-    heldout_count = min(vae.heldout_pictures, max(1, len(pictures) // 5))
+    # a finished autoencoder learns nothing here: all its pictures are for measuring
+    share = len(pictures) // 5 if isinstance(vae, TrainVae) else len(pictures)
+    heldout_count = min(vae.heldout_pictures, max(1, share))
     order = numpy_generator(seed, "vae heldout").permutation(len(pictures))
     heldout, training = pictures[order[:heldout_count]], pictures[order[heldout_count:]]
     history: list[dict[str, Any]] = []
@@ -53,6 +56,8 @@ def run(
     sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
     write_atomic(build.folder / SHEET, encode_png(sheet))
     coder.model.to("cpu").save_pretrained(build.folder / MODEL, safe_serialization=True)
+    # the commit goes first: a kill between the two must not leave a state.json that names a file already gone
+    (build.folder / "state" / "state.json").unlink(missing_ok=True)
     shutil.rmtree(build.folder / "state", ignore_errors=True)
     parameters = sum(weight.numel() for weight in coder.model.parameters())
     content = AutoencoderContent(
@@ -84,7 +89,12 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
             break
     if not found:
         why = f"{failed} pictures, none could be read" if failed else "the source has no pictures"
-        raise TfcliError("no pictures to train the autoencoder on", why=why, fix="see the source's path and format", code=ExitCode.INPUT)
+        raise TfcliError(
+            "no pictures to train the autoencoder on",
+            why=why,
+            fix="see the source's path and format",
+            code=ExitCode.INPUT,
+        )
     return np.stack(found)
 
 
@@ -99,6 +109,7 @@ class _State:
     discriminator_optimizer: torch.optim.AdamW | None
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    saved: str = ""  # the file that state.json names
 
 
 def _train(vae: TrainVae, training: Pixels, heldout: Pixels, build: Build, runtime: Runtime, seed: int) -> Vae:
@@ -124,13 +135,15 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, build: Build, runti
         drawn = drawn.float()
         l1 = (drawn - truth).abs().mean()
         loss = vae.l1_weight * l1 + vae.kl_weight * posterior.kl().mean()
+        if vae.rmse_weight:
+            loss = loss + vae.rmse_weight * ((drawn - truth).square().mean((1, 2, 3)) + 1e-6).sqrt().mean()
         if perceptual is not None:
             loss = loss + vae.lpips_weight * perceptual(drawn, truth)
         adversary = state.discriminator if step >= vae.gan_start_step else None
         if adversary is not None:
             loss = loss + vae.gan_weight * adversarial_loss(adversary, drawn)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
         if not math.isfinite(loss.item() + norm.item()):
             fix = "lower vae.learning_rate; the last save is from before this step"
@@ -146,22 +159,40 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, build: Build, runti
             torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
         state.step += 1
         if state.step % 100 == 0 or state.step == vae.steps:
-            state.rows.append({"step": state.step, "l1": l1.item(), "loss": loss.item()})
+            row = {"step": state.step, "l1": l1.item(), "loss": loss.item()}
+            if state.step % 500 == 0 or state.step == vae.steps:
+                row["psnr"] = _psnr_of_average(state, heldout, device)
+            state.rows.append(row)
             runtime.report(Progress("vae", state.step, vae.steps, "steps", {"l1": f"{l1.item():.4f}"}))
     _save(build.folder, state)
     write_jsonl(build.folder / METRICS, state.rows)
-    with torch.no_grad():
-        for name, weight in state.model.named_parameters():
-            weight.copy_(state.ema[name])
+    _load_average(state.model, state.ema)
     return Vae(state.model, device)
+
+
+def _load_average(model: Any, ema: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(ema[name])
+
+
+def _psnr_of_average(state: _State, heldout: Pixels, device: torch.device) -> float:
+    """PSNR of the running average, on a copy: the weights that train stay as they are."""
+    model = copy.deepcopy(state.model)
+    _load_average(model, state.ema)
+    return psnr(heldout, _reconstruct(Vae(model, device), heldout))
 
 
 def _start(vae: TrainVae, device: torch.device, seed: int) -> _State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "vae weights"))
-        model = build_vae(vae.channels, vae.layers_per_block, vae.latent_channels, vae.norm_groups).to(device)
+        model = build_vae(vae.channels, vae.layers_per_block, vae.latent_channels, vae.norm_groups)
+        # channels_last: 1.2 to 1.5 times faster in fp32 on two cores at 64 px (measured).
+        model = model.to(device, memory_format=torch.channels_last)
         discriminator = Discriminator().to(device) if vae.gan_weight else None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=vae.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=vae.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+    )
     second = None
     if discriminator is not None:
         second = torch.optim.AdamW(discriminator.parameters(), lr=vae.gan_learning_rate, betas=(0.5, 0.9), fused=True)
@@ -181,17 +212,22 @@ def _save(folder: Path, state: _State) -> None:
     """One safetensors file with everything, then a JSON that names it: the JSON is the commit."""
     place = folder / "state"
     place.mkdir(exist_ok=True)
+    file = f"step-{state.step:08d}.safetensors"
+    if state.saved == file:
+        return  # committed: writing it again in place could tear it
     tensors = {f"ema/{name}": tensor for name, tensor in state.ema.items()}
     for prefix, module, optimizer in _parts(state):
         for name, weight in module.named_parameters():
             tensors[f"{prefix}/{name}"] = weight
             slots = optimizer.state.get(weight, {})
-            tensors.update({f"{prefix}/{slot}/{name}": slots[slot] for slot in ("step", "exp_avg", "exp_avg_sq") if slot in slots})
-    name = f"step-{state.step:08d}.safetensors"
-    write_tensors(place / name, tensors)
-    write_json(place / "state.json", {"step": state.step, "file": name, "rows": state.rows})
+            tensors.update(
+                {f"{prefix}/{slot}/{name}": slots[slot] for slot in ("step", "exp_avg", "exp_avg_sq") if slot in slots}
+            )
+    write_tensors(place / file, tensors)
+    write_json(place / "state.json", {"step": state.step, "file": file, "rows": state.rows})
+    state.saved = file
     for old in place.glob("step-*.safetensors"):
-        if old.name != name:
+        if old.name != file:
             old.unlink()
 
 
@@ -201,7 +237,7 @@ def _resume(folder: Path, state: _State, runtime: Runtime) -> None:
         return
     record = json.loads(path.read_bytes())
     tensors = read_tensors(folder / "state" / record["file"])
-    state.step, state.rows = record["step"], record["rows"]
+    state.step, state.rows, state.saved = record["step"], record["rows"], record["file"]
     with torch.no_grad():
         for name, tensor in state.ema.items():
             tensor.copy_(tensors[f"ema/{name}"])

@@ -57,7 +57,6 @@ def test_a_forced_stage_with_the_same_digest_leaves_later_stages_fresh(world: An
     assert world.made == []
 
 
-@pytest.mark.xfail(reason="recipe.json is part of the digest (stages/artifacts/folder.py: it should be volatile)")
 def test_other_settings_with_the_same_digest_leave_later_stages_fresh(world: Any) -> None:
     world.call("run", "tiny")
     plan = world.json("run", "tiny", "--set", "vae.steps=9", "--dry-run", "--json")

@@ -1,0 +1,111 @@
+"""Tiny artifacts for tests: random latents and real token and sequence artifacts on top of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stages.artifacts.arrays import create_rows, write_shard
+from stages.artifacts.folder import building
+from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, Grid, LatentsContent
+from stages.artifacts.manifest import Stamp, input_entry, open_artifact
+from stages.core.files import write_jsonl
+from stages.core.runtime import Runtime
+from stages.pack_sequences.config import PackConfig
+from stages.pack_sequences.stage import run as run_pack
+from stages.tokenize_text.config import TokenizeConfig, TrainTokenizer
+from stages.tokenize_text.stage import run as run_tokenize
+
+
+@dataclass(frozen=True)
+class Story:
+    """A document as its parts: a string is text, None an image; the names in `bad` count images that failed."""
+
+    parts: tuple[str | None, ...]
+    fixed_order: bool = False
+    group: str | None = None
+    heldout: bool = False
+    bad: bool = False
+
+
+def stamp(kind: str, stage: str, inputs: dict[str, Path] | None = None, target: Path | None = None, **config: Any) -> Stamp:
+    entries = {}
+    for name, folder in (inputs or {}).items():
+        assert target is not None
+        entries[name] = input_entry(folder, target, open_artifact(folder, name))
+    return Stamp(kind=kind, stage=stage, stage_version=1, seed=0, config=config, inputs=entries)
+
+
+def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side: int = 4) -> Path:
+    """A Latents artifact with random rows; a bad story has a NaN row for each of its images."""
+    rng = np.random.default_rng(0)
+    rows, lines, errors = [], [], []
+    for number, story in enumerate(stories):
+        segments: list[dict[str, Any]] = []
+        for part in story.parts:
+            if part is None:
+                segments.append({"image": len(rows), "grid": 0, "name": f"{number}"})
+                if story.bad:
+                    errors.append({"key": f"d{number}", "path": "x", "reason": "CORRUPT", "message": "", "row": len(rows)})
+                values = rng.normal(size=(2, channels, side, side)).astype(np.float32)
+                values[1] = 0.1
+                rows.append(np.full_like(values, np.nan) if story.bad else values)
+            else:
+                segments.append({"text": part})
+        lines.append(
+            {
+                "key": f"d{number}",
+                "group": story.group,
+                "fixed_order": story.fixed_order,
+                "heldout": story.heldout,
+                "facts": None,
+                "segments": segments,
+            }
+        )
+    with building(folder, stamp("latents", "encode", stories=len(stories)), Runtime()) as build:
+        array = build.folder / ARRAYS / f"{side}x{side}"
+        create_rows(array, max(1, len(rows)), (2, channels, side, side), "float32", 64)
+        stacked = np.stack(rows) if rows else np.zeros((1, 2, channels, side, side), np.float32)
+        for shard in range(-(-len(stacked) // 64)):
+            write_shard(array, shard, stacked[shard * 64 : (shard + 1) * 64])
+        (build.folder / DOCUMENTS).mkdir()
+        write_jsonl(build.folder / DOCUMENTS / "00000.jsonl", lines)
+        write_jsonl(build.folder / ERRORS, errors)
+        content = LatentsContent(
+            picture_size=side * 4,
+            latent_channels=channels,
+            downsampling=4,
+            num_images=len(stacked),
+            num_good=len(stacked) - len(errors),
+            num_documents=len(stories),
+            shard_rows=64,
+            dtype="float32",
+            grids=[Grid(name=f"{side}x{side}", height=side, width=side, rows=len(stacked))],
+            channel_mean=[0.0] * channels,
+            channel_std=[1.0] * channels,
+        )
+        build.seal(content.model_dump(), {})
+    return folder
+
+
+def make_tokens(folder: Path, latents: Path, config: TokenizeConfig | None = None) -> Path:
+    config = config or TokenizeConfig(tokenizer=TrainTokenizer(vocab_size=400))
+    with building(folder, stamp("tokens", "tokenize", {"latents": latents}, folder), Runtime()) as build:
+        run_tokenize(tokenize=config, latents=latents, build=build, runtime=Runtime(), seed=0)
+    return folder
+
+
+def make_sequences(folder: Path, tokens: Path, latents: Path, config: PackConfig, seed: int = 0) -> Path:
+    inputs = {"tokens": tokens, "latents": latents}
+    with building(folder, stamp("sequences", "pack", inputs, folder, pack=config.model_dump()), Runtime()) as build:
+        run_pack(pack=config, tokens=tokens, latents=latents, build=build, runtime=Runtime(), seed=seed)
+    return folder
+
+
+def make_all(work: Path, stories: list[Story], config: PackConfig) -> Path:
+    """latents, tokens and sequences below `work`; returns the folder of sequences."""
+    latents = make_latents(work / "latents", stories)
+    tokens = make_tokens(work / "tokens", latents)
+    return make_sequences(work / "sequences", tokens, latents, config)

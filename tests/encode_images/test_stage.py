@@ -1,0 +1,138 @@
+"""Encoding: the result depends neither on workers nor on kills, and a bad picture costs one row."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.artifacts.autoencoder import AutoencoderContent
+from stages.artifacts.folder import building
+from stages.artifacts.latents import Latents, StoredImage
+from stages.artifacts.manifest import Stamp
+from stages.coders.config import Images
+from stages.coders.vae import build_vae
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.runtime import Runtime
+from stages.encode_images import stage
+from stages.encode_images.config import EncodeConfig
+from stages.sources.document import Document, ImageSegment, TextSegment
+
+BAD = 5
+
+
+@dataclass(frozen=True)
+class Png:
+    """A picture of one colour as a PNG's bytes; cut short where it is bad."""
+
+    number: int
+    bad: bool
+
+    def read(self) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (20, 16), (self.number * 20 % 256, 90, 200)).save(file, "PNG")
+        return file.getvalue()[: 30 if self.bad else None]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    bad: tuple[int, ...] = (BAD,)
+
+    def documents(self) -> Iterator[Document]:
+        for number in range(11):
+            image = ImageSegment(f"p{number}.png", Png(number, number in self.bad))
+            yield Document(f"d{number}", (TextSegment(f"text {number}"), image), facts={"number": number})
+
+    def identity(self) -> Any:
+        return None
+
+    def describe(self) -> str:
+        return "pairs"
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("vae") / "autoencoder"
+    with building(target, Stamp("autoencoder", "vae", 1, 0, {}), Runtime()) as build:
+        torch.manual_seed(0)
+        build_vae((8, 8), 1, 4, 4).save_pretrained(build.folder / "model", safe_serialization=True)
+        content = AutoencoderContent(
+            class_name="AutoencoderKL", latent_channels=4, downsampling=2, picture_size=16, fit="crop"
+        )
+        build.seal(content.model_dump(), {})
+    return target
+
+
+def encode(target: Path, autoencoder: Path, source: Pairs | None = None, workers: int = 0, **options: Any) -> Latents:
+    settings = EncodeConfig(batch_size=3, shard_rows=4, check_pictures=4, **options)
+    runtime = Runtime(device="cpu", workers=workers)
+    with building(target, Stamp("latents", "encode", 1, 0, {}), runtime) as build:
+        stage.run(source or Pairs(), Images(size=16), settings, autoencoder, build, runtime, 0)
+    return Latents.open(target)
+
+
+def test_a_bad_picture_leaves_a_nan_row_and_an_error_line(tmp_path: Path, autoencoder: Path) -> None:
+    latents = encode(tmp_path / "latents", autoencoder)
+    rows = latents.rows().read(np.arange(11)).astype(np.float32)
+    assert rows.shape == (11, 2, 4, 8, 8)
+    assert [number for number in range(11) if np.isnan(rows[number]).all()] == [BAD]
+    assert np.isfinite(np.delete(rows, BAD, 0)).all()
+    assert (latents.content.num_images, latents.content.num_good) == (11, 10)
+    assert (tmp_path / "latents" / "errors.jsonl").read_text().count(f"p{BAD}.png") == 1
+    documents = list(latents.documents())
+    assert [document.key for document in documents] == [f"d{number}" for number in range(11)]
+    assert [document.facts for document in documents] == [{"number": number} for number in range(11)]
+    images = [part for document in documents for part in document.segments if isinstance(part, StoredImage)]
+    assert [(image.row, image.ok) for image in images] == [(row, row != BAD) for row in range(11)]
+
+
+def test_statistics_are_those_of_posterior_draws(tmp_path: Path, autoencoder: Path) -> None:
+    latents = encode(tmp_path / "latents", autoencoder)
+    good = np.delete(latents.rows().read(np.arange(11)).astype(np.float64), BAD, 0)
+    variance = good[:, 0].var((0, 2, 3)) + (good[:, 1] ** 2).mean((0, 2, 3))
+    assert np.allclose(latents.content.channel_mean, good[:, 0].mean((0, 2, 3)))
+    assert np.allclose(latents.content.channel_std, np.sqrt(variance))
+
+
+def test_workers_change_nothing(tmp_path: Path, autoencoder: Path) -> None:
+    none = encode(tmp_path / "none", autoencoder, workers=0)
+    two = encode(tmp_path / "two", autoencoder, workers=2)
+    assert none.manifest.digest == two.manifest.digest
+
+
+@pytest.mark.parametrize("fatal", [1, 2, 3])
+def test_a_killed_run_ends_in_the_same_bytes(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    whole = encode(tmp_path / "whole", autoencoder)
+    written: list[int] = []
+
+    def dying(path: Path, shard: int, rows: Any) -> Path:
+        written.append(shard)
+        if len(written) == fatal:
+            raise Killed
+        return real(path, shard, rows)
+
+    real = stage.write_shard
+    monkeypatch.setattr(stage, "write_shard", dying)
+    with pytest.raises(Killed):
+        encode(tmp_path / "cut", autoencoder)
+    again = encode(tmp_path / "cut", autoencoder)
+    assert written == [*range(fatal), *range(fatal - 1, 3)]  # finished shards are not done again
+    assert again.manifest.digest == whole.manifest.digest
+
+
+def test_too_many_bad_pictures_stop_the_run(tmp_path: Path, autoencoder: Path) -> None:
+    with pytest.raises(TfcliError) as caught:
+        encode(tmp_path / "latents", autoencoder, Pairs(bad=tuple(range(8))))
+    assert caught.value.code == ExitCode.INPUT

@@ -1,0 +1,162 @@
+"""The whole pipeline on the smoke recipe, as a user runs it: end to end, again, changed, and killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from stages.artifacts.arrays import RowReader
+from stages.artifacts.checkpoint import Checkpoint
+from stages.artifacts.samples import Samples
+from stages.artifacts.scores import Scores
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("vae", "encode", "tokenize", "pack", "train", "sample", "eval")
+
+
+def tfcli(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tfcli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def run_smoke(work: Path, *more: str) -> dict[str, Any]:
+    done = tfcli("run", "smoke", "--work", str(work), "--json", *more)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def digests(work: Path) -> dict[str, str]:
+    return {path.parent.name: json.loads(path.read_bytes())["digest"] for path in sorted(work.glob("*/manifest.json"))}
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("smoke") / "work"
+    started = time.perf_counter()
+    run_smoke(work)
+    assert time.perf_counter() - started < 60
+    return work
+
+
+def test_every_stage_left_its_artifact_and_the_page(smoke: Path) -> None:
+    assert sorted(digests(smoke)) == ["autoencoder", "checkpoint", "latents", "samples", "scores", "sequences", "tokens"]
+    records = list(Samples.open(smoke / "samples").records())
+    assert {record.mode for record in records} == {"prompts", "heldout_prompts", "captions", "continued", "free"}
+    page = (smoke / "samples" / "index.html").read_text()
+    pictures = [part.image for record in records for part in record.prompt + record.output if part.image]
+    assert pictures
+    for name in pictures:
+        assert (smoke / "samples" / name).read_bytes().startswith(b"\x89PNG")
+        assert name in page
+    assert page.count("<svg") == 2
+    assert (smoke / "samples" / "grid.png").exists()
+    figures = Scores.open(smoke / "scores").figures()
+    assert figures["text_to_image_count"] == 8
+    assert {"heldout_text_loss", "heldout_image_loss", "image_to_text", "free"} <= set(figures)
+
+
+def test_losses_fall_and_are_reported_apart(smoke: Path) -> None:
+    rows = list(Checkpoint.open(smoke / "checkpoint").metrics())
+    heldout = [row for row in rows if "heldout_text_loss" in row]
+    assert [row["step"] for row in heldout] == [0, 20, 40]
+    assert heldout[-1]["heldout_text_loss"] < heldout[0]["heldout_text_loss"]
+    assert heldout[-1]["heldout_image_loss"] < heldout[0]["heldout_image_loss"]
+    assert [row["step"] for row in rows if "text_loss" in row] == [10, 20, 30, 40]
+
+
+def test_the_same_again_does_nothing_in_three_seconds(smoke: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()}
+    started = time.perf_counter()
+    result = run_smoke(smoke)
+    assert time.perf_counter() - started < 3
+    assert [stage["state"] for stage in result["stages"]] == ["fresh"] * 7
+    assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()} == before
+
+
+def test_one_changed_key_reruns_the_stages_that_read_it_and_says_so(smoke: Path) -> None:
+    plan = run_smoke(smoke, "--set", "sample.free=1", "--dry-run")
+    states = {stage["stage"]: stage["state"] for stage in plan["stages"]}
+    assert states == {**dict.fromkeys(STAGES, "fresh"), "sample": "stale"}
+    assert any("sample.free" in stage["reason"] for stage in plan["stages"])
+    plan = run_smoke(smoke, "--set", "train.steps=50", "--dry-run")
+    states = {stage["stage"]: stage["state"] for stage in plan["stages"]}
+    assert states == {**dict.fromkeys(STAGES[:4], "fresh"), "train": "stale", "sample": "waits", "eval": "waits"}
+
+
+def test_rows_equal_what_plain_zarr_reads(smoke: Path) -> None:
+    path = smoke / "latents" / "arrays" / "8x8"
+    plain = zarr.open_array(str(path), mode="r")
+    rows = np.array([0, 5, 200, len(plain) - 1, 5])
+    assert np.array_equal(RowReader(path).read(rows), plain.oindex[rows])
+
+
+def killed_then_finished(work: Path, stage: str, ready: Callable[[], bool], *more: str) -> None:
+    """Run a stage, kill it as soon as `ready`, run it again to the end."""
+    command = [sys.executable, "-m", "tfcli", stage, "-r", "smoke", "--work", str(work), *more]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not ready():
+        time.sleep(0.002)
+    assert process.poll() is None, f"{stage} was over before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = tfcli(stage, "-r", "smoke", "--work", str(work), *more)
+    assert done.returncode == 0, done.stderr
+    assert "going on" in done.stderr
+
+
+def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    killed_then_finished(work, "vae", lambda: (work / "autoencoder.partial" / "state" / "state.json").exists(), "--set", "vae.save_every=10")
+    killed_then_finished(work, "encode", lambda: (work / "latents.partial" / "units" / "shard-00000.json").exists())
+    for stage in ("tokenize", "pack"):
+        assert tfcli(stage, "-r", "smoke", "--work", str(work)).returncode == 0
+    killed_then_finished(work, "train", lambda: any((work / "checkpoint.partial" / "saves").glob("step-*/state.json")))
+    expected = digests(smoke)
+    assert digests(work) == {name: expected[name] for name in digests(work)}
+    assert len(digests(work)) == 5
+    assert not list(work.glob("*.partial"))
+
+
+def test_sigterm_saves_and_says_how_to_go_on(smoke: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("autoencoder", "latents", "tokens", "sequences"):
+        (work / name).symlink_to(smoke / name)
+    command = [sys.executable, "-m", "tfcli", "train", "-r", "smoke", "--work", str(work), "--set", "train.steps=100000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    saves = work / "checkpoint.partial" / "saves"
+    while not any(saves.glob("step-*/state.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "state saved" in errors
+    assert "run the same command again" in errors
+
+
+def test_a_damaged_artifact_is_named_before_it_is_used(smoke: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    subprocess.run(["cp", "-r", str(smoke), str(work)], check=True)
+    shard = next(path for path in (work / "latents" / "arrays" / "8x8" / "c").rglob("*") if path.is_file())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(bytes(data))
+    verified = tfcli("verify", str(work / "latents"))
+    assert verified.returncode == 4
+    assert shard.name in verified.stderr + verified.stdout
+    shard.write_bytes(bytes(data[:-1]))
+    trained = tfcli("train", "-r", "smoke", "--work", str(work), "--set", "train.steps=5")
+    assert trained.returncode == 4
+    assert "is damaged" in trained.stderr

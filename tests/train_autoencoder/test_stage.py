@@ -1,0 +1,112 @@
+"""Training an autoencoder: a run that was killed and run again ends in the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.artifacts.autoencoder import Autoencoder
+from stages.artifacts.checkpoint import write_tensors
+from stages.artifacts.folder import building
+from stages.artifacts.manifest import Stamp
+from stages.coders.config import Images
+from stages.core.runtime import Runtime
+from stages.sources.document import Document, ImageSegment
+from stages.train_autoencoder import stage
+from stages.train_autoencoder.config import PretrainedVae, TrainVae
+
+TINY = TrainVae(channels=(8, 8), norm_groups=4, steps=7, batch_size=4, save_every=3, heldout_pictures=4, warmup_steps=2)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """One colour with a darker corner."""
+
+    number: int
+
+    def read(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        pixels = np.full((16, 16, 3), (self.number * 37 % 256, self.number * 91 % 256, 200), np.uint8)
+        pixels[:6, :6] //= 2
+        return pixels
+
+
+class Pictures:
+    def documents(self) -> Iterator[Document]:
+        for number in range(24):
+            yield Document(f"d{number}", (ImageSegment(f"p{number}", Flat(number)),))
+
+    def identity(self) -> Any:
+        return None
+
+    def describe(self) -> str:
+        return "flat pictures"
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no cleanup of ours runs after it that could help."""
+
+
+def train(target: Path, vae: TrainVae | PretrainedVae = TINY) -> Autoencoder:
+    runtime = Runtime(device="cpu", workers=0)
+    stamp = Stamp("autoencoder", "vae", 1, 0, {})
+    with building(target, stamp, runtime) as build:
+        if build.sealed is None:
+            stage.run(Pictures(), Images(size=16), vae, build, runtime, 0)
+    return Autoencoder.open(target)
+
+
+@pytest.mark.parametrize("vae", [TINY, TINY.model_copy(update={"gan_weight": 0.5, "gan_start_step": 2})])
+@pytest.mark.parametrize("save", [2, 3])
+def test_resume_equals_an_uninterrupted_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vae: TrainVae, save: int
+) -> None:
+    whole = train(tmp_path / "whole", vae)
+    calls = 0
+
+    def dying(path: Path, tensors: dict[str, Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == save:  # half a file is there
+            path.write_bytes(b"torn")
+            raise Killed
+        write_tensors(path, tensors)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stage, "write_tensors", dying)
+        train(tmp_path / "cut", vae)
+    again = train(tmp_path / "cut", vae)
+    assert calls == save
+    assert again.manifest.digest == whole.manifest.digest
+    assert not (tmp_path / "cut" / "state").exists()
+
+
+def test_a_kill_right_after_resuming_does_not_tear_the_committed_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def dying(path: Path, tensors: dict[str, Any]) -> None:
+        if len(written) == 2:
+            raise Killed
+        written.append(path.name)
+        write_tensors(path, tensors)
+
+    monkeypatch.setattr(stage, "write_tensors", dying)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(tmp_path / "cut")
+    assert written == ["step-00000000.safetensors", "step-00000003.safetensors"]  # step 3 was not written a second time
+
+
+def test_pretrained_is_copied_with_the_same_weights(tmp_path: Path) -> None:
+    first = train(tmp_path / "first")
+    second = train(tmp_path / "second", PretrainedVae(path=str(first.model_folder), heldout_pictures=4))
+    name = "diffusion_pytorch_model.safetensors"
+    assert (second.model_folder / name).read_bytes() == (first.model_folder / name).read_bytes()
+    assert second.manifest.stats["psnr_heldout"] > 5
+    assert (second.content.downsampling, second.content.latent_channels) == (2, 4)

@@ -1,0 +1,209 @@
+"""Batches against a plain re-reading of the rows: loss places, targets, times, the mask; and independence from the cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stages.artifacts.latents import Latents
+from stages.artifacts.sequences import Sequences
+from stages.diffusion.process import Diffusion
+from stages.diffusion.schedules import CosineSchedule
+from stages.model.attention import DenseAttention, allowed
+from stages.model.config import ModelConfig
+from stages.model.transformer import DataFacts, Inputs, Transfusion
+from stages.pack_sequences.config import PackConfig
+from stages.train_model.batches import Batch, BatchMaker, rows_of_step
+from stages.train_model.objective import loss_sums
+from tests.builders import Story, make_all
+
+STORIES = [
+    *[Story((f"a pair {number}", None)) for number in range(60)],
+    *[Story(("first ", None, "then ", None, f"end {number}"), fixed_order=True) for number in range(8)],
+    *[Story((None, f"starts with an image {number}"), fixed_order=True) for number in range(8)],
+    *[Story((f"only text {number}",), fixed_order=True) for number in range(8)],
+]
+CONFIG = PackConfig(row_length=64, condition_dropout=0.3, caption_first=0.6, heldout_fraction=0.1)
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> Sequences:
+    return Sequences.open(make_all(tmp_path_factory.mktemp("work"), STORIES, CONFIG))
+
+
+def maker(sequences: Sequences, *, noise_limit: int = 500) -> BatchMaker:
+    latents = Latents.open(sequences.latents_folder())
+    diffusion = Diffusion(CosineSchedule())
+    return BatchMaker(
+        sequences.split("train"),
+        sequences.content,
+        (latents.rows(),),
+        diffusion,
+        noise_limit=noise_limit,
+        bidirectional=True,
+    )
+
+
+def whole_batch(sequences: Sequences) -> Batch:
+    rows = np.arange(sequences.content.num_rows)
+    return maker(sequences).make(rows, [(0, int(row)) for row in rows], 3)
+
+
+def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences) -> None:
+    table, facts = sequences.split("train"), sequences.content
+    expected: list[tuple[int, int]] = []
+    skipped = {"boi": 0, "patch": 0, "dropped": 0}
+    for entry, (row, start, length, _, dropped, _) in enumerate(table.documents.tolist()):
+        patches = {
+            place for r, first, count, _, _, owner in table.images.tolist() if owner == entry for place in range(first, first + count)
+        }
+        for place in range(start, start + length - 1):
+            current, following = int(table.ids[row, place]), int(table.ids[row, place + 1])
+            if dropped:
+                skipped["dropped"] += 1
+            elif place in patches:
+                skipped["patch"] += 1
+            elif current == facts.boi:
+                skipped["boi"] += 1
+            else:
+                assert place + 1 not in patches
+                expected.append((current, following))
+    batch = whole_batch(sequences)
+    places = {int(place): int(token) for place, token in zip(batch.inputs.text_places_T, batch.inputs.text_ids_T, strict=True)}
+    found = [(places[int(p)], int(t)) for p, t in zip(batch.loss_places, batch.targets, strict=True)]
+    assert sorted(found) == sorted(expected)
+    assert facts.boi in batch.targets  # the model must learn to emit BOI
+    assert facts.eoi not in batch.targets  # the sampler appends EOI
+    assert min(skipped.values()) > 0
+
+
+def test_times_stay_below_the_limit_only_where_a_document_begins_with_an_image(sequences: Sequences) -> None:
+    table = sequences.split("train")
+    first = (table.documents[:, 5] == 1) & (table.documents[:, 4] == 0)
+    limited = first[table.images[:, 5]]
+    times: list[torch.Tensor] = []
+    rows = np.arange(sequences.content.num_rows)
+    for step in range(40):
+        batch = maker(sequences).make(rows, [(step, int(row)) for row in rows], 3)
+        times.append(batch.inputs.images[0].t_I)
+    t = torch.stack(times).numpy()  # rows in order, so images in the order of the table
+    assert t[:, limited].max() <= 500
+    assert t[:, ~limited].max() > 950
+    assert t.min() >= 1
+    assert limited.any()
+    assert (~limited).any()
+    dropped = (table.documents[:, 4] == 1)[table.images[:, 5]]
+    assert dropped.any()
+    assert t[:, dropped].max() > 500  # a dropped caption is no image-first document
+
+
+def test_the_image_of_a_row_is_the_stored_one_and_the_noise_is_the_target(sequences: Sequences) -> None:
+    table = sequences.split("train")
+    batch = whole_batch(sequences)
+    image, noise = batch.inputs.images[0], batch.noises[0]
+    stored = torch.from_numpy(Latents.open(sequences.latents_folder()).rows().read(table.images[:, 3]))
+    alpha_bar = torch.from_numpy(CosineSchedule().alpha_bar())[image.t_I][:, None, None, None].float()
+    clean = (image.latents_IChw - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+    easy = image.t_I < 900  # near T the division magnifies rounding
+    error = (clean - stored[:, 0])[easy]  # what is left is the draw from the posterior, deviation 0.1
+    assert error.std().item() == pytest.approx(0.1, rel=0.15)
+    assert noise.std().item() == pytest.approx(1, rel=0.1)
+
+
+def model() -> Transfusion:
+    network = Transfusion(ModelConfig(width=32, layers=2, heads=2), DataFacts(400, 2, 2))
+    network.initialise(torch.Generator().manual_seed(0))
+    return network
+
+
+def test_losses_and_gradients_equal_the_dense_reference(sequences: Sequences) -> None:
+    batch = whole_batch(sequences)
+    owner = torch.full((len(batch.inputs.positions_N),), -1)
+    number = 0
+    for first, count, length, _ in batch.attention.groups:
+        for index in range(count):
+            owner[first + index * length : first + (index + 1) * length] = number
+            number += 1
+    image_of = torch.full_like(owner, -1)
+    for index, places in enumerate(batch.inputs.images[0].places_IP):
+        image_of[places] = index
+    results = []
+    for attention in (batch.attention, DenseAttention(allowed(owner, image_of))):
+        network = model()
+        text, image = loss_sums(network, Batch(batch.inputs, attention, batch.loss_places, batch.targets, batch.noises, 0))  # type: ignore[arg-type]
+        (text + image).backward()  # type: ignore[no-untyped-call]
+        gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+        results.append((text.item(), image.item(), gradients))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
+    for one, other in zip(results[0][2], results[1][2], strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * max(1.0, other.abs().max().item()))
+
+
+def test_the_sum_does_not_depend_on_how_the_rows_are_cut(sequences: Sequences) -> None:
+    rows = np.arange(sequences.content.num_rows)
+    names: list[tuple[int | str, ...]] = [(5, int(row)) for row in rows]
+    network, made = model(), maker(sequences)
+    with torch.no_grad():
+        whole = [value.item() for value in loss_sums(network, made.make(rows, names, 3))]
+        parts = np.zeros(2)
+        for row in rows:
+            batch = made.make(rows[row : row + 1], names[row : row + 1], 3)
+            parts += [value.item() for value in loss_sums(network, batch)]
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_row_twice_in_a_batch_counts_twice(sequences: Sequences) -> None:
+    made = maker(sequences)
+    with torch.no_grad():
+        names: list[tuple[int | str, ...]] = [(0, 0), (0, 0)]
+        one = [value.item() for value in loss_sums(model(), made.make(np.array([2]), names[:1], 3))]
+        two = [value.item() for value in loss_sums(model(), made.make(np.array([2, 2]), names, 3))]
+    assert two == pytest.approx([2 * value for value in one], rel=1e-5)
+
+
+def test_captions_ignore_the_images_behind_them(tmp_path: Path) -> None:
+    """Where every image follows its caption, the caption's logits are the same whatever the noise."""
+    pairs = [Story((f"a pair {number}", None)) for number in range(12)]
+    config = PackConfig(row_length=64, condition_dropout=0, caption_first=1, heldout_fraction=0.1)
+    made, network = maker(Sequences.open(make_all(tmp_path, pairs, config))), model()
+    logits = []
+    with torch.no_grad():
+        for step in range(2):
+            batch = made.make(np.array([0, 1]), [(step, 0), (step, 1)], 3)
+            hidden = network.hidden(batch.inputs, batch.attention)
+            ends = batch.targets == made.facts.eos  # predicted from EOI, which stands behind the image
+            logits.append((network.text_logits(hidden, batch.loss_places[~ends]), network.text_logits(hidden, batch.loss_places[ends])))
+    assert torch.equal(logits[0][0], logits[1][0])
+    assert not torch.allclose(logits[0][1], logits[1][1])
+
+
+def test_condition_dropout_equals_removing_the_text(sequences: Sequences) -> None:
+    """A dropped document predicts noise exactly as a document that never had the text."""
+    batch = whole_batch(sequences)
+    table = sequences.split("train")
+    dropped = np.nonzero((table.documents[:, 4] == 1)[table.images[:, 5]])[0]
+    assert len(dropped)
+    network, image = model(), batch.inputs.images[0]
+    with torch.no_grad():
+        predicted = network.predict_noise(network.hidden(batch.inputs, batch.attention), image)[dropped]
+        for row, number in enumerate(dropped[:3]):
+            facts = sequences.content
+            places = torch.arange(2, 6)[None]
+            alone = type(image)(image.latents_IChw[number : number + 1], image.t_I[number : number + 1], places)
+            ids = torch.tensor([facts.bos, facts.boi])
+            inputs = Inputs(torch.arange(6), ids, torch.arange(2), (alone,))
+            mask = DenseAttention(allowed(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, 0, 0, 0, 0])))
+            assert torch.allclose(network.predict_noise(network.hidden(inputs, mask), alone)[0], predicted[row], atol=1e-5)
+
+
+def test_rows_cover_each_epoch_once_in_another_order() -> None:
+    steps = [rows_of_step(10, 3, 0, step) for step in range(20)]
+    line = np.concatenate(steps)
+    epochs = [line[start : start + 10] for start in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert (rows_of_step(10, 3, 0, 7) == steps[7]).all()
+    assert (rows_of_step(10, 3, 1, 7) != steps[7]).any()
