@@ -51,7 +51,9 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
                     errors.append({"key": f"d{number}", "path": "x", "reason": "CORRUPT", "message": "", "row": len(rows)})
                 values = rng.normal(size=(2, channels, side, side)).astype(np.float32)
                 values[1] = 0.1
-                rows.append(np.full_like(values, np.nan) if story.bad else values)
+                if story.bad:
+                    values[0], values[1] = np.nan, 0
+                rows.append(values)
             else:
                 segments.append({"text": part})
         lines.append(

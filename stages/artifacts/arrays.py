@@ -40,7 +40,8 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
 
 
 def write_shard(path: Path, shard: int, rows: Array) -> Path:
-    """Write one whole shard (its only writer) and return its file."""
+    """Write one whole shard (its only writer) and return its file. No row may be NaN throughout: zarr leaves a chunk
+    that equals the fill value out of a shard, and the reader takes a row that is not there for damage."""
     import zarr
 
     array = zarr.open_array(store=str(path), mode="r+", zarr_format=3)

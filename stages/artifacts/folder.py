@@ -117,6 +117,7 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
                 build.sealed = read_manifest(build.folder)
                 _put_in_place(build.folder, target)
             else:
+                _sweep(build.folder)
                 runtime.report(Note(f"going on with {build.folder}"))
         else:
             if build.folder.exists():
@@ -155,6 +156,13 @@ def _finish_interrupted_swap(target: Path, runtime: Runtime) -> None:
         if re.fullmatch(re.escape(target.name) + r"\.old-\d+", path.name):
             shutil.rmtree(path, ignore_errors=True)
             runtime.report(Note(f"removed {path}: left over from an interrupted run"))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the half-written files that a killed process left: ours (`.name.tmp-pid-hex`) and zarr's (`name.hex.partial`)."""
+    for path in folder.rglob("*"):
+        if re.fullmatch(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial", path.name) and path.is_file():
+            path.unlink()
 
 
 def _refuse_foreign(target: Path) -> None:

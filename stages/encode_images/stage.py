@@ -149,7 +149,10 @@ def _encode_shard(
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Decode, encode and write one shard; returns its facts (counts, sums, reasons, files)."""
+    # A row that fails keeps a NaN mean and a deviation of 0: zarr leaves a chunk of nothing but its fill value out of the
+    # shard (write_empty_chunks does not reach inside), and a row that is missing must stay a sign of damage.
     rows = np.full((len(shard.images), *row_shape), np.nan, dtype=encode.dtype)
+    rows[:, 1] = 0
     errors: list[dict[str, Any]] = [dict(vars(omission)) for omission in shard.omissions]
     notes: Counter[str] = Counter()
     waiting: list[tuple[int, Fitted]] = []

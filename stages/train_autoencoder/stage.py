@@ -245,10 +245,11 @@ def _resume(folder: Path, state: _State, runtime: Runtime) -> None:
             for name, weight in module.named_parameters():
                 weight.copy_(tensors[f"{prefix}/{name}"])
                 if f"{prefix}/exp_avg/{name}" in tensors:
+                    # The moments must lie in memory as the weight does (channels_last): fused AdamW walks over both.
+                    slots = {slot: tensors[f"{prefix}/{slot}/{name}"] for slot in ("exp_avg", "exp_avg_sq")}
                     optimizer.state[weight] = {
                         "step": tensors[f"{prefix}/step/{name}"],
-                        "exp_avg": tensors[f"{prefix}/exp_avg/{name}"].to(weight.device),
-                        "exp_avg_sq": tensors[f"{prefix}/exp_avg_sq/{name}"].to(weight.device),
+                        **{slot: torch.empty_like(weight).copy_(values) for slot, values in slots.items()},
                     }
     runtime.report(Note(f"going on from step {state.step}"))
 

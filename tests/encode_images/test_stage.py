@@ -82,7 +82,7 @@ def test_a_bad_picture_leaves_a_nan_row_and_an_error_line(tmp_path: Path, autoen
     latents = encode(tmp_path / "latents", autoencoder)
     rows = latents.rows().read(np.arange(11)).astype(np.float32)
     assert rows.shape == (11, 2, 4, 8, 8)
-    assert [number for number in range(11) if np.isnan(rows[number]).all()] == [BAD]
+    assert [number for number in range(11) if np.isnan(rows[number, 0]).all()] == [BAD]
     assert np.isfinite(np.delete(rows, BAD, 0)).all()
     assert (latents.content.num_images, latents.content.num_good) == (11, 10)
     assert (tmp_path / "latents" / "errors.jsonl").read_text().count(f"p{BAD}.png") == 1

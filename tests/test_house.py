@@ -1,0 +1,101 @@
+"""The rules of the house that a glance cannot hold: import directions, homes of libraries, nothing that runs pickles."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("stages/**/*.py"), *ROOT.glob("tfcli/**/*.py")])
+STAGE_FOLDERS = (
+    "train_autoencoder",
+    "encode_images",
+    "tokenize_text",
+    "pack_sequences",
+    "train_model",
+    "sample_model",
+    "evaluate_model",
+)
+SHARED = ("sources", "artifacts", "coders", "diffusion", "model")
+# Each outside library has one home.
+HOMES = {
+    "zarr": ("stages/artifacts/arrays.py",),
+    "diffusers": ("stages/coders/vae.py",),
+    "sentencepiece": ("stages/coders/text.py",),
+    "PIL": ("stages/coders/pixels.py",),
+    "webdataset": ("stages/sources/",),
+    "rich": ("tfcli/",),
+    "typer": ("tfcli/",),
+}
+
+
+def imports(path: Path, *, top_only: bool = False) -> set[str]:
+    """Every module that a file imports; top_only: not those inside functions or under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_run_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT).parts
+    used = {module.split(".")[1] for module in imports(path) if module.startswith("stages.")}
+    if parts[0] == "stages":
+        assert not any(module.split(".")[0] == "tfcli" for module in imports(path))
+    folder = parts[1] if parts[0] == "stages" and len(parts) > 2 else ""
+    if folder == "core":
+        assert used <= {"core"}
+    elif folder in SHARED:
+        assert used <= {"core", *SHARED}
+    elif folder == "generation":
+        assert used <= {"core", "generation", *SHARED}
+    elif folder in STAGE_FOLDERS:
+        assert used <= {"core", "generation", folder, *SHARED}, "a stage imports no other stage"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_libraries_stay_in_their_homes(path: Path) -> None:
+    for module in imports(path):
+        homes = HOMES.get(module.split(".")[0])
+        assert homes is None or name(path).startswith(homes), f"{module} belongs in {homes}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_runs_pickles_or_shells(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("torch.load", "eval", "exec", "yaml.load", "np.load", "os.system"), called
+            assert not any(word.arg in ("shell", "trust_remote_code", "allow_pickle") for word in node.keywords)
+    loads_pickle = {"pickle", "dill", "cloudpickle"} & {module.split(".")[0] for module in imports(path)}
+    assert not loads_pickle or name(path) == "stages/train_autoencoder/lpips_weights.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_open_with_a_docstring_and_stay_short(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert name(path).endswith("__init__.py") or ast.get_docstring(tree)
+    assert len(text.splitlines()) <= 400
+    text.encode("ascii")
+
+
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    code = "import sys, tfcli.app; print(*sorted({'torch','zarr','diffusers','webdataset','sentencepiece'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == ""
