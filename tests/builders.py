@@ -30,7 +30,9 @@ class Story:
     bad: bool = False
 
 
-def stamp(kind: str, stage: str, inputs: dict[str, Path] | None = None, target: Path | None = None, **config: Any) -> Stamp:
+def stamp(
+    kind: str, stage: str, inputs: dict[str, Path] | None = None, target: Path | None = None, **config: Any
+) -> Stamp:
     entries = {}
     for name, folder in (inputs or {}).items():
         assert target is not None
@@ -48,7 +50,9 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
             if part is None:
                 segments.append({"image": len(rows), "grid": 0, "name": f"{number}"})
                 if story.bad:
-                    errors.append({"key": f"d{number}", "path": "x", "reason": "CORRUPT", "message": "", "row": len(rows)})
+                    errors.append(
+                        {"key": f"d{number}", "path": "x", "reason": "CORRUPT", "message": "", "row": len(rows)}
+                    )
                 values = rng.normal(size=(2, channels, side, side)).astype(np.float32)
                 values[1] = 0.1
                 if story.bad:

@@ -26,7 +26,9 @@ STAGES = ("vae", "encode", "tokenize", "pack", "train", "sample", "eval")
 
 def tfcli(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tfcli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
 
 
 def run_smoke(work: Path, *more: str) -> dict[str, Any]:
@@ -50,7 +52,15 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_stage_left_its_artifact_and_the_page(smoke: Path) -> None:
-    assert sorted(digests(smoke)) == ["autoencoder", "checkpoint", "latents", "samples", "scores", "sequences", "tokens"]
+    assert sorted(digests(smoke)) == [
+        "autoencoder",
+        "checkpoint",
+        "latents",
+        "samples",
+        "scores",
+        "sequences",
+        "tokens",
+    ]
     records = list(Samples.open(smoke / "samples").records())
     assert {record.mode for record in records} == {"prompts", "heldout_prompts", "captions", "continued", "free"}
     page = (smoke / "samples" / "index.html").read_text()
@@ -104,7 +114,9 @@ def test_rows_equal_what_plain_zarr_reads(smoke: Path) -> None:
 def killed_then_finished(work: Path, stage: str, ready: Callable[[], bool], *more: str) -> None:
     """Run a stage, kill it as soon as `ready`, run it again to the end."""
     command = [sys.executable, "-m", "tfcli", stage, "-r", "smoke", "--work", str(work), *more]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     while process.poll() is None and not ready():
         time.sleep(0.002)
     assert process.poll() is None, f"{stage} was over before it could be killed"
@@ -117,7 +129,13 @@ def killed_then_finished(work: Path, stage: str, ready: Callable[[], bool], *mor
 
 def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    killed_then_finished(work, "vae", lambda: (work / "autoencoder.partial" / "state" / "state.json").exists(), "--set", "vae.save_every=10")
+    killed_then_finished(
+        work,
+        "vae",
+        lambda: (work / "autoencoder.partial" / "state" / "state.json").exists(),
+        "--set",
+        "vae.save_every=10",
+    )
     killed_then_finished(work, "encode", lambda: (work / "latents.partial" / "units" / "shard-00000.json").exists())
     for stage in ("tokenize", "pack"):
         assert tfcli(stage, "-r", "smoke", "--work", str(work)).returncode == 0
@@ -133,7 +151,18 @@ def test_sigterm_saves_and_says_how_to_go_on(smoke: Path, tmp_path: Path) -> Non
     work.mkdir()
     for name in ("autoencoder", "latents", "tokens", "sequences"):
         (work / name).symlink_to(smoke / name)
-    command = [sys.executable, "-m", "tfcli", "train", "-r", "smoke", "--work", str(work), "--set", "train.steps=100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "tfcli",
+        "train",
+        "-r",
+        "smoke",
+        "--work",
+        str(work),
+        "--set",
+        "train.steps=100000",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     saves = work / "checkpoint.partial" / "saves"
     while not any(saves.glob("step-*/state.json")):

@@ -140,7 +140,9 @@ class RowReader:
             raise _damaged(path, "the index points outside the file")
         for start in offsets:
             end = start + self.row_bytes
-            if google_crc32c.value(data[start:end].tobytes()) != int.from_bytes(data[end : end + 4].tobytes(), "little"):
+            if google_crc32c.value(data[start:end].tobytes()) != int.from_bytes(
+                data[end : end + 4].tobytes(), "little"
+            ):
                 raise _damaged(path, "checksum of a row")
         self._shards[shard] = (data, offsets)
         return self._shards[shard]

@@ -1,8 +1,8 @@
 """Autoencoder: a diffusers autoencoder as the pipeline uses it.
 
-    model/                config.json and diffusion_pytorch_model.safetensors, as diffusers writes them
-    reconstruction.png    held-out pictures, before (above) and after (below)
-    metrics.jsonl         losses and PSNR by step, where it was trained here
+model/                config.json and diffusion_pytorch_model.safetensors, as diffusers writes them
+reconstruction.png    held-out pictures, before (above) and after (below)
+metrics.jsonl         losses and PSNR by step, where it was trained here
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checkpoint: a trained model and all that is needed to go on training. Weights in safetensors, scalars in JSON.
 
-    weights.safetensors   the trained weights        ema.safetensors   their running average (absent without EMA)
-    optimizer.safetensors AdamW's two moments        state.json        step
-    metrics.jsonl         losses by step (exact)     timing.jsonl      seconds and tokens/s by step (not in the digest)
+weights.safetensors   the trained weights        ema.safetensors   their running average (absent without EMA)
+optimizer.safetensors AdamW's two moments        state.json        step
+metrics.jsonl         losses by step (exact)     timing.jsonl      seconds and tokens/s by step (not in the digest)
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Latents: every picture of a source as raw latents, and the documents that they belong to.
 
-    arrays/<grid>/            zarr, a row a picture: [0] posterior mean, [1] posterior deviation; NaN where it failed
-    documents/<shard>.jsonl   the documents in source order, images replaced by rows
-    errors.jsonl              what was left out: key, path, reason code, message, and the row that is NaN for it
-    check.png                 pictures before (above) and after (below) the stored latents
+arrays/<grid>/            zarr, a row a picture: [0] posterior mean, [1] posterior deviation; NaN where it failed
+documents/<shard>.jsonl   the documents in source order, images replaced by rows
+errors.jsonl              what was left out: key, path, reason code, message, and the row that is NaN for it
+check.png                 pictures before (above) and after (below) the stored latents
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Samples: what a checkpoint wrote and drew.
 
-    records.jsonl   one document a line: mode, prompt, output, how it ended; pictures by file name
-    images/*.png    every picture, with its record in the PNG's text chunks
-    grid.png        the drawn pictures on one sheet       index.html  the same for reading, no server needed
+records.jsonl   one document a line: mode, prompt, output, how it ended; pictures by file name
+images/*.png    every picture, with its record in the PNG's text chunks
+grid.png        the drawn pictures on one sheet       index.html  the same for reading, no server needed
 """
 
 from __future__ import annotations

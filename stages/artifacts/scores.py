@@ -1,7 +1,7 @@
 """Scores: what evaluation measured.
 
-    scores.json     the figures       judged.jsonl  one judged document a line
-    mistakes.png    the pictures that the judge found wrong (absent where there is nothing to judge)
+scores.json     the figures       judged.jsonl  one judged document a line
+mistakes.png    the pictures that the judge found wrong (absent where there is nothing to judge)
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Tokens: every document as runs of ids and references to rows of latents.
 
-    tokenizer.model     the SentencePiece model
-    arrays/ids          int32, all text one behind another
-    arrays/segments     int64 (n, 4): [0, start in ids, length, 0] for text, [1, row of latents, grid, ok] for an image
-    arrays/offsets      int64 (documents + 1): the segments of each document
-    arrays/flags        uint8: 1 fixed order, 2 held out by the source        arrays/groups  int64: equal for one group
+tokenizer.model     the SentencePiece model
+arrays/ids          int32, all text one behind another
+arrays/segments     int64 (n, 4): [0, start in ids, length, 0] for text, [1, row of latents, grid, ok] for an image
+arrays/offsets      int64 (documents + 1): the segments of each document
+arrays/flags        uint8: 1 fixed order, 2 held out by the source        arrays/groups  int64: equal for one group
 """
 
 from __future__ import annotations

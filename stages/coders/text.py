@@ -83,21 +83,27 @@ def check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise TfcliError("text is not valid Unicode", why=f"a lone surrogate at {error.start}", fix="clean the text") from error
+        raise TfcliError(
+            "text is not valid Unicode", why=f"a lone surrogate at {error.start}", fix="clean the text"
+        ) from error
 
 
 def train_sentencepiece(sentences: Iterable[str], vocab_size: int, algorithm: str) -> bytes:
     """A lossless model of at most `vocab_size` pieces. Raises TfcliError (INPUT) where the corpus is too small."""
     texts = list(sentences)
     if not any(texts):
-        raise TfcliError("no text to train a tokenizer on", why="every text is empty", fix="give the source captions or text")
+        raise TfcliError(
+            "no text to train a tokenizer on", why="every text is empty", fix="give the source captions or text"
+        )
     try:
         return _train(texts, vocab_size, algorithm)
     except RuntimeError as error:
         # A small corpus holds fewer pieces than asked for; SentencePiece says how many it can give.
         found = re.search(r"<= (\d+)", str(error))
         if not found:
-            raise TfcliError("the tokenizer could not be trained", why=str(error)[:300], fix="check the texts") from error
+            raise TfcliError(
+                "the tokenizer could not be trained", why=str(error)[:300], fix="check the texts"
+            ) from error
         return _train(texts, int(found[1]), algorithm)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". Raises TfcliError (ENVIRONMENT) if it is not there."""
+    """ "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". Raises TfcliError (ENVIRONMENT) if it is not there."""
     import torch
 
     if name == "auto":
@@ -20,7 +20,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise TfcliError(f"--device {name}: no such device", fix="--device auto, cpu, cuda or cuda:0", code=ExitCode.USAGE) from error
+        raise TfcliError(
+            f"--device {name}: no such device", fix="--device auto, cpu, cuda or cuda:0", code=ExitCode.USAGE
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         why = f"this torch sees {torch.cuda.device_count()} CUDA devices"
         raise TfcliError(f"--device {name}: no CUDA device", why=why, fix="use --device cpu", code=ExitCode.ENVIRONMENT)

@@ -117,9 +117,12 @@ def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runt
         judged.append(Judged("free", f"free-{number:04d}", text, right, pictures[0] if len(pictures) else None))
     figures = {
         "free": _share([item.right for item in judged]),
-        "free_with_picture_and_end": _share([
-            output.ended == "eos" and any(isinstance(piece, ImagePiece) for piece in output.pieces) for output in outputs
-        ]),
+        "free_with_picture_and_end": _share(
+            [
+                output.ended == "eos" and any(isinstance(piece, ImagePiece) for piece in output.pieces)
+                for output in outputs
+            ]
+        ),
         "free_count": len(outputs),
     }
     return Part(figures, judged)

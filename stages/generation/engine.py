@@ -162,9 +162,7 @@ class Engine:
         return hidden
 
     def _run(self, inputs: Inputs, slots: list[int], places_bT: Tensor, allow_bTM: Tensor) -> Tensor:
-        attention = CachedAttention(
-            self.cache, torch.tensor(slots, device=self.device), places_bT, allow_bTM[:, None]
-        )
+        attention = CachedAttention(self.cache, torch.tensor(slots, device=self.device), places_bT, allow_bTM[:, None])
         return self.model.hidden(inputs, attention).unflatten(0, tuple(places_bT.shape))
 
     def _write(self, documents: list[_Document]) -> None:
@@ -233,7 +231,9 @@ class Engine:
             self.runtime.interrupts.check("nothing of this batch was kept")
             if self.config.guidance == 1:
                 return self._predict(slots, x_t, t)
-            both = self._predict([*slots, *(slot + len(self.cache.lengths) // 2 for slot in slots)], x_t.repeat(2, 1, 1, 1), t)
+            both = self._predict(
+                [*slots, *(slot + len(self.cache.lengths) // 2 for slot in slots)], x_t.repeat(2, 1, 1, 1), t
+            )
             return guided(*both.chunk(2), self.config.guidance)
 
         limit = self.loaded.checkpoint.content.latent_limit

@@ -10,9 +10,14 @@ from stages.core.config import Section
 
 
 class LinearCodec(Section):
-    """One linear layer each way between patches and vectors (paper, section 3)."""
+    """One linear layer each way between patches and vectors (paper, section 3).
+
+    grid_positions: add an embedding of each patch's row and column. The paper names no position but RoPE, under which a
+    patch learns its place only from its distance to BOI; a small model in a short run learns it too late.
+    """
 
     kind: Literal["linear"] = "linear"
+    grid_positions: bool = False
 
 
 class ModelConfig(Section):

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from stages.model.config import LinearCodec
 
 
+_PLACE_FEATURES = 64
+
+
 def to_patches(latents_IChw: Tensor, side: int) -> Tensor:
     """(I, C, h, w) -> (I, P, C k k), patches left to right, then top to bottom (paper, section 3)."""
     return F.pixel_unshuffle(latents_IChw, side).flatten(2).transpose(1, 2)
@@ -42,19 +45,31 @@ class TimeEmbedding(nn.Module):
         return vector
 
 
-class LinearPatches(nn.Module):
-    """The linear codec: patch -> vector + time, and vector -> patch."""
+def grid_sinusoids(rows: int, columns: int, num_features: int, device: torch.device) -> Tensor:
+    """Sine and cosine of each patch's row and column at num_features / 4 frequencies: (rows x columns, num_features)."""
+    frequencies = torch.exp(-math.log(100) * torch.arange(num_features // 4, device=device) / (num_features // 4))
+    places = torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device))
+    angles = (places[:, :, None] * frequencies).flatten(1)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
-    def __init__(self, channels: int, side: int, width: int) -> None:
+
+class LinearPatches(nn.Module):
+    """The linear codec: patch -> vector + time (+ place in the grid), and vector -> patch."""
+
+    def __init__(self, codec: LinearCodec, channels: int, side: int, width: int) -> None:
         super().__init__()
         self.side = side
         self.inward = nn.Linear(channels * side * side, width)
         self.outward = nn.Linear(width, channels * side * side)
+        self.place = nn.Linear(_PLACE_FEATURES, width, bias=False) if codec.grid_positions else None
 
     def encode(self, latents_IChw: Tensor, time_ID: Tensor) -> Tensor:
         """Noised latents and the time embedding to vectors (I, P, D)."""
-        vectors: Tensor = self.inward(to_patches(latents_IChw, self.side))
-        return vectors + time_ID[:, None, :]
+        vectors: Tensor = self.inward(to_patches(latents_IChw, self.side)) + time_ID[:, None, :]
+        if self.place is not None:
+            rows, columns = (size // self.side for size in latents_IChw.shape[-2:])
+            vectors = vectors + self.place(grid_sinusoids(rows, columns, _PLACE_FEATURES, vectors.device))
+        return vectors
 
     def decode(self, vectors_IPD: Tensor, height: int, width: int) -> Tensor:
         """Transformer outputs to predicted noise (I, C, h, w)."""
@@ -63,5 +78,4 @@ class LinearPatches(nn.Module):
 
 def build_patches(codec: LinearCodec, channels: int, side: int, width: int) -> LinearPatches:
     """The codec that a recipe names."""
-    del codec  # one kind so far
-    return LinearPatches(channels, side, width)
+    return LinearPatches(codec, channels, side, width)

@@ -74,7 +74,9 @@ def _patches(facts: LatentsContent, side: int) -> IntArray:
     for grid in facts.grids:
         if grid.height % side or grid.width % side:
             why = f"the latents are {grid.name}"
-            raise TfcliError(f"pack.patch_side {side} does not fit", why=why, fix="use a divisor of both", code=ExitCode.USAGE)
+            raise TfcliError(
+                f"pack.patch_side {side} does not fit", why=why, fix="use a divisor of both", code=ExitCode.USAGE
+            )
     return np.array([grid.height * grid.width // side**2 for grid in facts.grids], dtype=np.int64)
 
 

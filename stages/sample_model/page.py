@@ -30,7 +30,9 @@ def render_page(
 ) -> str:
     """The whole HTML text. metrics: rows of metrics.jsonl; sections: heading -> records."""
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in settings.items())
-    plots = plot(metrics, "text_loss", "Text: nats per token") + plot(metrics, "image_loss", "Images: squared noise error")
+    plots = plot(metrics, "text_loss", "Text: nats per token") + plot(
+        metrics, "image_loss", "Images: squared noise error"
+    )
     body = "".join(_section(heading, records) for heading, records in sections.items() if records)
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
@@ -66,9 +68,7 @@ def _parts(parts: list[Part]) -> str:
 
 def plot(metrics: list[dict[str, Any]], name: str, caption: str) -> str:
     """An SVG line plot of a loss on training (thin) and held-out rows (thick) by step."""
-    lines = {
-        key: [(row["step"], row[key]) for row in metrics if key in row] for key in (name, f"heldout_{name}")
-    }
+    lines = {key: [(row["step"], row[key]) for row in metrics if key in row] for key in (name, f"heldout_{name}")}
     points = [point for line in lines.values() for point in line]
     if len(points) < 2:
         return ""
@@ -76,7 +76,10 @@ def plot(metrics: list[dict[str, Any]], name: str, caption: str) -> str:
     last = max(step for step, _ in points) or 1
     # The first values of an untrained model would squeeze the rest: the axis ends at the 95th percentile.
     values = sorted(value for _, value in points)
-    low, high = values[0], max(values[int(len(values) * 0.95)], lines[f"heldout_{name}"][0][1] if lines[f"heldout_{name}"] else 0)
+    low, high = (
+        values[0],
+        max(values[int(len(values) * 0.95)], lines[f"heldout_{name}"][0][1] if lines[f"heldout_{name}"] else 0),
+    )
     span = (high - low) or 1.0
 
     def place(step: float, value: float) -> str:

@@ -40,7 +40,9 @@ def write_state(folder: Path, state: TrainState) -> None:
     """Write the tensors and, last, `state.json` with their hashes. Non-finite weights are refused."""
     weights = dict(state.model.named_parameters())
     if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
-        raise TfcliError("weights are not finite", why=f"at step {state.step}; nothing was saved", code=ExitCode.DIVERGED)
+        raise TfcliError(
+            "weights are not finite", why=f"at step {state.step}; nothing was saved", code=ExitCode.DIVERGED
+        )
     write_tensors(folder / WEIGHTS, dict(weights))
     if state.ema:
         write_tensors(folder / EMA, state.ema)
@@ -62,7 +64,9 @@ def read_state(folder: Path, state: TrainState) -> None:
         check_size(folder, entry, "delete that folder to go back to the save before it")
         if hash_file(folder / entry.path) != entry.sha256:
             fix = "delete that folder to go back to the save before it"
-            raise TfcliError(f"{folder / entry.path} is damaged", why="its sha256 differs", fix=fix, code=ExitCode.ARTIFACT)
+            raise TfcliError(
+                f"{folder / entry.path} is damaged", why="its sha256 differs", fix=fix, code=ExitCode.ARTIFACT
+            )
     state.model.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
     for name, tensor in (read_tensors(folder / EMA) if state.ema else {}).items():
         state.ema[name].copy_(tensor)

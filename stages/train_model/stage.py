@@ -165,7 +165,9 @@ class _Data:
 
 
 @torch.no_grad()
-def _heldout_losses(state: TrainState, data: _Data, train: TrainConfig, device: torch.device, seed: int) -> dict[str, float]:
+def _heldout_losses(
+    state: TrainState, data: _Data, train: TrainConfig, device: torch.device, seed: int
+) -> dict[str, float]:
     """Losses on held-out rows with the weights that sampling will use, and the same noise at every measurement."""
     num_rows = min(train.eval_rows, data.content.heldout_rows)
     text_sum, image_sum, num_targets, num_images = 0.0, 0.0, 0, 0

@@ -71,7 +71,9 @@ class Naive:
         result: torch.Tensor = self.parts.model.hidden(inputs, DenseAttention(mask))
         return result
 
-    def predict(self, ids: list[int], images: list[int], latents: list[torch.Tensor], x: torch.Tensor, t: int) -> torch.Tensor:
+    def predict(
+        self, ids: list[int], images: list[int], latents: list[torch.Tensor], x: torch.Tensor, t: int
+    ) -> torch.Tensor:
         ids, images = ids + [PAD] * 4, images + [len(latents)] * 4
         hidden = self.hidden(ids, images, [*latents, x[0]], [0] * len(latents) + [t])
         places = torch.arange(len(ids) - 4, len(ids))[None]
@@ -173,7 +175,9 @@ def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sam
 
 def test_neighbours_and_batch_size_change_nothing() -> None:
     parts = loaded()
-    together = Engine(parts, GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6), 7, Runtime()).generate(prompts())
+    together = Engine(parts, GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6), 7, Runtime()).generate(
+        prompts()
+    )
     config = GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6, batch_size=2)
     for found, expected in zip(Engine(parts, config, 7, Runtime()).generate(prompts()), together, strict=True):
         assert_same(found, expected)

@@ -108,7 +108,13 @@ def test_rotary_scores_depend_on_distance_only() -> None:
 
 def test_codec_share_matches_the_paper() -> None:
     """Table 7 prints 0.5, 0.4, 0.4, 0.4, 0.3 % for the linear codec with its time embedding."""
-    sizes = [(768, 16, 12, 2048), (1024, 24, 16, 2816), (1536, 24, 24, 4096), (2048, 24, 16, 5632), (4096, 32, 32, 11008)]
+    sizes = [
+        (768, 16, 12, 2048),
+        (1024, 24, 16, 2816),
+        (1536, 24, 24, 4096),
+        (2048, 24, 16, 5632),
+        (4096, 32, 32, 11008),
+    ]
     shares, totals = [], []
     for width, layers, heads, hidden in sizes:
         with torch.device("meta"):

@@ -44,7 +44,11 @@ def spelled(table: RowTable, coder: TextCoder) -> list[tuple[int, list[str | int
     """Each packed document as (document index, its parts: text or row of latents)."""
     found = []
     for entry, (row, start, length, document, _, _) in enumerate(table.documents.tolist()):
-        images = {int(place): (int(count), int(latent)) for r, place, count, latent, _, owner in table.images if owner == entry}
+        images = {
+            int(place): (int(count), int(latent))
+            for r, place, count, latent, _, owner in table.images
+            if owner == entry
+        }
         parts: list[str | int] = []
         text: list[int] = []
         place = start

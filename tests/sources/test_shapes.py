@@ -30,7 +30,9 @@ SCENES = [draw_scene(numpy_generator(0, "test", number)) for number in range(150
 
 
 def documents(**options: int) -> list[Document]:
-    return list(Shapes(**{"pictures": 300, "heldout": 60, "interleaved": 60, "heldout_interleaved": 10, **options}).documents())
+    return list(
+        Shapes(**{"pictures": 300, "heldout": 60, "interleaved": 60, "heldout_interleaved": 10, **options}).documents()
+    )
 
 
 def scenes_of(document: Document) -> list[Scene]:
@@ -110,7 +112,7 @@ def test_variations_of_wording_mean_the_same() -> None:
     assert claims("a red circle to the left of a blue square") == claims("a red circle left of a blue square")
 
 
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [32, 48, 64])
 def test_the_judge_sees_exactly_what_was_drawn(size: int) -> None:
     for scene in SCENES:
         assert judge(claims_of(scene), see(draw(scene, size))).all_right

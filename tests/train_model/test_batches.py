@@ -57,7 +57,10 @@ def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences)
     skipped = {"boi": 0, "patch": 0, "dropped": 0}
     for entry, (row, start, length, _, dropped, _) in enumerate(table.documents.tolist()):
         patches = {
-            place for r, first, count, _, _, owner in table.images.tolist() if owner == entry for place in range(first, first + count)
+            place
+            for r, first, count, _, _, owner in table.images.tolist()
+            if owner == entry
+            for place in range(first, first + count)
         }
         for place in range(start, start + length - 1):
             current, following = int(table.ids[row, place]), int(table.ids[row, place + 1])
@@ -71,7 +74,9 @@ def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences)
                 assert place + 1 not in patches
                 expected.append((current, following))
     batch = whole_batch(sequences)
-    places = {int(place): int(token) for place, token in zip(batch.inputs.text_places_T, batch.inputs.text_ids_T, strict=True)}
+    places = {
+        int(place): int(token) for place, token in zip(batch.inputs.text_places_T, batch.inputs.text_ids_T, strict=True)
+    }
     found = [(places[int(p)], int(t)) for p, t in zip(batch.loss_places, batch.targets, strict=True)]
     assert sorted(found) == sorted(expected)
     assert facts.boi in batch.targets  # the model must learn to emit BOI
@@ -132,7 +137,9 @@ def test_losses_and_gradients_equal_the_dense_reference(sequences: Sequences) ->
     results = []
     for attention in (batch.attention, DenseAttention(allowed(owner, image_of))):
         network = model()
-        text, image = loss_sums(network, Batch(batch.inputs, attention, batch.loss_places, batch.targets, batch.noises, 0))  # type: ignore[arg-type]
+        text, image = loss_sums(
+            network, Batch(batch.inputs, attention, batch.loss_places, batch.targets, batch.noises, 0)
+        )  # type: ignore[arg-type]
         (text + image).backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
         results.append((text.item(), image.item(), gradients))
@@ -175,7 +182,12 @@ def test_captions_ignore_the_images_behind_them(tmp_path: Path) -> None:
             batch = made.make(np.array([0, 1]), [(step, 0), (step, 1)], 3)
             hidden = network.hidden(batch.inputs, batch.attention)
             ends = batch.targets == made.facts.eos  # predicted from EOI, which stands behind the image
-            logits.append((network.text_logits(hidden, batch.loss_places[~ends]), network.text_logits(hidden, batch.loss_places[ends])))
+            logits.append(
+                (
+                    network.text_logits(hidden, batch.loss_places[~ends]),
+                    network.text_logits(hidden, batch.loss_places[ends]),
+                )
+            )
     assert torch.equal(logits[0][0], logits[1][0])
     assert not torch.allclose(logits[0][1], logits[1][1])
 
@@ -196,7 +208,9 @@ def test_condition_dropout_equals_removing_the_text(sequences: Sequences) -> Non
             ids = torch.tensor([facts.bos, facts.boi])
             inputs = Inputs(torch.arange(6), ids, torch.arange(2), (alone,))
             mask = DenseAttention(allowed(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, 0, 0, 0, 0])))
-            assert torch.allclose(network.predict_noise(network.hidden(inputs, mask), alone)[0], predicted[row], atol=1e-5)
+            assert torch.allclose(
+                network.predict_noise(network.hidden(inputs, mask), alone)[0], predicted[row], atol=1e-5
+            )
 
 
 def test_rows_cover_each_epoch_once_in_another_order() -> None:

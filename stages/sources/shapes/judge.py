@@ -77,7 +77,9 @@ def see(pixels: Pixels) -> list[Seen]:
     for number, name in enumerate(COLOURS):
         for area in _areas(colour == number):
             if len(area) >= _MIN_AREA * side * side:
-                seen.append(_recognised(area, np.clip(along[..., number] / np.linalg.norm(_OFFSETS[number]), 0, 1), name))
+                seen.append(
+                    _recognised(area, np.clip(along[..., number] / np.linalg.norm(_OFFSETS[number]), 0, 1), name)
+                )
     return sorted(seen, key=lambda thing: -thing.area)
 
 

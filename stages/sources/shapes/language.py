@@ -127,7 +127,9 @@ def _pattern(name: str) -> str:
 # Longer names first, so that "top left" is not read as "top".
 _PLACE = "|".join(sorted(PLACES, key=len, reverse=True))
 _PLACED = re.compile(rf"{_pattern('a')}(?: (?:in|at|on) the (?P<a_place>{_PLACE}))?")
-_RELATED = re.compile(rf"{_pattern('a')} (?:is )?(?P<relation>(?:to the )?(?:left|right) of|above|below) {_pattern('b')}")
+_RELATED = re.compile(
+    rf"{_pattern('a')} (?:is )?(?P<relation>(?:to the )?(?:left|right) of|above|below) {_pattern('b')}"
+)
 _TURN = re.compile(
     rf"then it (?:turns (?P<colour>{'|'.join(COLOURS)})|becomes (?P<size>{'|'.join(SIZES)})|moves to the (?P<place>{_PLACE}))"
 )

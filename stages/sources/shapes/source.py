@@ -14,7 +14,16 @@ from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, ImageSegment, Segment, TextSegment
 from stages.sources.shapes.drawing import draw
 from stages.sources.shapes.language import caption, first_text, turn
-from stages.sources.shapes.world import COLOURS, JITTER, SIZES, Scene, Thing, draw_heldout_scene, draw_scene, scene_to_json
+from stages.sources.shapes.world import (
+    COLOURS,
+    JITTER,
+    SIZES,
+    Scene,
+    Thing,
+    draw_heldout_scene,
+    draw_scene,
+    scene_to_json,
+)
 
 # Bump when the same options give other pictures or texts: artifacts made from them become stale.
 WORLD_VERSION = 1

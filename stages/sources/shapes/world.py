@@ -110,7 +110,9 @@ def draw_heldout_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -
     colour, shape, place = heldout_combinations()[rng.integers(len(heldout_combinations()))]
     cell = PLACES.index(place)
     special = replace(draw_thing(rng, cell), colour=colour, shape=shape)
-    others = [thing for thing in draw_scene(rng, max_things).things if (thing.column, thing.row) != divmod(cell, 3)[::-1]]
+    others = [
+        thing for thing in draw_scene(rng, max_things).things if (thing.column, thing.row) != divmod(cell, 3)[::-1]
+    ]
     things = [special, *others[: max_things - 1]]
     return Scene(tuple(things[place] for place in rng.permutation(len(things))))
 
