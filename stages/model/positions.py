@@ -7,14 +7,19 @@ from torch import Tensor
 
 
 def rotary_table(positions_N: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (N, 1, head_dim / 2), float32, for every element's position."""
+    """cos and sin, each (N, head_dim / 2), float32, for every element's position."""
     exponents = torch.arange(0, head_dim, 2, device=positions_N.device, dtype=torch.float32) / head_dim
     angles = positions_N[:, None].float() * base**-exponents
-    return angles.cos()[:, None, :], angles.sin()[:, None, :]
+    return angles.cos(), angles.sin()
 
 
-def rotate(x_NHd: Tensor, cos_N1d: Tensor, sin_N1d: Tensor) -> Tensor:
-    """Rotate the pairs (x_i, x_{i + d/2}) of queries or keys (N, heads, head_dim) by their position's angles."""
-    first, second = x_NHd.chunk(2, dim=-1)
-    turned = torch.cat((first * cos_N1d - second * sin_N1d, second * cos_N1d + first * sin_N1d), dim=-1)
-    return turned.to(x_NHd.dtype)
+def rotate(x: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
+    """Rotate the pairs (x_i, x_{i + d/2}) of queries and keys (N, ..., head_dim) by their position's angles.
+
+    The angles are exact in float32; cos and sin are rounded to the type of x, which halves the time in bf16.
+    """
+    between = (1,) * (x.ndim - 2)
+    cos = cos_Nd.view(len(cos_Nd), *between, -1).to(x.dtype)
+    sin = sin_Nd.view(len(sin_Nd), *between, -1).to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -77,8 +77,9 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention, layer: int) -> Tensor:
-        q, k, v = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        mixed = attention(layer, rotate(q, *rotary), rotate(k, *rotary), v)
+        qkv = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
+        q, k = rotate(qkv[:, :2], *rotary).unbind(1)
+        mixed = attention(layer, q, k, qkv[:, 2])
         x_ND = x_ND + self.attention_out(mixed.flatten(1))
         gate, up = self.gate_up(self.feed_forward_norm(x_ND)).chunk(2, dim=-1)
         out: Tensor = x_ND + self.down(F.silu(gate) * up)

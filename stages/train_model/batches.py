@@ -21,8 +21,9 @@ from stages.diffusion.process import Diffusion
 from stages.model.attention import GroupedAttention, group_mask
 from stages.model.transformer import ImageInputs, Inputs
 
-# Document lengths are rounded up to a multiple of this, so that few groups remain; the waste is about 3 % of elements.
-LENGTH_STEP = 4
+# Document lengths are rounded up to a multiple of this, so that few groups remain: 1.15 times faster than 4 on `shapes`,
+# though more places are empty.
+LENGTH_STEP = 8
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
