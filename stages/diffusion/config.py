@@ -6,11 +6,13 @@ from pydantic import Field
 
 from stages.core.config import Section
 from stages.diffusion.schedules import CosineSchedule, Schedule
+from stages.diffusion.weighting import Uniform, Weighting
 
 
 class DiffusionConfig(Section):
     """image_weight: lambda of L = L_LM + lambda L_DDPM (paper, eq. 4: 5).
 
+    weighting: of the image loss by noise level; measured and held-out losses are always unweighted.
     noise_limit: highest t for the images of documents that begin with an image (paper, table 8: 500 of 1000); the
     number of steps of the schedule switches it off.
     """
@@ -18,3 +20,4 @@ class DiffusionConfig(Section):
     schedule: Schedule = CosineSchedule()
     image_weight: float = Field(5.0, ge=0)
     noise_limit: int = Field(500, ge=1)
+    weighting: Weighting = Uniform()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.diffusion.schedules import Schedule
+from stages.diffusion.weighting import Weighting
 
 
 class Diffusion:
@@ -25,13 +26,17 @@ class Diffusion:
         signal, noise = self._signal[t_I], self._noise[t_I]
         return signal[:, None, None, None] * clean_IChw + noise[:, None, None, None] * noise_IChw
 
+    def loss_weights(self, t_I: Tensor, weighting: Weighting) -> Tensor:
+        """The weight of each image's error by its t, float32, shape (I,)."""
+        return weighting.of(self.alpha_bar[t_I]).float()
+
     def draw_times(self, limits_I: Tensor, generator: torch.Generator) -> Tensor:
         """One t per image, uniform over 1..limit (limit: T, or the noise limit of image-first documents)."""
         uniform = torch.rand(limits_I.shape, generator=generator, dtype=torch.float64)
         return 1 + (uniform * limits_I).long().clamp(max=limits_I - 1)
 
 
-def image_loss(predicted_IChw: Tensor, noise_IChw: Tensor) -> Tensor:
-    """Sum over images of the mean squared error over an image's latent values, float32 (paper, eq. 3; mean: see notes)."""
+def image_errors(predicted_IChw: Tensor, noise_IChw: Tensor) -> Tensor:
+    """Mean squared error over each image's latent values, float32, shape (I,) (paper, eq. 3; mean: stages/README.md)."""
     error = (predicted_IChw.float() - noise_IChw.float()).square()
-    return error.flatten(1).mean(1).sum()
+    return error.flatten(1).mean(1)

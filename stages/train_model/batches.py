@@ -18,6 +18,7 @@ from stages.artifacts.sequences import RowTable, SequencesContent
 from stages.coders.scale import LatentScale
 from stages.core.seeds import numpy_generator, torch_generator
 from stages.diffusion.process import Diffusion
+from stages.diffusion.weighting import Weighting
 from stages.model.attention import GroupedAttention, group_mask
 from stages.model.transformer import ImageInputs, Inputs
 
@@ -30,13 +31,15 @@ BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass needs. noises: the target of each entry of inputs.images, same shapes."""
+    """What one forward pass needs. noises: the target of each entry of inputs.images, same shapes; weights: how much
+    each of its images counts."""
 
     inputs: Inputs
     attention: GroupedAttention
     loss_places: Tensor  # int64: elements whose next element is a text target
     targets: Tensor  # int64: the ids of those next elements
     noises: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
     num_elements: int  # real elements, without padding
 
     @property
@@ -60,6 +63,7 @@ class Batch:
             move(self.loss_places),
             move(self.targets),
             tuple(move(noise) for noise in self.noises),
+            tuple(move(weight) for weight in self.weights),
             self.num_elements,
         )
 
@@ -86,6 +90,7 @@ class BatchMaker:
         diffusion: Diffusion,
         *,
         noise_limit: int,
+        weighting: Weighting,
         bidirectional: bool,
     ) -> None:
         self.table = table
@@ -93,6 +98,7 @@ class BatchMaker:
         self.latents = latents
         self.diffusion = diffusion
         self.noise_limit = min(noise_limit, diffusion.num_steps)
+        self.weighting = weighting
         self.bidirectional = bidirectional
         self.scale = LatentScale(facts.channel_mean, facts.channel_std)
 
@@ -113,18 +119,19 @@ class BatchMaker:
         has_loss = is_text & layout.has_next & (ids != self.facts.boi) & ~layout.dropped
         text_places = np.nonzero(is_text)[0]
         loss_places = np.nonzero(has_loss)[0]
-        inputs, noises = self._noised(names, seed, images, slots, places, layout.image_first(owners))
+        inputs_of_images, noises = self._noised(names, seed, images, slots, places, layout.image_first(owners))
         return Batch(
             inputs=Inputs(
                 positions_N=torch.from_numpy(layout.position),
                 text_ids_T=torch.from_numpy(ids[text_places]),
                 text_places_T=torch.from_numpy(text_places),
-                images=inputs,
+                images=inputs_of_images,
             ),
             attention=layout.attention(image_of_element, self.bidirectional),
             loss_places=torch.from_numpy(loss_places),
             targets=torch.from_numpy(ids[loss_places + 1]),
             noises=noises,
+            weights=tuple(self.diffusion.loss_weights(image.t_I, self.weighting) for image in inputs_of_images),
             num_elements=int(layout.inside.sum()),
         )
 

@@ -85,11 +85,12 @@ def run(
         text_loss, image_loss = 0.0, 0.0
         for batch in batches:
             with autocast(device, train.precision):
-                text, image = loss_sums(network, batch.to(device))
-                text, image = text / max(1, num_targets), image / max(1, num_images)
-                loss = text + diffusion.image_weight * image
+                sums = loss_sums(network, batch.to(device))
+                loss = sums.text / max(1, num_targets)
+                loss = loss + diffusion.image_weight * sums.weighted_image / max(1, num_images)
             loss.backward()  # type: ignore[no-untyped-call]
-            text_loss, image_loss = text_loss + text.item(), image_loss + image.item()
+            text_loss += sums.text.item() / max(1, num_targets)
+            image_loss += sums.image.item() / max(1, num_images)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip_norm).item()
         _require_finite(state.step, text_loss, image_loss, norm, data.rows_of_step(train, seed, state.step))
         rate = learning_rate(state.step, train)
@@ -137,6 +138,7 @@ class _Data:
                 self.readers,
                 process,
                 noise_limit=diffusion.noise_limit,
+                weighting=diffusion.weighting,
                 bidirectional=bidirectional,
             )
             for name in ("train", "heldout")
@@ -174,8 +176,8 @@ def _heldout_losses(
     with averaged_weights(state.model, state.ema), autocast(device, train.precision):
         for row in range(num_rows):
             batch = data.heldout.make(np.array([row]), [("heldout", row)], seed)
-            text, image = loss_sums(state.model, batch.to(device))
-            text_sum, image_sum = text_sum + text.item(), image_sum + image.item()
+            sums = loss_sums(state.model, batch.to(device))
+            text_sum, image_sum = text_sum + sums.text.item(), image_sum + sums.image.item()
             num_targets, num_images = num_targets + len(batch.targets), num_images + batch.num_images
     return {"text_loss": text_sum / max(1, num_targets), "image_loss": image_sum / max(1, num_images)}
 

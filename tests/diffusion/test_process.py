@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from stages.diffusion.guidance import guided
-from stages.diffusion.process import Diffusion, image_loss
+from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, respaced
 from stages.diffusion.schedules import CosineSchedule
+from stages.diffusion.weighting import MinSnr, Uniform
 
 SAMPLERS = [DdpmSampler(), DdpmSampler(steps=1000), DdimSampler(), DdimSampler(steps=250)]
 
@@ -49,10 +50,21 @@ def test_times_cover_one_to_the_limit_of_each_image() -> None:
     assert t[1::2].double().mean().item() == pytest.approx(250.5, abs=3)
 
 
-def test_image_loss_is_the_mean_inside_and_the_sum_over_images() -> None:
+def test_image_errors_are_means_inside_an_image() -> None:
     predicted = torch.zeros(3, 2, 4, 4)
     noise = torch.stack([torch.full((2, 4, 4), float(i)) for i in range(3)])
-    assert image_loss(predicted, noise).item() == pytest.approx(0 + 1 + 4)
+    assert image_errors(predicted, noise).tolist() == pytest.approx([0, 1, 4])
+
+
+def test_weights_are_one_or_fall_with_the_signal() -> None:
+    diffusion = Diffusion(CosineSchedule())
+    t = torch.tensor([1, 100, 300, 501, 1000])
+    assert diffusion.loss_weights(t, Uniform()).tolist() == [1] * 5
+    weights = diffusion.loss_weights(t, MinSnr(gamma=1.0))
+    snr = diffusion.alpha_bar[t] / (1 - diffusion.alpha_bar[t])
+    assert torch.allclose(weights, (snr.clamp(max=1) / snr).float())
+    assert weights[-2:].tolist() == [1, 1]
+    assert (weights[:3].diff() > 0).all()
 
 
 def test_guidance_of_one_is_none() -> None:

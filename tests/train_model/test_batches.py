@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
+from stages.diffusion.weighting import MinSnr
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Inputs, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
-from stages.train_model.objective import loss_sums
+from stages.train_model.objective import LossSums, loss_sums
 from tests.builders import Story, make_all
 
 STORIES = [
@@ -42,6 +44,7 @@ def maker(sequences: Sequences, *, noise_limit: int = 500) -> BatchMaker:
         (latents.rows(),),
         diffusion,
         noise_limit=noise_limit,
+        weighting=MinSnr(gamma=2.0),
         bidirectional=True,
     )
 
@@ -137,16 +140,18 @@ def test_losses_and_gradients_equal_the_dense_reference(sequences: Sequences) ->
     results = []
     for attention in (batch.attention, DenseAttention(allowed(owner, image_of))):
         network = model()
-        text, image = loss_sums(
-            network, Batch(batch.inputs, attention, batch.loss_places, batch.targets, batch.noises, 0)
-        )  # type: ignore[arg-type]
-        (text + image).backward()  # type: ignore[no-untyped-call]
+        sums = loss_sums(network, replace(batch, attention=attention))  # type: ignore[arg-type]
+        (sums.text + sums.weighted_image).backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
-        results.append((text.item(), image.item(), gradients))
+        results.append((sums.text.item(), sums.weighted_image.item(), gradients))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
     for one, other in zip(results[0][2], results[1][2], strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * max(1.0, other.abs().max().item()))
+
+
+def values(sums: LossSums) -> list[float]:
+    return [sums.text.item(), sums.image.item(), sums.weighted_image.item()]
 
 
 def test_the_sum_does_not_depend_on_how_the_rows_are_cut(sequences: Sequences) -> None:
@@ -154,11 +159,11 @@ def test_the_sum_does_not_depend_on_how_the_rows_are_cut(sequences: Sequences) -
     names: list[tuple[int | str, ...]] = [(5, int(row)) for row in rows]
     network, made = model(), maker(sequences)
     with torch.no_grad():
-        whole = [value.item() for value in loss_sums(network, made.make(rows, names, 3))]
-        parts = np.zeros(2)
+        whole = values(loss_sums(network, made.make(rows, names, 3)))
+        parts = np.zeros(3)
         for row in rows:
             batch = made.make(rows[row : row + 1], names[row : row + 1], 3)
-            parts += [value.item() for value in loss_sums(network, batch)]
+            parts += values(loss_sums(network, batch))
     assert parts == pytest.approx(whole, rel=1e-5)
 
 
@@ -166,8 +171,8 @@ def test_a_row_twice_in_a_batch_counts_twice(sequences: Sequences) -> None:
     made = maker(sequences)
     with torch.no_grad():
         names: list[tuple[int | str, ...]] = [(0, 0), (0, 0)]
-        one = [value.item() for value in loss_sums(model(), made.make(np.array([2]), names[:1], 3))]
-        two = [value.item() for value in loss_sums(model(), made.make(np.array([2, 2]), names, 3))]
+        one = values(loss_sums(model(), made.make(np.array([2]), names[:1], 3)))
+        two = values(loss_sums(model(), made.make(np.array([2, 2]), names, 3)))
     assert two == pytest.approx([2 * value for value in one], rel=1e-5)
 
 
