@@ -121,6 +121,7 @@ def _train(texts: list[str], vocab_size: int, algorithm: str) -> bytes:
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         add_dummy_prefix=False,
+        split_by_unicode_script=False,  # "top-left" may become one piece
         split_digits=True,
         control_symbols=[BOI, EOI, PAD],
         max_sentence_length=2**20,

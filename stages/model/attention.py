@@ -63,12 +63,12 @@ class GroupedAttention:
 
     def __call__(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
         del layer
+        # split and not slices: the gradient of a slice is a whole tensor of zeros each time.
+        sizes = [documents * length for _, documents, length, _ in self.groups]
         parts = []
-        for first, documents, length, mask_G1LL in self.groups:
-            q, k, v = (
-                x[first : first + documents * length].unflatten(0, (documents, length)).transpose(1, 2)
-                for x in (q_NHd, k_NHd, v_NHd)
-            )
+        for group, *qkv in zip(self.groups, q_NHd.split(sizes), k_NHd.split(sizes), v_NHd.split(sizes), strict=True):
+            _, documents, length, mask_G1LL = group
+            q, k, v = (x.view(documents, length, *x.shape[1:]).transpose(1, 2) for x in qkv)
             parts.append(_attend(q, k, v, mask_G1LL).transpose(1, 2).flatten(0, 1))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 

@@ -46,8 +46,9 @@ class TimeEmbedding(nn.Module):
 
 
 def grid_sinusoids(rows: int, columns: int, num_features: int, device: torch.device) -> Tensor:
-    """Sine and cosine of each patch's row and column at num_features / 4 frequencies: (rows x columns, num_features)."""
-    frequencies = torch.exp(-math.log(100) * torch.arange(num_features // 4, device=device) / (num_features // 4))
+    """Sine and cosine of each patch's row and column, (rows x columns, num_features): half a turn a patch, a quarter, an
+    eighth ..., so that neighbours differ strongly and no two places of a grid of thousands are alike."""
+    frequencies = math.pi / 2.0 ** torch.arange(num_features // 4, device=device)
     places = torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device))
     angles = (places[:, :, None] * frequencies).flatten(1)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)

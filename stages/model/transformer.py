@@ -78,8 +78,9 @@ class Block(nn.Module):
 
     def forward(self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention, layer: int) -> Tensor:
         qkv = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
-        q, k = rotate(qkv[:, :2], *rotary).unbind(1)
-        mixed = attention(layer, q, k, qkv[:, 2])
+        qk, v = qkv.split((2, 1), dim=1)
+        q, k = rotate(qk, *rotary).unbind(1)
+        mixed = attention(layer, q, k, v[:, 0])
         x_ND = x_ND + self.attention_out(mixed.flatten(1))
         gate, up = self.gate_up(self.feed_forward_norm(x_ND)).chunk(2, dim=-1)
         out: Tensor = x_ND + self.down(F.silu(gate) * up)

@@ -94,7 +94,7 @@ def test_every_caption_is_understood_and_true_of_its_scene() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a red", "red circle circle", "a red circle in the", "a circle", "a red circle and", "the top left", "a pink circle",
+    ["", "a red", "red circle circle", "a red circle in the", "a circle", "a red circle and", "the top-left", "a pink circle",
      "a red circle left of", "qwerty", "a red circle, a blue", "first", "a red circle a blue square"],
 )  # fmt: skip
 def test_what_is_not_understood_is_no_claim(text: str) -> None:

@@ -48,13 +48,13 @@ def holds(relation: str, first: tuple[int, int], second: tuple[int, int]) -> boo
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A caption that is true of the scene and names everything in it."""
     things = [scene.things[place] for place in rng.permutation(len(scene.things))]
-    if len(things) == 2 and rng.random() < 0.4:
+    if len(things) == 2 and rng.random() < 0.25:
         true = [relation for relation in OPPOSITE if related(things[0], relation, things[1])]
         relation = true[rng.integers(len(true))]
         worded = f"to the {relation}" if relation in ("left of", "right of") and rng.random() < 0.3 else relation
         return f"{_named(things[0], rng)} {worded} {_named(things[1], rng)}"
     start = "there is " if rng.random() < 0.15 else ""
-    return start + _listed([_placed(thing, rng) for thing in things])
+    return start + " and ".join(_placed(thing, rng) for thing in things)
 
 
 def first_text(thing: Thing, rng: np.random.Generator) -> str:
@@ -74,6 +74,7 @@ def turn(thing: Thing, changed: Thing) -> str:
 def claims(text: str) -> Claims | None:
     """What a caption claims; None where any part of it is not understood."""
     plain = re.sub(r"\s+", " ", text.strip().lower().rstrip(".:").strip())
+    plain = re.sub(r"(top|bottom) (left|right)", r"\1-\2", plain)
     plain = re.sub(r"^(first|there (is|are)) ", "", plain)
     if not plain:
         return None
@@ -111,10 +112,6 @@ def _placed(thing: Thing, rng: np.random.Generator) -> str:
     usual = {"left": "on", "right": "on", "top": "at", "bottom": "at", "center": "in"}
     word = usual.get(thing.place) or ("in" if rng.random() < 0.5 else "at")
     return f"{_named(thing, rng)} {word} the {thing.place}"
-
-
-def _listed(parts: list[str]) -> str:
-    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
 
 
 def _pattern(name: str) -> str:
