@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from stages.artifacts.arrays import create_rows, write_shard
 from stages.artifacts.folder import building
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, Grid, LatentsContent

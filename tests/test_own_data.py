@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from stages.artifacts.samples import Samples
 from stages.core.files import read_jsonl
 from stages.core.seeds import numpy_generator

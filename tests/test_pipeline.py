@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+
 from stages.artifacts.arrays import RowReader
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.samples import Samples

@@ -7,6 +7,7 @@ model class. torch is not imported at the top, so that recipes load without it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -35,7 +36,8 @@ def clean_estimate(x_t: Tensor, eps: Tensor, alpha_bar: float, limit: float) -> 
     Near t = T the division by sqrt(alpha_bar) blows up any error of eps; the limit keeps the step harmless.
     """
     clean = (x_t - (1 - alpha_bar) ** 0.5 * eps) / max(alpha_bar, 1e-12) ** 0.5
-    return clean.clamp(-limit, limit)
+    limited: Tensor = clean.clamp(-limit, limit)
+    return limited
 
 
 class DdpmSampler(Section):
@@ -47,7 +49,7 @@ class DdpmSampler(Section):
     def sample(self, denoise: Denoise, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float) -> Tensor:
         """x: noise (I, C, h, w). Each step draws fresh noise but the last. Returns x_0."""
         times = respaced(self.steps, diffusion.num_steps)
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
+        for t, t_next in pairwise(times):
             now, after = float(diffusion.alpha_bar[t]), float(diffusion.alpha_bar[t_next])
             clean = clean_estimate(x, denoise(x, t), now, limit)
             if t_next == 0:
@@ -69,7 +71,7 @@ class DdimSampler(Section):
         """x: noise (I, C, h, w). Draws nothing. Returns x_0."""
         del draw_noise
         times = respaced(self.steps, diffusion.num_steps)
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
+        for t, t_next in pairwise(times):
             now, after = float(diffusion.alpha_bar[t]), float(diffusion.alpha_bar[t_next])
             clean = clean_estimate(x, denoise(x, t), now, limit)
             if t_next == 0:

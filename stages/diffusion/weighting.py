@@ -32,7 +32,8 @@ class MinSnr(Section):
 
     def of(self, alpha_bar_I: Tensor) -> Tensor:
         noise_to_signal = (1 - alpha_bar_I) / alpha_bar_I
-        return (self.gamma * noise_to_signal).clamp(max=1)
+        weights: Tensor = (self.gamma * noise_to_signal).clamp(max=1)
+        return weights
 
 
 Weighting = Annotated[Uniform | MinSnr, Field(discriminator="kind")]

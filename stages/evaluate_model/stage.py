@@ -44,6 +44,6 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     write_jsonl(build.folder / JUDGED, [item.row() for item in judged])
     mistakes = [item.picture for item in judged if not item.right and item.picture is not None]
     if mistakes:
-        sheet = contact_sheet(mistakes[:64], columns=8, gap=4, background=255)
+        sheet = contact_sheet(mistakes[:64], columns=8, gap=4)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
     build.seal({"judge": "shapes" if pairs else None}, figures)

@@ -77,7 +77,7 @@ class Engine:
     def __init__(self, loaded: LoadedModel, config: GenerationConfig, seed: int, runtime: Runtime) -> None:
         self.loaded, self.config, self.seed, self.runtime = loaded, config, seed, runtime
         self.model, self.text, self.device = loaded.model, loaded.text, loaded.device
-        channels, height, width = loaded.latent_shape
+        _, height, width = loaded.latent_shape
         self.num_patches = height * width // loaded.checkpoint.content.patch_side**2
         self.forbidden = [self.text.pad, self.text.bos, self.text.eoi]  # the sampler, not the model, writes EOI
 
@@ -145,7 +145,7 @@ class Engine:
         flat = torch.arange(count * longest, device=self.device).unflatten(0, (count, longest))
         text_places = flat[images_bT < 0]
         latents = [latent for line in lines for latent in line.latents]
-        pictures = ()
+        pictures: tuple[ImageInputs, ...] = ()
         if latents:
             image_places = flat[images_bT >= 0].unflatten(0, (len(latents), self.num_patches))
             clean = torch.zeros(len(latents), dtype=torch.long, device=self.device)
@@ -163,7 +163,8 @@ class Engine:
 
     def _run(self, inputs: Inputs, slots: list[int], places_bT: Tensor, allow_bTM: Tensor) -> Tensor:
         attention = CachedAttention(self.cache, torch.tensor(slots, device=self.device), places_bT, allow_bTM[:, None])
-        return self.model.hidden(inputs, attention).unflatten(0, tuple(places_bT.shape))
+        hidden = self.model.hidden(inputs, attention)
+        return hidden.view(*places_bT.shape, hidden.shape[-1])
 
     def _write(self, documents: list[_Document]) -> None:
         """Feed each document's next token and choose the one after it."""
@@ -234,7 +235,8 @@ class Engine:
             both = self._predict(
                 [*slots, *(slot + len(self.cache.lengths) // 2 for slot in slots)], x_t.repeat(2, 1, 1, 1), t
             )
-            return guided(*both.chunk(2), self.config.guidance)
+            conditional, unconditional = both.chunk(2)
+            return guided(conditional, unconditional, self.config.guidance)
 
         limit = self.loaded.checkpoint.content.latent_limit
         latents = self.config.sampler.sample(denoise, draw_noise(), self.loaded.diffusion, draw_noise, limit)

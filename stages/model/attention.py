@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 _WRITTEN_OUT = 128  # longest documents whose attention is written out on CPU
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from stages.model.config import LinearCodec
 
-
 _PLACE_FEATURES = 64
 
 

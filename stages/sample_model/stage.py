@@ -70,7 +70,7 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         runtime.report(Progress("sample", len(records), len(tasks), "documents"))
     write_jsonl(build.folder / RECORDS, [record.model_dump() for record in records])
     if drawn:
-        write_atomic(build.folder / GRID, encode_png(contact_sheet(drawn, columns=8, gap=4, background=255)))
+        write_atomic(build.folder / GRID, encode_png(contact_sheet(drawn, columns=8, gap=4)))
     write_atomic(build.folder / PAGE, _page(loaded.checkpoint, records).encode())
     stats = {"documents": len(records), "pictures": len(drawn)}
     build.seal({"modes": sorted({record.mode for record in records})}, stats)

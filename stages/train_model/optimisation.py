@@ -23,7 +23,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Fused AdamW; matrices decay, norms, biases and embeddings do not (the paper does not say; Llama's habit)."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         is_matrix = weight.ndim >= 2 and not name.startswith("text_embedding")
         (decayed if is_matrix else plain).append(weight)

@@ -73,7 +73,8 @@ def run(
         if done or state.step % train.eval_every == 0:
             metrics.add(state.step, "heldout_", _heldout_losses(state, data, train, device, seed))
         if not done and state.step > 0 and (state.step % train.save_every == 0 or runtime.interrupts.requested):
-            metrics.flush(), timing.flush()
+            metrics.flush()
+            timing.flush()
             save(saves, state, train.keep_saves)
         if done:
             break
@@ -112,7 +113,8 @@ def run(
             fields = {"text": f"{text_loss:.3f}", "image": f"{image_loss:.3f}", "el/s": f"{speed:,.0f}"}
             runtime.report(Progress("train", state.step, train.steps, "steps", fields))
 
-    metrics.flush(), timing.flush()
+    metrics.flush()
+    timing.flush()
     if not (build.folder / STATE).exists():
         write_state(build.folder, state)
     shutil.rmtree(saves, ignore_errors=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+
 from stages.diffusion.guidance import guided
 from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, respaced
@@ -80,7 +82,7 @@ def test_respaced_times_fall_from_the_end_to_zero(steps: int) -> None:
     assert times[0] == 1000
     assert times[-1] == 0
     assert len(times) == min(steps, 1000) + 1
-    assert all(a > b for a, b in zip(times[:-1], times[1:], strict=True))
+    assert all(a > b for a, b in pairwise(times))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)

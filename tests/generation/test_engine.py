@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
 from stages.core.runtime import Runtime
 from stages.core.seeds import torch_generator
 from stages.diffusion.process import Diffusion
@@ -115,7 +117,7 @@ class Naive:
             def noise(generator: torch.Generator = generator) -> torch.Tensor:
                 return torch.randn(1, 2, 4, 4, generator=generator)
 
-            def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+            def denoise(x: torch.Tensor, t: int, ids: list[int] = ids, images: list[int] = images) -> torch.Tensor:
                 conditional = self.predict(ids, images, latents, x, t)
                 if self.config.guidance == 1:
                     return conditional
@@ -169,7 +171,7 @@ def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sam
         for index, (prompt, output) in enumerate(zip(prompts(), found, strict=True)):
             assert_same(output, Naive(parts, config, 7).generate(prompt, index))
             kinds = [type(piece) for piece in output.pieces]
-            text_after_image += any(a is ImagePiece and b is TextPiece for a, b in zip(kinds, kinds[1:], strict=False))
+            text_after_image += any(a is ImagePiece and b is TextPiece for a, b in pairwise(kinds))
     assert text_after_image > 0
 
 

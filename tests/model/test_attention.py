@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from stages.model.attention import DenseAttention, GroupedAttention, allowed, group_mask
 
 # One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it.
@@ -64,7 +65,11 @@ def grouped_of(documents: list[str]) -> tuple[torch.Tensor, GroupedAttention]:
     return places, GroupedAttention(tuple(groups))
 
 
-@pytest.mark.parametrize("documents", [*STRUCTURES.values(), sum(STRUCTURES.values(), [])], ids=[*STRUCTURES, "all"])
+@pytest.mark.parametrize(
+    "documents",
+    [*STRUCTURES.values(), [line for lines in STRUCTURES.values() for line in lines]],
+    ids=[*STRUCTURES, "all"],
+)
 def test_grouped_equals_dense_forward_and_backward(documents: list[str]) -> None:
     owner, image = line_of(documents)
     places, grouped = grouped_of(documents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig
 from stages.model.patches import from_patches, to_patches

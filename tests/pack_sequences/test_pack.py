@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from stages.artifacts.manifest import open_artifact
 from stages.artifacts.sequences import RowTable, Sequences
 from stages.artifacts.tokens import Tokens
@@ -158,8 +159,8 @@ def test_failed_images_and_long_documents_are_left_out_and_counted(tmp_path: Pat
 
 
 def test_nothing_fits_is_an_error_with_the_shortest_length(tmp_path: Path) -> None:
+    made = [Story(("a long enough text " * 4, None)) for _ in range(4)]
     with pytest.raises(TfcliError, match=r"0 of 4 documents fit 16 elements \(shortest \d+\)"):
-        made = [Story(("a long enough text " * 4, None)) for _ in range(4)]
         make_all(tmp_path, made, PackConfig(row_length=16))
 
 

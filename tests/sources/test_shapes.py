@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, TextSegment
 from stages.sources.shapes.drawing import draw

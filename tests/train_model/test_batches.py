@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences
 from stages.diffusion.process import Diffusion

@@ -73,9 +73,7 @@ def turn(thing: Thing, changed: Thing) -> str:
 
 def claims(text: str) -> Claims | None:
     """What a caption claims; None where any part of it is not understood."""
-    plain = re.sub(r"\s+", " ", text.strip().lower().rstrip(".:").strip())
-    plain = re.sub(r"(top|bottom) (left|right)", r"\1-\2", plain)
-    plain = re.sub(r"^(first|there (is|are)) ", "", plain)
+    plain = re.sub(r"^(first|there (is|are)) ", "", _plain(text))
     if not plain:
         return None
     things: list[ClaimedThing] = []
@@ -93,7 +91,7 @@ def claims(text: str) -> Claims | None:
 
 def after_turn(before: ClaimedThing, text: str) -> ClaimedThing | None:
     """What a story's thing must be after a text such as "then it turns blue:"; None where it is not understood."""
-    found = _TURN.fullmatch(text.strip().lower().rstrip(":. "))
+    found = _TURN.fullmatch(_plain(text))
     if not found:
         return None
     if found["colour"]:
@@ -101,6 +99,12 @@ def after_turn(before: ClaimedThing, text: str) -> ClaimedThing | None:
     if found["size"]:
         return replace(before, size=found["size"])
     return replace(before, place=found["place"])
+
+
+def _plain(text: str) -> str:
+    """Lower case, single spaces, no end mark, places in one word."""
+    plain = re.sub(r"\s+", " ", text.strip().lower().rstrip(".: "))
+    return re.sub(r"(top|bottom) (left|right)", r"\1-\2", plain)
 
 
 def _named(thing: Thing, rng: np.random.Generator) -> str:
