@@ -57,7 +57,7 @@ class SequencesContent(BaseModel):
 class RowTable:
     """One side in memory; see the file's docstring for the columns."""
 
-    ids: IntArray
+    ids: np.ndarray[Any, np.dtype[Any]]
     documents: IntArray
     images: IntArray
     row_documents: IntArray

@@ -31,8 +31,7 @@ class Vae:
 
     @property
     def latent_channels(self) -> int:
-        channels: int = self.model.config.latent_channels
-        return channels
+        return int(self.model.config["latent_channels"])
 
     def downsampling(self) -> int:
         """Pixels along a side of a latent pixel, measured on a small blank picture."""

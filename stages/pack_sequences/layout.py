@@ -42,14 +42,16 @@ class Units:
         """Elements of each unit. patches: number of patches of each grid."""
         own = segment_lengths(self.segments, patches)
         total = np.concatenate([[0], np.cumsum(own)])
-        return total[self.offsets[1:]] - total[self.offsets[:-1]] + self.bos + self.eos
+        lengths: IntArray = total[self.offsets[1:]] - total[self.offsets[:-1]] + self.bos + self.eos
+        return lengths
 
     def pairs(self) -> BoolArray:
         """Units of exactly one text and one image."""
         two = np.diff(self.offsets) == 2
         first = np.where(two, self.offsets[:-1], 0)
         kinds = self.segments[:, 0] if len(self.segments) else np.zeros(2, np.int64)
-        return two & (kinds[first] != kinds[np.minimum(first + 1, len(kinds) - 1)])
+        pairs: BoolArray = two & (kinds[first] != kinds[np.minimum(first + 1, len(kinds) - 1)])
+        return pairs
 
 
 def segment_lengths(segments: IntArray, patches: IntArray) -> IntArray:
@@ -80,7 +82,8 @@ def begins_with_image(units: Units) -> BoolArray:
     first = np.where(has_any, units.offsets[:-1], 0)
     if not len(units.segments):
         return has_any
-    return has_any & (units.segments[first, 0] == IMAGE)
+    image_first: BoolArray = has_any & (units.segments[first, 0] == IMAGE)
+    return image_first
 
 
 def write_rows(

@@ -81,7 +81,7 @@ class _Columns:
     """The arrays of Tokens while they grow."""
 
     def __init__(self) -> None:
-        self.ids: list[np.ndarray] = []  # type: ignore[type-arg]
+        self.ids: list[np.ndarray] = []
         self.segments: list[tuple[int, int, int, int]] = []
         self.offsets, self.flags, self.groups = [0], [], []  # type: ignore[var-annotated]
         self.num_ids = 0
@@ -107,7 +107,7 @@ class _Columns:
             name = ["group", document.group] if document.group is not None else ["key", document.key]
             self.groups.append(int(hash_value(name)[:15], 16))
 
-    def arrays(self) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    def arrays(self) -> dict[str, np.ndarray]:
         return {
             "ids": np.concatenate(self.ids) if self.ids else np.zeros(0, np.int32),
             "segments": np.array(self.segments, dtype=np.int64).reshape(-1, 4),

@@ -94,7 +94,8 @@ class Discriminator(nn.Module):
 
 def adversarial_loss(discriminator: Discriminator, drawn: Tensor) -> Tensor:
     """What the autoencoder minimises: the discriminator should call its pictures real."""
-    return -discriminator(drawn).mean()
+    loss: Tensor = -discriminator(drawn).mean()
+    return loss
 
 
 def discriminator_loss(discriminator: Discriminator, real: Tensor, drawn: Tensor) -> Tensor:

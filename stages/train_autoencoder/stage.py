@@ -143,7 +143,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, build: Build, runti
         if adversary is not None:
             loss = loss + vae.gan_weight * adversarial_loss(adversary, drawn)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
         if not math.isfinite(loss.item() + norm.item()):
             fix = "lower vae.learning_rate; the last save is from before this step"

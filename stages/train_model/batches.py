@@ -196,7 +196,8 @@ class _Layout:
     def image_first(self, owners: IntArray) -> BoolArray:
         """Whether a document begins with an image. One that does because its caption was dropped does not count."""
         documents = self.documents[owners]
-        return (documents[:, 5] == 1) & (documents[:, 4] == 0)
+        first: BoolArray = (documents[:, 5] == 1) & (documents[:, 4] == 0)
+        return first
 
     def places(self, image: IntArray, owner: int) -> IntArray:
         """Flat places of an image's patches, raster order."""

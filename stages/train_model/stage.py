@@ -89,7 +89,7 @@ def run(
                 sums = loss_sums(network, batch.to(device))
                 loss = sums.text / max(1, num_targets)
                 loss = loss + diffusion.image_weight * sums.weighted_image / max(1, num_images)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             text_loss += sums.text.item() / max(1, num_targets)
             image_loss += sums.image.item() / max(1, num_images)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip_norm).item()
