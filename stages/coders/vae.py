@@ -38,7 +38,8 @@ class Vae:
         for side in (64, 128, 256):
             mean, _ = self.encode(np.zeros((1, side, side, 3), np.uint8))
             if mean.shape[-1] > 0:
-                return side // mean.shape[-1]
+                factor: int = side // mean.shape[-1]
+                return factor
         raise TfcliError("the autoencoder gives empty latents", code=ExitCode.ARTIFACT)
 
     @torch.inference_mode()

@@ -76,7 +76,7 @@ def test_verify_does_not_trust_the_manifest(made: Any) -> None:
     result = made.call("verify", "work/tiny/tokens")
     assert result.exit_code == 4
     assert "outside of its folder" in result.stderr
-    edit(WORK / "latents", lambda manifest: manifest["files"].pop())
+    edit(WORK / "latents", lambda manifest: manifest["files"].pop(0))
     assert "does not give its digest" in made.call("verify", "work/tiny/latents").stderr
 
 
