@@ -45,9 +45,10 @@ class Part:
     judged: list[Judged]
 
 
-def shapes_pairs(loaded: LoadedModel) -> list[StoredDocument]:
-    """Held-out caption pairs of the shapes world; empty for any other source."""
-    return [d for d in heldout_documents(loaded) if is_pair(d) and isinstance(d.facts, dict) and "scenes" in d.facts]
+def shapes_pairs(loaded: LoadedModel, new: str) -> list[StoredDocument]:
+    """Held-out caption pairs of the shapes world in which a "scene" or a "thing" is new; empty for any other source."""
+    pairs = (document for document in heldout_documents(loaded) if is_pair(document))
+    return [pair for pair in pairs if isinstance(pair.facts, dict) and pair.facts.get("new") == new]
 
 
 def judge_drawings(

@@ -29,7 +29,7 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     losses = loaded.checkpoint.manifest.stats["losses"]
     figures: dict[str, Any] = {name: value for name, value in losses.items() if name.startswith("heldout_")}
     judged: list[Judged] = []
-    pairs = shapes_pairs(loaded)
+    pairs = shapes_pairs(loaded, "scene")
     if pairs:
         for part in (
             judge_drawings(loaded, pairs[: eval.text_to_image], eval.generation, seed, runtime),
@@ -38,6 +38,12 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
         ):
             figures.update(part.figures)
             judged.extend(part.judged)
+        harder = shapes_pairs(loaded, "thing")[: min(eval.text_to_image, eval.image_to_text)]
+        for part in (
+            judge_drawings(loaded, harder, eval.generation, seed, runtime),
+            judge_texts(loaded, harder, eval.generation, seed, runtime),
+        ):
+            figures.update({f"new_things_{name}": value for name, value in part.figures.items()})
     else:
         runtime.report(Note("no judge for this source: the scores are the held-out losses"))
     write_json(build.folder / SCORES, figures)

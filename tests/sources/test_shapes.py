@@ -20,8 +20,9 @@ from stages.sources.shapes.world import (
     SIZES,
     Scene,
     Thing,
-    draw_heldout_scene,
+    draw_new_scene,
     draw_scene,
+    draw_scene_with_new_thing,
     heldout_combinations,
     scene_from_json,
     scene_to_json,
@@ -32,7 +33,16 @@ SCENES = [draw_scene(numpy_generator(0, "test", number)) for number in range(150
 
 def documents(**options: int) -> list[Document]:
     return list(
-        Shapes(**{"pictures": 300, "heldout": 60, "interleaved": 60, "heldout_interleaved": 10, **options}).documents()
+        Shapes(
+            **{
+                "pictures": 300,
+                "heldout": 60,
+                "heldout_things": 60,
+                "interleaved": 60,
+                "heldout_interleaved": 10,
+                **options,
+            }
+        ).documents()
     )
 
 
@@ -51,11 +61,25 @@ def test_one_in_ten_combinations_is_held_out_and_every_pair_of_attributes_is_lef
 
 def test_training_never_shows_a_heldout_combination_and_heldout_documents_do() -> None:
     for document in documents():
-        shown = [scene.heldout for scene in scenes_of(document)]
-        if document.heldout:
-            assert shown[0]
+        scenes = scenes_of(document)
+        if not document.heldout:
+            assert not any(scene.heldout for scene in scenes)
+        elif document.facts.get("new") == "thing":
+            assert scenes[0].has_new_thing
         else:
-            assert not any(shown)
+            assert scenes[0].is_new
+            assert not scenes[0].has_new_thing
+
+
+def test_one_scene_in_ten_is_new_whatever_its_order_and_jitter() -> None:
+    rng = np.random.default_rng(0)
+    new = []
+    for scene in [draw_new_scene(rng) for _ in range(30)]:
+        moved = [replace(thing, x=thing.x + 0.001) for thing in reversed(scene.things)]
+        assert Scene(tuple(moved)).is_new
+        counts = len(scene.things)
+        new.append(counts)
+    assert set(new) == {1, 2, 3}
 
 
 def test_documents_do_not_depend_on_how_many_there_are() -> None:
@@ -181,7 +205,7 @@ def test_false_captions_are_caught() -> None:
 
 
 def test_one_thing_cannot_stand_for_two_claims() -> None:
-    scene = draw_heldout_scene(np.random.default_rng(0), 1)
+    scene = draw_scene_with_new_thing(np.random.default_rng(0), 1)
     thing = scene.things[0]
     assert not judge_caption(f"a {thing.colour} {thing.shape} and a {thing.colour} {thing.shape}", scene).claims_true
     one = judge_caption(f"a {thing.colour} {thing.shape}", Scene((thing, replace(thing, row=2, column=2))))

@@ -20,13 +20,14 @@ from stages.sources.shapes.world import (
     SIZES,
     Scene,
     Thing,
-    draw_heldout_scene,
+    draw_new_scene,
     draw_scene,
+    draw_scene_with_new_thing,
     scene_to_json,
 )
 
 # Bump when the same options give other pictures or texts: artifacts made from them become stale.
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class DrawnScene:
 
 
 class Shapes(Section):
-    """pictures, heldout: caption pairs for training, and with a held-out combination in each.
+    """pictures: caption pairs for training. heldout: pairs whose scene as a whole is new; heldout_things: pairs with a thing
+    whose colour, shape and place were never drawn together (harder: the captions of training say that it does not exist).
 
     interleaved, heldout_interleaved: stories of two or three pictures of one thing that changes. Every document is drawn
     from a generator of its own, so that it does not depend on how many others there are.
@@ -51,6 +53,7 @@ class Shapes(Section):
     size: int = Field(64, ge=16, le=512)
     pictures: int = Field(10_000, ge=1)
     heldout: int = Field(200, ge=0)
+    heldout_things: int = Field(200, ge=0)
     interleaved: int = Field(1_000, ge=0)
     heldout_interleaved: int = Field(20, ge=0)
     max_things: int = Field(3, ge=1, le=3)
@@ -59,11 +62,13 @@ class Shapes(Section):
     def documents(self) -> Iterator[Document]:
         """Held-out pairs, held-out stories, pairs, stories."""
         for index in range(self.heldout):
-            yield self._pair(index, heldout=True)
+            yield self._pair(index, "scene")
+        for index in range(self.heldout_things):
+            yield self._pair(index, "thing")
         for index in range(self.heldout_interleaved):
             yield self._story(index, heldout=True)
         for index in range(self.pictures):
-            yield self._pair(index, heldout=False)
+            yield self._pair(index, None)
         for index in range(self.interleaved):
             yield self._story(index, heldout=False)
 
@@ -71,22 +76,24 @@ class Shapes(Section):
         return WORLD_VERSION
 
     def describe(self) -> str:
+        pairs = self.pictures + self.heldout + self.heldout_things
         stories = self.interleaved + self.heldout_interleaved
-        return f"shapes: {self.pictures + self.heldout} drawn pairs and {stories} stories from seed {self.seed}"
+        return f"shapes: {pairs} drawn pairs and {stories} stories from seed {self.seed}"
 
-    def _pair(self, index: int, *, heldout: bool) -> Document:
-        purpose = "shapes heldout" if heldout else "shapes"
-        rng = numpy_generator(self.seed, purpose, index)
-        scene = (draw_heldout_scene if heldout else draw_scene)(rng, self.max_things)
-        key = f"{'heldout' if heldout else 'pair'}-{index:06d}"
+    def _pair(self, index: int, new: Literal["scene", "thing"] | None) -> Document:
+        """new: what is held out about it, None for training."""
+        rng = numpy_generator(self.seed, f"shapes {new or ''}", index)
+        draw_one = {"scene": draw_new_scene, "thing": draw_scene_with_new_thing, None: draw_scene}[new]
+        scene = draw_one(rng, self.max_things)
+        key = f"{f'new-{new}' if new else 'pair'}-{index:06d}"
         segments = (TextSegment(caption(scene, rng)), ImageSegment(key, DrawnScene(scene, self.size)))
-        return Document(key, segments, heldout=heldout, facts={"scenes": [scene_to_json(scene)]})
+        return Document(key, segments, heldout=new is not None, facts={"new": new, "scenes": [scene_to_json(scene)]})
 
     def _story(self, index: int, *, heldout: bool) -> Document:
         """One thing, then the same thing after one or two changes."""
         purpose = "shapes story heldout" if heldout else "shapes story"
         rng = numpy_generator(self.seed, purpose, index)
-        thing = (draw_heldout_scene if heldout else draw_scene)(rng, 1).things[0]
+        thing = (draw_new_scene if heldout else draw_scene)(rng, 1).things[0]
         key = f"{'heldout-story' if heldout else 'story'}-{index:06d}"
         things = [thing]
         segments: list[Segment] = [TextSegment(first_text(thing, rng))]
@@ -112,5 +119,5 @@ def _changed(thing: Thing, rng: np.random.Generator) -> Thing:
             x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-JITTER, JITTER, 2)
             changed = replace(thing, column=column, row=row, x=round(float(x), 5), y=round(float(y), 5))
         visible = (changed.colour, changed.size, changed.place) != (thing.colour, thing.size, thing.place)
-        if visible and not changed.heldout:
+        if visible and not Scene((changed,)).heldout:
             return changed

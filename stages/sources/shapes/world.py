@@ -29,7 +29,8 @@ SIZES = {"small": 0.095, "large": 0.14}
 PLACES = ("top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right")
 JITTER = 0.012
 MAX_THINGS = 3
-# Of 216 combinations of colour, shape and place one in ten is never drawn for training.
+# One in ten of the 216 combinations of colour, shape and place, and one in ten of all scenes (the set of their things
+# with colour, shape, size and place), is never drawn for training.
 _HELDOUT_SHARE = 10
 
 
@@ -61,15 +62,29 @@ class Scene:
     things: tuple[Thing, ...]
 
     @property
-    def heldout(self) -> bool:
+    def has_new_thing(self) -> bool:
+        """Whether a thing is in it whose colour, shape and place are never drawn together for training."""
         return any(thing.heldout for thing in self.things)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this very set of things is kept out of training, though each of them is drawn there."""
+        names = sorted(f"{thing.colour}/{thing.shape}/{thing.size}/{thing.place}" for thing in self.things)
+        return not self.has_new_thing and _one_in_ten("; ".join(names))
+
+    @property
+    def heldout(self) -> bool:
+        return self.has_new_thing or self.is_new
 
 
 @cache
 def is_heldout(colour: str, shape: str, place: str) -> bool:
     """Whether the combination is kept out of every training picture: a fixed property of the world, not of a seed."""
-    digest = hashlib.sha256(f"{colour}/{shape}/{place}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % _HELDOUT_SHARE == 0
+    return _one_in_ten(f"{colour}/{shape}/{place}")
+
+
+def _one_in_ten(name: str) -> bool:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _HELDOUT_SHARE == 0
 
 
 @cache
@@ -94,7 +109,22 @@ def draw_thing(rng: np.random.Generator, cell: int) -> Thing:
 
 
 def draw_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
-    """A training scene: no held-out combination in it. One thing in 50 % of scenes, two in 30 %, three in 20 %."""
+    """A training scene: nothing held out. One thing in 50 % of scenes, two in 30 %, three in 20 %."""
+    while True:
+        scene = _any_scene(rng, max_things)
+        if not scene.heldout:
+            return scene
+
+
+def draw_new_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
+    """A scene that is held out as a whole, of things that training shows; numbers of things as in training."""
+    while True:
+        scene = _any_scene(rng, max_things)
+        if scene.is_new:
+            return scene
+
+
+def _any_scene(rng: np.random.Generator, max_things: int) -> Scene:
     weights = np.array([0.5, 0.3, 0.2][:max_things])
     number = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
     things: list[Thing] = []
@@ -106,7 +136,7 @@ def draw_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
     return Scene(tuple(things))
 
 
-def draw_heldout_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
+def draw_scene_with_new_thing(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
     """A scene with at least one held-out combination; the others are drawn as for training."""
     colour, shape, place = heldout_combinations()[rng.integers(len(heldout_combinations()))]
     cell = PLACES.index(place)
