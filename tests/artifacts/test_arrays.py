@@ -1,0 +1,98 @@
+"""Rows on disk: equal to plain zarr, and no damage is read as numbers."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from stages.artifacts.arrays import RowReader, create_rows, read_flat, write_flat, write_shard
+from stages.core.errors import TfcliError
+
+ROWS = np.random.default_rng(0).normal(size=(10, 2, 3, 2, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def array(tmp_path: Path) -> Path:
+    path = tmp_path / "a"
+    create_rows(path, 10, (2, 3, 2, 2), "float32", 4)
+    for shard in range(3):
+        write_shard(path, shard, ROWS[shard * 4 : shard * 4 + 4])
+    return path
+
+
+def shard_file(path: Path, shard: int = 0) -> Path:
+    return path / "c" / str(shard) / "0" / "0" / "0" / "0"
+
+
+def test_rows_equal_plain_zarr_in_any_order(array: Path) -> None:
+    order = np.array([9, 0, 4, 4, 7])
+    assert np.array_equal(RowReader(array).read(order), ROWS[order])
+    assert np.array_equal(zarr.open_array(str(array), mode="r")[...], ROWS)
+    assert RowReader(array).read(np.zeros(0, np.int64)).shape == (0, 2, 3, 2, 2)
+
+
+def test_a_reader_survives_pickling(array: Path) -> None:
+    reader = RowReader(array)
+    reader.read(np.array([1]))
+    assert np.array_equal(pickle.loads(pickle.dumps(reader)).read(np.array([8])), ROWS[[8]])
+
+
+@pytest.mark.parametrize("row", [-1, 10])
+def test_rows_out_of_range_are_an_error(array: Path, row: int) -> None:
+    with pytest.raises(IndexError):
+        RowReader(array).read(np.array([row]))
+
+
+@pytest.mark.parametrize("keep", [0, 10, -1])
+def test_a_cut_shard_is_an_error(array: Path, keep: int) -> None:
+    path = shard_file(array)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(TfcliError, match="damaged"):
+        RowReader(array).read(np.array([0]))
+    assert np.array_equal(RowReader(array).read(np.array([5])), ROWS[[5]])  # the other shards are fine
+
+
+def test_a_missing_shard_is_an_error(array: Path) -> None:
+    shard_file(array, 1).unlink()
+    with pytest.raises(TfcliError, match="damaged"):
+        RowReader(array).read(np.array([4]))
+
+
+def test_every_flipped_bit_is_noticed(array: Path) -> None:
+    path = shard_file(array)
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        place, bit = int(rng.integers(len(data))), int(rng.integers(8))
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(TfcliError, match="damaged"):
+            RowReader(array).read(np.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("data_type", "int64"), ("zarr_format", 2), ("node_type", "group"), ("codecs", [{"name": "bytes"}])],
+)
+def test_another_layout_is_refused(array: Path, key: str, value: object) -> None:
+    meta = json.loads((array / "zarr.json").read_text())
+    (array / "zarr.json").write_text(json.dumps({**meta, key: value}))
+    with pytest.raises(TfcliError, match="damaged"):
+        RowReader(array)
+
+
+@pytest.mark.parametrize(
+    "values", [np.arange(7, dtype=np.int32), np.zeros((0, 4), np.int64), np.ones((3, 2), np.uint8)]
+)
+def test_flat_arrays_come_back(tmp_path: Path, values: np.ndarray) -> None:  # type: ignore[type-arg]
+    write_flat(tmp_path / "f", values)
+    found = read_flat(tmp_path / "f")
+    assert found.dtype == values.dtype
+    assert np.array_equal(found, values)
+    assert found.shape == values.shape
