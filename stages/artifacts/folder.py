@@ -137,7 +137,7 @@ def _resumable(build: Build) -> bool:
         plan = json.loads((build.folder / PLAN).read_bytes())
     except (FileNotFoundError, ValueError, TfcliError):
         return False
-    return bool(plan.get("fingerprint") == build.stamp.fingerprint)
+    return isinstance(plan, dict) and plan.get("fingerprint") == build.stamp.fingerprint
 
 
 def _put_in_place(folder: Path, target: Path) -> None:

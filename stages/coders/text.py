@@ -73,7 +73,8 @@ class TextCoder:
     def decode(self, ids: list[int]) -> str:
         """Text of ids; control ids are skipped."""
         text: str = self._processor.DecodeIds([token for token in ids if token < self._processor.GetPieceSize()])
-        return text
+        # A model from a corpus without a blank spells the mark in bytes, and sentencepiece leaves that as it is.
+        return text.replace(_SPACE_MARK, " ")
 
 
 def check_text(text: str) -> None:
@@ -98,6 +99,13 @@ def train_sentencepiece(sentences: Iterable[str], vocab_size: int, algorithm: st
     try:
         return _train(texts, vocab_size, algorithm)
     except RuntimeError as error:
+        needed = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
+        if needed:
+            raise TfcliError(
+                f"a vocabulary of {vocab_size:,} is too small for this corpus",
+                why=f"its characters, 256 bytes and the marks take {int(needed[1]):,}",
+                fix=f"set tokenize.tokenizer.vocab_size to {int(needed[1]):,} or more",
+            ) from error
         # A small corpus holds fewer pieces than asked for; SentencePiece says how many it can give.
         found = re.search(r"<= (\d+)", str(error))
         if not found:
@@ -124,7 +132,8 @@ def _train(texts: list[str], vocab_size: int, algorithm: str) -> bytes:
         split_by_unicode_script=False,  # "top-left" may become one piece
         split_digits=True,
         control_symbols=[BOI, EOI, PAD],
-        max_sentence_length=2**20,
+        # A longer text would be skipped without a word.
+        max_sentence_length=max(2**20, 1 + max(len(text.encode("utf-8")) for text in texts)),
         num_threads=1,  # another number can give other scores, hence other bytes
         minloglevel=2,
     )

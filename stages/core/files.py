@@ -50,7 +50,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text.encode("utf-8", "surrogatepass"))
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -78,7 +79,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
             raise
-        existing = next(parent for parent in [path, *path.parents] if parent.exists())
+        # os.path.exists, not Path.exists: that one raises PermissionError below a folder that may not be entered
+        existing = next(parent for parent in [path, *path.parents] if os.path.exists(parent))
         free = shutil.disk_usage(existing).free
         raise TfcliError(
             f"cannot write {path}",

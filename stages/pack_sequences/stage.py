@@ -112,8 +112,9 @@ def _with_pieces(kept: Units, units: Units, cut: IntArray, row_length: int) -> U
         start, left = int(own[0, 1]), int(own[:, 2].sum())  # the texts of a document lie one behind another
         first = True
         while left > 0:
-            size = min(left, row_length - first)
-            last = size == left and size + first < row_length
+            last = left + first < row_length  # with room for eos
+            # Text that would fill the row to its end leaves one token for a piece of its own, so that eos has a place.
+            size = left if last else min(left - 1, row_length - first)
             documents.append(index)
             bos.append(first)
             eos.append(last)

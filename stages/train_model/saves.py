@@ -24,6 +24,7 @@ from stages.core.hashing import hash_file
 from stages.model.transformer import Transfusion
 
 _NAME = re.compile(r"step-(\d{8})")
+_FIX = "delete that folder to go back to the save before it"
 
 
 @dataclass
@@ -58,15 +59,11 @@ def write_state(folder: Path, state: TrainState) -> None:
 
 def read_state(folder: Path, state: TrainState) -> None:
     """Load a state into an existing model and optimizer. Raises TfcliError (ARTIFACT) if a file is damaged."""
-    record = json.loads((folder / STATE).read_bytes())
-    for raw in record["files"]:
-        entry = FileEntry.model_validate(raw)
-        check_size(folder, entry, "delete that folder to go back to the save before it")
+    step, entries = _read_record(folder)
+    for entry in entries:
+        check_size(folder, entry, _FIX)
         if hash_file(folder / entry.path) != entry.sha256:
-            fix = "delete that folder to go back to the save before it"
-            raise TfcliError(
-                f"{folder / entry.path} is damaged", why="its sha256 differs", fix=fix, code=ExitCode.ARTIFACT
-            )
+            raise _damaged(folder / entry.path, "its sha256 differs")
     state.model.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
     for name, tensor in (read_tensors(folder / EMA) if state.ema else {}).items():
         state.ema[name].copy_(tensor)
@@ -74,11 +71,11 @@ def read_state(folder: Path, state: TrainState) -> None:
     for name, weight in state.model.named_parameters():
         if f"exp_avg/{name}" in moments:
             state.optimizer.state[weight] = {
-                "step": torch.tensor(float(record["step"])),
+                "step": torch.tensor(float(step)),
                 "exp_avg": moments[f"exp_avg/{name}"].to(weight.device),
                 "exp_avg_sq": moments[f"exp_avg_sq/{name}"].to(weight.device),
             }
-    state.step = record["step"]
+    state.step = step
 
 
 def save(saves: Path, state: TrainState, keep: int) -> None:
@@ -103,3 +100,16 @@ def complete_saves(saves: Path) -> list[Path]:
     if not saves.is_dir():
         return []
     return sorted(path for path in saves.iterdir() if _NAME.fullmatch(path.name) and (path / STATE).is_file())
+
+
+def _read_record(folder: Path) -> tuple[int, list[FileEntry]]:
+    """The step and the files of a state, from `state.json`."""
+    try:
+        record = json.loads((folder / STATE).read_bytes())
+        return int(record["step"]), [FileEntry.model_validate(raw) for raw in record["files"]]
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
+        raise _damaged(folder / STATE, f"{type(error).__name__} in it") from error
+
+
+def _damaged(path: Path, why: str) -> TfcliError:
+    return TfcliError(f"{path} is damaged", why=why, fix=_FIX, code=ExitCode.ARTIFACT)

@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from stages.artifacts.arrays import RowReader, create_rows, read_flat, write_flat, write_shard
-from stages.core.errors import TfcliError
+from stages.core.errors import ExitCode, TfcliError
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2, 3, 2, 2)).astype(np.float32)
 
@@ -38,7 +38,9 @@ def test_rows_equal_plain_zarr_in_any_order(array: Path) -> None:
 
 def test_a_reader_survives_pickling(array: Path) -> None:
     reader = RowReader(array)
+    size = len(pickle.dumps(reader))
     reader.read(np.array([1]))
+    assert len(pickle.dumps(reader)) == size  # the mapped shards stay behind
     assert np.array_equal(pickle.loads(pickle.dumps(reader)).read(np.array([8])), ROWS[[8]])
 
 
@@ -77,14 +79,65 @@ def test_every_flipped_bit_is_noticed(array: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("data_type", "int64"), ("zarr_format", 2), ("node_type", "group"), ("codecs", [{"name": "bytes"}])],
+    ("keys", "value"),
+    [
+        (["data_type"], "int64"),
+        (["zarr_format"], 2),
+        (["node_type"], "group"),
+        (["codecs"], [{"name": "bytes"}]),
+        (["codecs", 0, "configuration", "codecs"], [{"name": "bytes"}, {"name": "zstd"}, {"name": "crc32c"}]),
+        (["codecs", 0, "configuration", "codecs", 0, "configuration", "endian"], "big"),
+        (["codecs", 0, "configuration", "index_location"], "start"),
+        (["chunk_grid", "configuration", "chunk_shape"], [4, 1, 3, 2, 2]),
+        (["fill_value"], 0.0),
+    ],
 )
-def test_another_layout_is_refused(array: Path, key: str, value: object) -> None:
+def test_another_layout_is_refused(array: Path, keys: list[str | int], value: object) -> None:
     meta = json.loads((array / "zarr.json").read_text())
-    (array / "zarr.json").write_text(json.dumps({**meta, key: value}))
+    place = meta
+    for key in keys[:-1]:
+        place = place[key]
+    assert place[keys[-1]] != value
+    place[keys[-1]] = value
+    (array / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(TfcliError, match="damaged") as caught:
+        RowReader(array)
+    assert caught.value.code == ExitCode.ARTIFACT
+
+
+@pytest.mark.parametrize(
+    "key", ["shape", "data_type", "chunk_grid", "fill_value", "codecs", "zarr_format", "node_type"]
+)
+def test_a_missing_key_is_damage(array: Path, key: str) -> None:
+    meta = json.loads((array / "zarr.json").read_text())
+    del meta[key]
+    (array / "zarr.json").write_text(json.dumps(meta))
     with pytest.raises(TfcliError, match="damaged"):
         RowReader(array)
+
+
+def test_rows_read_as_another_width_are_damage(array: Path) -> None:
+    meta = json.loads((array / "zarr.json").read_text())
+    (array / "zarr.json").write_text(json.dumps({**meta, "data_type": "float16"}))
+    with pytest.raises(TfcliError, match="damaged"):
+        RowReader(array).read(np.arange(4))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff"])
+def test_metadata_that_is_no_json_object_is_damage(array: Path, data: bytes) -> None:
+    (array / "zarr.json").write_bytes(data)
+    with pytest.raises(TfcliError, match="damaged"):
+        RowReader(array)
+
+
+def test_a_damaged_flat_array_is_an_error(tmp_path: Path) -> None:
+    write_flat(tmp_path / "f", np.arange(50))
+    path = tmp_path / "f" / "c" / "0"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(TfcliError, match="cannot be read"):
+        read_flat(tmp_path / "f")
 
 
 @pytest.mark.parametrize(

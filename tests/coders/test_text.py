@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+from pathlib import Path
+
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,8 +54,55 @@ def test_the_size_is_a_limit_where_the_corpus_is_small(algorithm: str) -> None:
     assert coder.decode(coder.encode("a red cross")) == "a red cross"
 
 
-def test_training_twice_gives_the_same_bytes() -> None:
-    assert train_sentencepiece(CORPUS, 400, "bpe") == MODEL
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_training_twice_gives_the_same_bytes(algorithm: str) -> None:
+    assert train_sentencepiece(CORPUS, 300, algorithm) == train_sentencepiece(CORPUS, 300, algorithm)
+
+
+def foreign_model(**options: object) -> bytes:
+    """A model as another program would train it."""
+    out = BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=out,
+        model_type="bpe",
+        vocab_size=60,
+        minloglevel=2,
+        **options,
+    )
+    return out.getvalue()
+
+
+def test_marks_go_behind_a_vocabulary_that_lacks_them() -> None:
+    coder = TextCoder(foreign_model())
+    assert (coder.boi, coder.eoi, coder.pad) == (60, 61, 62)
+    assert coder.vocab_size == 63
+    ids = coder.encode("a <boi> circle")
+    assert not {60, 61, 62} & set(ids)
+    assert coder.decode([coder.boi, *coder.encode("a circle"), coder.pad]) == "a circle"
+
+
+def test_a_model_whose_text_could_forge_a_mark_is_refused() -> None:
+    with pytest.raises(TfcliError, match="not a SentencePiece model") as caught:
+        TextCoder(foreign_model(user_defined_symbols=["<boi>"]))
+    assert "forge" in caught.value.why
+
+
+def test_a_model_without_an_end_is_refused() -> None:
+    with pytest.raises(TfcliError, match="not a SentencePiece model") as caught:
+        TextCoder(foreign_model(eos_id=-1))
+    assert "</s>" in caught.value.why
+
+
+def test_a_missing_or_huge_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TfcliError, match="not a SentencePiece model") as caught:
+        TextCoder.load(tmp_path / "none")
+    assert caught.value.code == ExitCode.ARTIFACT
+    (tmp_path / "model").write_bytes(MODEL)
+    assert TextCoder.load(tmp_path / "model").vocab_size == CODER.vocab_size
+    monkeypatch.setattr("stages.coders.text.MAX_MODEL_BYTES", len(MODEL) - 1)
+    with pytest.raises(TfcliError, match="not a SentencePiece model"):
+        TextCoder.load(tmp_path / "model")
 
 
 def test_many_equals_one_by_one() -> None:

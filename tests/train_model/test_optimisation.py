@@ -1,19 +1,17 @@
-"""The learning rate's shape, what decays, the running average; saves that come back exactly and are never half there."""
+"""The learning rate's shape, what decays, and the running average."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 
-from stages.core.errors import ExitCode, TfcliError
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
 from stages.train_model.config import TrainConfig
 from stages.train_model.optimisation import averaged_weights, build_optimizer, learning_rate, update_average
-from stages.train_model.saves import TrainState, complete_saves, read_state, save
+from stages.train_model.saves import TrainState
 
 CONFIG = TrainConfig(steps=100, warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-4)
 
@@ -66,49 +64,27 @@ def test_the_average_stands_in_for_the_weights_and_gives_way_again() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(before, inside, strict=True))
 
 
-def test_a_save_comes_back_exactly_and_goes_on_alike(tmp_path: Path) -> None:
-    first = state()
-    for number in range(3):
-        step(first, number)
-    save(tmp_path, first, keep=2)
-    second = state(seed=9)
-    read_state(complete_saves(tmp_path)[-1], second)
-    for number in range(3, 6):
-        step(first, number)
-        step(second, number)
-    assert second.step == first.step == 6
-    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert all(torch.equal(first.ema[name], second.ema[name]) for name in first.ema)
-
-
-def test_the_newest_complete_saves_stay_and_half_ones_do_not_count(tmp_path: Path) -> None:
+def test_the_average_comes_back_after_an_error_and_none_is_no_change() -> None:
     current = state()
-    for number in range(4):
-        step(current, number)
-        save(tmp_path, current, keep=2)
-    (tmp_path / "step-00000009").mkdir()
-    (tmp_path / "step-00000010.tmp").mkdir()
-    assert [path.name for path in complete_saves(tmp_path)] == ["step-00000003", "step-00000004"]
+    step(current, 0)
+    before = [weight.detach().clone() for weight in current.model.parameters()]
+    with pytest.raises(KeyError), averaged_weights(current.model, current.ema):
+        raise KeyError
+    with averaged_weights(current.model, {}):
+        assert all(torch.equal(a, b) for a, b in zip(before, current.model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, current.model.parameters(), strict=True))
 
 
-def test_a_damaged_save_is_refused(tmp_path: Path) -> None:
-    current = state()
-    save(tmp_path, current, keep=1)
-    path = tmp_path / "step-00000000" / "weights.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(TfcliError, match="is damaged") as caught:
-        read_state(tmp_path / "step-00000000", state())
-    assert caught.value.code == ExitCode.ARTIFACT
+def test_the_average_follows_fast_at_first_and_by_the_decay_later() -> None:
+    model = torch.nn.Linear(2, 1, bias=False)
+    for number, decay, rate in [(0, 0.999, 0.9), (10**6, 0.999, 0.001), (0, 0.05, 0.95)]:
+        average = {"weight": torch.zeros(1, 2)}
+        update_average(average, model, number, decay)
+        assert torch.allclose(average["weight"], rate * model.weight.detach(), rtol=1e-3)
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    current = state()
-    with torch.no_grad():
-        next(current.model.parameters())[0] = torch.nan
-    with pytest.raises(TfcliError, match="not finite") as caught:
-        save(tmp_path, current, keep=1)
-    assert caught.value.code == ExitCode.DIVERGED
-    assert complete_saves(tmp_path) == []
+def test_no_warm_up_starts_at_the_peak_and_one_longer_than_the_run_never_divides_by_zero() -> None:
+    assert learning_rate(0, CONFIG.model_copy(update={"warmup_steps": 0})) == 1e-2
+    late = CONFIG.model_copy(update={"warmup_steps": 100})
+    assert learning_rate(99, late) == pytest.approx(1e-2)
+    assert learning_rate(100, late) == pytest.approx(1e-2)

@@ -1,0 +1,199 @@
+"""An artifact is whole or absent, whatever moment a process dies at; a build goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from stages.artifacts import folder as folder_module
+from stages.artifacts.folder import Build, building
+from stages.artifacts.manifest import Manifest, Stamp, open_artifact, read_manifest
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Event, Note
+from stages.core.runtime import Runtime
+
+
+class Killed(BaseException):
+    """Stands in for a SIGKILL at a place in the code."""
+
+
+def stamp(seed: int = 0) -> Stamp:
+    return Stamp(kind="tokens", stage="tokenize", stage_version=1, seed=seed, config={"size": 3})
+
+
+def write_unit(build: Build, name: str, data: str) -> bool:
+    """Do a unit unless it is done; returns whether there was work."""
+    if build.unit(name) is not None:
+        return False
+    path = build.folder / f"{name}.txt"
+    path.write_text(data)
+    build.finish_unit(name, {"letters": len(data)}, [path])
+    return True
+
+
+def make(target: Path, seed: int = 0, *, force: bool = False, log: str = "") -> Manifest:
+    with building(target, stamp(seed), Runtime(), force=force) as build:
+        if build.sealed:
+            return build.sealed
+        write_unit(build, "one", "first")
+        (build.folder / "log.txt").write_text(log)
+        return build.seal({"n": 1}, {}, volatile=("log.txt",))
+
+
+def test_a_sealed_artifact_opens_and_holds_only_its_own_files(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "t")
+    assert open_artifact(tmp_path / "t", "tokens") == manifest
+    names = {path.relative_to(tmp_path / "t").as_posix() for path in (tmp_path / "t").rglob("*")}
+    assert (
+        names == {"manifest.json", *(entry.path for entry in manifest.files)} == {"manifest.json", "one.txt", "log.txt"}
+    )
+    assert not (tmp_path / "t.partial").exists()
+
+
+def test_finished_units_are_kept_and_damaged_ones_done_again(tmp_path: Path) -> None:
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        for name in ("one", "two", "three"):
+            write_unit(build, name, name)
+    (tmp_path / "t.partial" / "two.txt").write_text("tw")
+    (tmp_path / "t.partial" / "three.txt").unlink()
+    assert read_manifest(tmp_path / "t") is None
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        assert build.unit("one") == {"letters": 3}
+        assert [write_unit(build, name, name) for name in ("one", "two", "three")] == [False, True, True]
+        build.seal({}, {})
+    assert [entry.path for entry in open_artifact(tmp_path / "t", "tokens").files] == [
+        "one.txt",
+        "three.txt",
+        "two.txt",
+    ]
+
+
+def test_a_unit_with_half_a_record_is_not_done(tmp_path: Path) -> None:
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        write_unit(build, "one", "x")
+        (build.folder / "units" / "one.json").write_text('{"facts"')
+        assert build.unit("one") is None
+        assert build.unit("two") is None
+
+
+def test_other_settings_begin_anew_and_so_does_force(tmp_path: Path) -> None:
+    for seed, force, kept in [(0, False, True), (0, True, False), (1, False, False)]:
+        with building(tmp_path / "t", stamp(0), Runtime(), force=True) as build:
+            write_unit(build, "one", "x")
+        with building(tmp_path / "t", stamp(seed), Runtime(), force=force) as build:
+            assert (build.unit("one") is not None) == kept
+            assert (build.folder / "one.txt").exists() == kept
+
+
+@pytest.mark.parametrize("place", ["write_json", "_put_in_place"])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_kill_while_sealing_leaves_the_old_or_nothing_and_the_next_run_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, old: bool
+) -> None:
+    before = make(tmp_path / "t", seed=1) if old else None
+
+    def killed(*_arguments: object) -> None:
+        raise Killed
+
+    with building(tmp_path / "t", stamp(), Runtime()) as build, monkeypatch.context() as patch:
+        write_unit(build, "one", "first")
+        (build.folder / "log.txt").write_text("")
+        patch.setattr(folder_module, place, killed)
+        with pytest.raises(Killed):
+            build.seal({"n": 1}, {}, volatile=("log.txt",))
+    assert read_manifest(tmp_path / "t") == before
+    sealed = place == "_put_in_place"
+    assert (tmp_path / "t.partial" / "manifest.json").exists() == sealed
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        assert (build.sealed is not None) == sealed
+    after = make(tmp_path / "t")
+    assert after.fingerprint == stamp().fingerprint
+    assert open_artifact(tmp_path / "t", "tokens").digest == after.digest
+
+
+def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "t", seed=1)
+    replace = os.replace
+
+    def first_only(source: Path, target: Path) -> None:
+        if Path(source).name == "t.partial":
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.artifacts.folder.os.replace", first_only)
+        with pytest.raises(Killed):
+            make(tmp_path / "t")
+    assert len(list(tmp_path.glob("t.old-*"))) == 1
+    events: list[Event] = []
+    with building(tmp_path / "t", stamp(), Runtime(report=events.append)) as build:
+        assert build.sealed is not None
+    assert open_artifact(tmp_path / "t", "tokens").fingerprint == stamp().fingerprint
+    assert not list(tmp_path.glob("t.old-*"))
+    assert any(isinstance(event, Note) and ".old-" in event.text for event in events)
+
+
+def test_what_tfcli_did_not_make_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_text("miaow")
+    (tmp_path / "file").write_text("x")
+    for name in ("photos", "file"):
+        with pytest.raises(TfcliError) as caught:
+            make(tmp_path / name, force=True)
+        assert caught.value.code == ExitCode.USAGE
+    assert (tmp_path / "photos" / "cat.png").read_text() == "miaow"
+    (tmp_path / "empty").mkdir()
+    assert make(tmp_path / "empty").kind == "tokens"
+
+
+def test_a_second_process_is_told_the_pid_of_the_first(tmp_path: Path) -> None:
+    with building(tmp_path / "t", stamp(), Runtime()):
+        with pytest.raises(TfcliError, match="another process") as caught:
+            make(tmp_path / "t")
+        assert caught.value.code == ExitCode.ENVIRONMENT
+        assert caught.value.why == f"lock held by pid {os.getpid()}"
+    assert make(tmp_path / "t").kind == "tokens"
+
+
+def test_half_written_files_of_a_killed_process_are_swept_and_no_others(tmp_path: Path) -> None:
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        (build.folder / "deep").mkdir()
+    ours = [f"deep/.a.json.tmp-12-{'0af3' * 2}", f"deep/c.{'0f' * 16}.partial"]
+    others = ["deep/a.tmp-1", "deep/b.partial", ".hidden", f"c.{'0g' * 16}.partial"]
+    for name in [*ours, *others]:
+        (tmp_path / "t.partial" / name).write_text("x")
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        assert [name for name in ours if (build.folder / name).exists()] == []
+        assert [name for name in others if (build.folder / name).exists()] == others
+
+
+def test_the_digest_is_about_content_only(tmp_path: Path) -> None:
+    first, second = make(tmp_path / "a", log="10 s"), make(tmp_path / "b", log="11 s")
+    assert first.digest == second.digest
+    assert [entry.volatile for entry in first.files] == [True, False]
+    with building(tmp_path / "c", stamp(), Runtime()) as build:
+        write_unit(build, "one", "other")
+        third = build.seal({"n": 1}, {})
+    assert third.digest != first.digest
+    assert third.fingerprint == first.fingerprint
+
+
+def test_a_command_line_that_is_no_unicode_does_not_spoil_the_seal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["tfcli", "tokenize", os.fsdecode(b"caf\xe9.toml")]
+    monkeypatch.setattr("sys.argv", command)
+    make(tmp_path / "t")
+    assert open_artifact(tmp_path / "t", "tokens").provenance["command"] == command
+
+
+def test_a_damaged_plan_begins_anew(tmp_path: Path) -> None:
+    for text in ("", "[]", '"x"', json.dumps({"fingerprint": 1})):
+        with building(tmp_path / "t", stamp(), Runtime()) as build:
+            write_unit(build, "one", "x")
+        (tmp_path / "t.partial" / "plan.json").write_text(text)
+        with building(tmp_path / "t", stamp(), Runtime()) as build:
+            assert build.unit("one") is None

@@ -1,0 +1,35 @@
+"""A text that is cut keeps every token, one bos and one eos, whatever its length."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from stages.pack_sequences.layout import Units
+from stages.pack_sequences.stage import _with_pieces
+
+NO_PATCHES = np.array([4])
+
+
+@given(st.integers(0, 500), st.integers(16, 40))
+@example(15, 16)  # one token too long for bos and eos
+@example(31, 16)  # bos, then two rows filled to the end
+@settings(deadline=None)
+def test_pieces_hold_all_tokens_and_both_ends(more: int, row_length: int) -> None:
+    length = row_length - 1 + more  # the shortest text that does not fit with bos and eos
+    whole = Units(
+        np.array([0]),
+        np.array([True]),
+        np.array([True]),
+        np.array([0, 1]),
+        np.array([[0, 7, length, 0]], dtype=np.int64),
+    )
+    nothing = whole.take(np.zeros(0, dtype=np.int64))
+    pieces = _with_pieces(nothing, whole, np.array([0]), row_length)
+    assert (pieces.lengths(NO_PATCHES) <= row_length).all()
+    assert (pieces.segments[:, 2] > 0).all()
+    covered = np.concatenate([np.arange(start, start + size) for _, start, size, _ in pieces.segments])
+    assert covered.tolist() == list(range(7, 7 + length))
+    assert pieces.bos.tolist() == [True] + [False] * (len(pieces) - 1)
+    assert pieces.eos.tolist() == [False] * (len(pieces) - 1) + [True]
