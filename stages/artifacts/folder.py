@@ -34,6 +34,8 @@ from stages.core.runtime import Runtime
 PLAN = "plan.json"
 UNITS = "units"
 RECIPE = "recipe.json"  # the resolved sections, neutral keys included: not part of the digest
+# What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`.
+_HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial")
 
 
 class Build:
@@ -71,12 +73,11 @@ class Build:
         """Hash every file, write the manifest last, rename the folder into place. `volatile`: files outside the digest."""
         volatile = (*volatile, RECIPE)
         known = self._unit_entries()
-        shutil.rmtree(self.folder / UNITS, ignore_errors=True)
-        (self.folder / PLAN).unlink(missing_ok=True)
         files = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name != MANIFEST:
+            # Plan and units stay until the manifest is there: a kill while hashing must not cost the finished work.
+            if path.is_file() and name not in (MANIFEST, PLAN) and not name.startswith(f"{UNITS}/"):
                 is_volatile = any(name == item or name.startswith(f"{item}/") for item in volatile)
                 files.append(known.get(name) or self._entry(path, is_volatile))
         manifest = make_manifest(self.stamp, content, stats, files, self.started)
@@ -105,6 +106,7 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
     Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it.
     """
     _refuse_foreign(target)
+    _refuse_foreign(target.with_name(target.name + ".partial"), PLAN)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target):
@@ -142,6 +144,8 @@ def _resumable(build: Build) -> bool:
 
 def _put_in_place(folder: Path, target: Path) -> None:
     """Swap the finished folder in. A kill between the renames leaves the old one under `.old-`, cleaned at the next run."""
+    shutil.rmtree(folder / UNITS, ignore_errors=True)
+    (folder / PLAN).unlink(missing_ok=True)
     sync_folder(folder)
     old = target.with_name(f"{target.name}.old-{os.getpid()}")
     if target.exists():
@@ -153,7 +157,7 @@ def _put_in_place(folder: Path, target: Path) -> None:
 
 def _finish_interrupted_swap(target: Path, runtime: Runtime) -> None:
     for path in target.parent.glob(f"{target.name}.old-*"):
-        if re.fullmatch(re.escape(target.name) + r"\.old-\d+", path.name):
+        if re.fullmatch(re.escape(target.name) + r"\.old-\d+", path.name) and (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
             runtime.report(Note(f"removed {path}: left over from an interrupted run"))
 
@@ -161,16 +165,19 @@ def _finish_interrupted_swap(target: Path, runtime: Runtime) -> None:
 def _sweep(folder: Path) -> None:
     """Remove the half-written files that a killed process left: ours (`.name.tmp-pid-hex`) and zarr's (`name.hex.partial`)."""
     for path in folder.rglob("*"):
-        if re.fullmatch(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial", path.name) and path.is_file():
+        if _HALF_WRITTEN.fullmatch(path.name) and path.is_file():
             path.unlink()
 
 
-def _refuse_foreign(target: Path) -> None:
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
+def _refuse_foreign(folder: Path, *marks: str) -> None:
+    """Raise TfcliError (USAGE) for a folder with content but without a manifest (or another mark) of ours."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = {name for name in names if not _HALF_WRITTEN.fullmatch(name)}
+    if names and not names & {MANIFEST, *marks}:
         why = "it is not empty and has no manifest.json, so tfcli did not make it"
-        raise TfcliError(f"will not write to {target}", why=why, fix="give another --work", code=ExitCode.USAGE)
-    if target.exists() and not target.is_dir():
-        raise TfcliError(f"{target} is a file", fix="give another --work", code=ExitCode.USAGE)
+        raise TfcliError(f"will not write to {folder}", why=why, fix="give another --work", code=ExitCode.USAGE)
+    if folder.exists() and not folder.is_dir():
+        raise TfcliError(f"{folder} is a file", fix="give another --work", code=ExitCode.USAGE)
 
 
 @contextmanager

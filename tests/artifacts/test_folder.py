@@ -197,3 +197,32 @@ def test_a_damaged_plan_begins_anew(tmp_path: Path) -> None:
         (tmp_path / "t.partial" / "plan.json").write_text(text)
         with building(tmp_path / "t", stamp(), Runtime()) as build:
             assert build.unit("one") is None
+
+
+def test_a_foreign_partial_or_old_folder_is_left_alone(tmp_path: Path) -> None:
+    for name in ("t.partial", "u.old-12"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("x")
+    with pytest.raises(TfcliError, match="will not write"):
+        make(tmp_path / "t")
+    make(tmp_path / "u")
+    assert (tmp_path / "t.partial" / "mine.txt").exists()
+    assert (tmp_path / "u.old-12" / "mine.txt").exists()
+
+
+def test_a_kill_while_hashing_keeps_the_finished_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        write_unit(build, "one", "x")
+        with monkeypatch.context() as patch:
+            patch.setattr(folder_module, "make_manifest", killed)
+            with pytest.raises(KeyboardInterrupt):
+                build.seal({}, {})
+    (tmp_path / "t.partial" / ".plan.json.tmp-1-0123abcd").write_text("half")
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        assert build.unit("one") is not None
+        build.seal({}, {})
+    assert sorted(path.name for path in (tmp_path / "t").iterdir() if path.suffix == ".json") == ["manifest.json"]
+    assert not (tmp_path / "t" / "units").exists()
