@@ -160,7 +160,8 @@ class Workspace:
         stamp = self.stamp(stage)
         with building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:
-                write_json(build.folder / RECIPE, {name: recipe_tree(self.recipe)[name] for name in stage.sections})
+                tree = recipe_tree(self.recipe)
+                write_json(build.folder / RECIPE, {name: tree[name] for name in stage.sections})
                 run: Callable[..., None] = import_module(stage.module).run
                 sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
                 inputs = {kind: self.target(kind) for kind in stage.inputs}

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.arrays import read_flat, write_flat
 from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.artifacts.tokens import Marks
 from stages.core.files import read_jsonl
 
 HELDOUT_DOCUMENTS, REPORT, HISTOGRAM = "heldout_documents.jsonl", "report.json", "lengths.png"
@@ -31,18 +31,11 @@ Side = Literal["train", "heldout"]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class SequencesContent(BaseModel):
+class SequencesContent(Marks):
     """Facts for the model: the vocabulary with its marks, the grids, the latent statistics."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     row_length: int
     patch_side: int
-    vocab_size: int
-    bos: int
-    eos: int
-    boi: int
-    eoi: int
-    pad: int
     latent_channels: int
     picture_size: int
     grids: list[Grid]

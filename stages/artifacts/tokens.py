@@ -28,8 +28,8 @@ FIXED_ORDER, HELDOUT = 1, 2
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class TokensContent(BaseModel):
-    """The vocabulary (with its marks) and the counts. The documents of Latents come first, then text corpora."""
+class Marks(BaseModel):
+    """The size of the vocabulary and the ids of its marks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     vocab_size: int
@@ -38,6 +38,11 @@ class TokensContent(BaseModel):
     boi: int
     eoi: int
     pad: int
+
+
+class TokensContent(Marks):
+    """The vocabulary and the counts. The documents of Latents come first, then text corpora."""
+
     num_documents: int
     num_latent_documents: int
     num_text_tokens: int

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.coders.pixels import Pixels
 from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 

@@ -6,13 +6,15 @@ from pydantic import Field
 
 from stages.core.config import Section
 from stages.diffusion.schedules import CosineSchedule, Schedule
+from stages.diffusion.targets import NoiseTarget, Target
 from stages.diffusion.weighting import Uniform, Weighting
 
 
 class DiffusionConfig(Section):
     """image_weight: lambda of L = L_LM + lambda L_DDPM (paper, eq. 4: 5).
 
-    weighting: of the image loss by noise level; measured and held-out losses are always unweighted.
+    target: what the model predicts. weighting: of the image loss by noise level. Logged and held-out image losses are always
+    the unweighted error of the noise.
     noise_limit: highest t for the images of documents that begin with an image (paper, table 8: 500 of 1000); the
     number of steps of the schedule switches it off.
     """
@@ -20,4 +22,5 @@ class DiffusionConfig(Section):
     schedule: Schedule = CosineSchedule()
     image_weight: float = Field(5.0, ge=0)
     noise_limit: int = Field(500, ge=1)
+    target: Target = NoiseTarget()
     weighting: Weighting = Uniform()

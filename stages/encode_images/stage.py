@@ -43,14 +43,15 @@ def run(
 ) -> None:
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
     del seed  # nothing is drawn here
-    facts = Autoencoder.open(autoencoder).content
+    opened = Autoencoder.open(autoencoder)
+    facts = opened.content
     if (facts.picture_size, facts.fit) != (images.size, images.fit):
         raise TfcliError(
             f"the autoencoder was made for {facts.picture_size} px ({facts.fit}), the recipe says {images.size} ({images.fit})",
             fix="run 'tfcli vae' again",
             code=ExitCode.ARTIFACT,
         )
-    vae = load_vae(Autoencoder.open(autoencoder).model_folder, device=runtime.device, precision=encode.precision)
+    vae = load_vae(opened.model_folder, device=runtime.device, precision=encode.precision)
     num_images, num_documents = _count(source)
     if num_images == 0:
         why = f"{source.describe()}: {num_documents} documents, none with a picture"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from stages.artifacts.latents import StoredDocument
+from stages.coders.pixels import Pixels
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
 from stages.evaluate_model.config import EvalConfig
@@ -19,8 +19,6 @@ from stages.generation.loading import LoadedModel
 from stages.sources.shapes.judge import Verdict, judge, judge_caption, see
 from stages.sources.shapes.language import claims
 from stages.sources.shapes.world import scene_from_json
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)

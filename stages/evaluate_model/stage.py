@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stages.artifacts.folder import Build
 from stages.artifacts.scores import JUDGED, MISTAKES, SCORES
 from stages.coders.pixels import contact_sheet, encode_png
@@ -19,8 +17,6 @@ from stages.core.runtime import Runtime
 from stages.evaluate_model.config import EvalConfig
 from stages.evaluate_model.judged import Judged, judge_drawings, judge_free, judge_texts, shapes_pairs
 from stages.generation.loading import load_model
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:

@@ -265,7 +265,8 @@ class Engine:
         else:
             allow = columns <= places_bP[:, :, None]
         hidden = self._run(inputs, slots, places_bP, allow)
-        return self.model.predict_noise(hidden.flatten(0, 1), image)
+        output = self.model.image_outputs(hidden.flatten(0, 1), image)
+        return self.loaded.diffusion.to_noise(output, x_t, t)
 
 
 @dataclass(frozen=True)

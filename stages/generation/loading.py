@@ -67,6 +67,7 @@ def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
     sequences = Sequences.open(checkpoint.sequences_folder())
     tokens = Tokens.open(sequences.tokens_folder())
     latents = Latents.open(sequences.latents_folder())
+    diffusion = DiffusionConfig.model_validate(content.diffusion)
     model = Transfusion(
         ModelConfig.model_validate(content.model),
         DataFacts(content.vocab_size, content.latent_channels, content.patch_side),
@@ -82,7 +83,7 @@ def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
         tokens=tokens,
         latents=latents,
         model=model.to(device).eval(),
-        diffusion=Diffusion(DiffusionConfig.model_validate(content.diffusion).schedule),
+        diffusion=Diffusion(diffusion.schedule, diffusion.target),
         scale=LatentScale(content.channel_mean, content.channel_std, device),
         text=tokens.text_coder(),
         vae=load_vae(latents.autoencoder_folder() / "model", device=device_name),

@@ -62,6 +62,18 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.epsilon)
 
 
+class HeadNorm(nn.Module):
+    """RMSNorm of queries and keys (N, 2, H, d) over the size d of a head, with weights of their own."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.queries, self.keys = RMSNorm(size, epsilon), RMSNorm(size, epsilon)
+
+    def forward(self, qk_N2Hd: Tensor) -> Tensor:
+        weight = torch.stack((self.queries.weight, self.keys.weight))[:, None]
+        return F.rms_norm(qk_N2Hd, qk_N2Hd.shape[-1:], None, self.queries.epsilon) * weight.to(qk_N2Hd.dtype)
+
+
 class Block(nn.Module):
     """Attention and SwiGLU, each behind a norm and added to the stream."""
 
@@ -71,6 +83,7 @@ class Block(nn.Module):
         self.heads = config.heads
         self.attention_norm = RMSNorm(width, config.norm_epsilon)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qk_norm = HeadNorm(width // config.heads, config.norm_epsilon) if config.qk_norm else None
         self.attention_out = nn.Linear(width, width, bias=False)
         self.feed_forward_norm = RMSNorm(width, config.norm_epsilon)
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
@@ -79,6 +92,8 @@ class Block(nn.Module):
     def forward(self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention, layer: int) -> Tensor:
         qkv = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=1)
+        if self.qk_norm is not None:
+            qk = self.qk_norm(qk)
         q, k = rotate(qk, *rotary).unbind(1)
         mixed = attention(layer, q, k, v[:, 0])
         x_ND = x_ND + self.attention_out(mixed.flatten(1))
@@ -88,7 +103,7 @@ class Block(nn.Module):
 
 
 class Transfusion(nn.Module):
-    """The model. `hidden` maps a batch to its outputs; `text_logits` and `predict_noise` are the two heads."""
+    """The model. `hidden` maps a batch to its outputs; `text_logits` and `image_outputs` are the two heads."""
 
     def __init__(self, config: ModelConfig, facts: DataFacts) -> None:
         super().__init__()
@@ -102,13 +117,16 @@ class Transfusion(nn.Module):
         self.text_head = nn.Linear(config.width, facts.vocab_size, bias=False)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Random weights: deviation fan_in^-1/2, smaller by sqrt(2 layers) where a layer adds to the stream; biases 0."""
+        """Random weights: deviation fan_in^-1/2, smaller by sqrt(2 layers) where a layer adds to the stream; biases 0.
+
+        An embedding is looked up, so that its fan-in is 1: text enters the stream as loud as patches do.
+        """
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 if weight.ndim < 2:
-                    weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+                    weight.fill_(0.0 if name.endswith("bias") else 1.0)
                     continue
-                deviation = weight.shape[1] ** -0.5
+                deviation = 1.0 if name == "text_embedding.weight" else weight.shape[1] ** -0.5
                 if name.endswith(("attention_out.weight", "down.weight")):
                     deviation /= (2 * self.config.layers) ** 0.5
                 weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
@@ -132,7 +150,7 @@ class Transfusion(nn.Module):
         logits: Tensor = self.text_head(hidden_ND[places])
         return logits
 
-    def predict_noise(self, hidden_ND: Tensor, image: ImageInputs) -> Tensor:
-        """Predicted noise (I, C, h, w) for the images of one grid."""
+    def image_outputs(self, hidden_ND: Tensor, image: ImageInputs) -> Tensor:
+        """What the model predicts of each image of one grid (the noise, or another diffusion target), (I, C, h, w)."""
         height, width = image.latents_IChw.shape[-2:]
         return self.patches.decode(hidden_ND[image.places_IP], height, width)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.sequences import RowTable
-from stages.artifacts.tokens import IMAGE, TEXT, TokensContent
+from stages.artifacts.tokens import IMAGE, TEXT, Marks
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
@@ -95,7 +95,7 @@ def write_rows(
     row_length: int,
     patches: IntArray,
     ids: IntArray,
-    marks: TokensContent,
+    marks: Marks,
 ) -> RowTable:
     """The table of one side: units at their rows and starts."""
     order = np.lexsort((starts, rows))

@@ -17,7 +17,7 @@ from stages.artifacts.sequences import (
     RowTable,
     SequencesContent,
 )
-from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, TEXT, Tokens, TokensContent
+from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, TEXT, Marks, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import write_atomic, write_json, write_jsonl
@@ -152,7 +152,7 @@ class _Packer:
     """Packs one side of one pass."""
 
     pack: PackConfig
-    marks: TokensContent
+    marks: Marks
     patches: IntArray
     ids: IntArray
     free_order: BoolArray
@@ -191,7 +191,7 @@ def _joined(tables: list[RowTable]) -> RowTable:
     )
 
 
-def check_rows(table: RowTable, marks: TokensContent, patches: IntArray) -> None:
+def check_rows(table: RowTable, marks: Marks, patches: IntArray) -> None:
     """Spans lie inside their row and document and are closed by BOI and EOI, counts equal the grid, ids are in range."""
     ids, documents, images = table.ids, table.documents, table.images
     length = ids.shape[1]
@@ -209,17 +209,12 @@ def check_rows(table: RowTable, marks: TokensContent, patches: IntArray) -> None
 
 
 def _content(
-    pack: PackConfig, marks: TokensContent, facts: LatentsContent, train: RowTable, heldout: RowTable
+    pack: PackConfig, marks: Marks, facts: LatentsContent, train: RowTable, heldout: RowTable
 ) -> SequencesContent:
     return SequencesContent(
         row_length=pack.row_length,
         patch_side=pack.patch_side,
-        vocab_size=marks.vocab_size,
-        bos=marks.bos,
-        eos=marks.eos,
-        boi=marks.boi,
-        eoi=marks.eoi,
-        pad=marks.pad,
+        **{name: getattr(marks, name) for name in Marks.model_fields},
         latent_channels=facts.latent_channels,
         picture_size=facts.picture_size,
         grids=facts.grids,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import Build
 from stages.artifacts.samples import GRID, PAGE, RECORDS, Part, Record
-from stages.coders.pixels import contact_sheet, encode_png
+from stages.coders.pixels import Pixels, contact_sheet, encode_png
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Progress
 from stages.core.files import write_atomic, write_jsonl
@@ -25,7 +23,6 @@ from stages.generation.loading import LoadedModel, load_model
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Modes in the order of the page, with the heading that a reader sees.
 MODES = {
     "prompts": "Your prompts",

@@ -13,8 +13,7 @@ from stages.artifacts.arrays import write_flat
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents, StoredDocument, StoredText
 from stages.artifacts.tokens import ARRAYS, FIXED_ORDER, HELDOUT, IMAGE, TEXT, TOKENIZER, TokensContent
-from stages.coders.text import TextCoder, check_text, train_sentencepiece
-from stages.core.errors import TfcliError
+from stages.coders.text import TextCoder, train_sentencepiece
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import write_atomic
 from stages.core.hashing import hash_value
@@ -146,12 +145,6 @@ def _corpora(corpora: tuple[Text, ...], runtime: Runtime) -> Iterator[_CorpusDoc
                 omitted += 1
                 continue
             parts = tuple(StoredText(part.text) for part in item.segments if isinstance(part, TextSegment))
-            try:
-                for part in parts:
-                    check_text(part.text)
-            except TfcliError:
-                omitted += 1
-                continue
             yield _CorpusDocument(f"text{number}/{item.key}", item.group, parts)
         if omitted:
             runtime.report(Warn(f"{corpus.describe()}: {omitted} texts left out"))

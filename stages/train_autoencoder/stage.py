@@ -19,8 +19,8 @@ from stages.artifacts.checkpoint import read_tensors, write_tensors
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import read_pictures
-from stages.coders.pixels import contact_sheet, encode_png
-from stages.coders.vae import Pixels, Vae, build_vae, load_vae, psnr, to_signed
+from stages.coders.pixels import Pixels, contact_sheet, encode_png
+from stages.coders.vae import Vae, build_vae, load_vae, psnr, to_signed
 from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress

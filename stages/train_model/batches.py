@@ -30,21 +30,29 @@ BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
+class ImageTruth:
+    """What the model should predict of the images of one entry of Inputs.images, how much each counts in training, and
+    the factor from its error to that of the noise."""
+
+    target_IChw: Tensor
+    weights_I: Tensor
+    noise_errors_I: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
-    """What one forward pass needs. noises: the target of each entry of inputs.images, same shapes; weights: how much
-    each of its images counts."""
+    """What one forward pass needs. images: beside inputs.images."""
 
     inputs: Inputs
     attention: GroupedAttention
     loss_places: Tensor  # int64: elements whose next element is a text target
     targets: Tensor  # int64: the ids of those next elements
-    noises: tuple[Tensor, ...]
-    weights: tuple[Tensor, ...]
+    images: tuple[ImageTruth, ...]
     num_elements: int  # real elements, without padding
 
     @property
     def num_images(self) -> int:
-        return sum(len(noise) for noise in self.noises)
+        return sum(len(image.weights_I) for image in self.images)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; the same object on CPU."""
@@ -62,8 +70,7 @@ class Batch:
             GroupedAttention(groups),
             move(self.loss_places),
             move(self.targets),
-            tuple(move(noise) for noise in self.noises),
-            tuple(move(weight) for weight in self.weights),
+            tuple(ImageTruth(move(i.target_IChw), move(i.weights_I), move(i.noise_errors_I)) for i in self.images),
             self.num_elements,
         )
 
@@ -119,7 +126,7 @@ class BatchMaker:
         has_loss = is_text & layout.has_next & (ids != self.facts.boi) & ~layout.dropped
         text_places = np.nonzero(is_text)[0]
         loss_places = np.nonzero(has_loss)[0]
-        inputs_of_images, noises = self._noised(names, seed, images, slots, places, layout.image_first(owners))
+        inputs_of_images, truths = self._noised(names, seed, images, slots, places, layout.image_first(owners))
         return Batch(
             inputs=Inputs(
                 positions_N=torch.from_numpy(layout.position),
@@ -130,8 +137,7 @@ class BatchMaker:
             attention=layout.attention(image_of_element, self.bidirectional),
             loss_places=torch.from_numpy(loss_places),
             targets=torch.from_numpy(ids[loss_places + 1]),
-            noises=noises,
-            weights=tuple(self.diffusion.loss_weights(image.t_I, self.weighting) for image in inputs_of_images),
+            images=truths,
             num_elements=int(layout.inside.sum()),
         )
 
@@ -143,27 +149,29 @@ class BatchMaker:
         slots: IntArray,
         places: list[IntArray],
         image_first: BoolArray,
-    ) -> tuple[tuple[ImageInputs, ...], tuple[Tensor, ...]]:
+    ) -> tuple[tuple[ImageInputs, ...], tuple[ImageTruth, ...]]:
         """Posterior draw, one t per image, forward noise; grouped by grid. slots: the place in the batch of each image's row."""
         limits = np.where(image_first, self.noise_limit, self.diffusion.num_steps)
-        inputs, noises = [], []
+        inputs, truths = [], []
         for grid in np.unique(images[:, 4]):
             members = np.nonzero(images[:, 4] == grid)[0]
             stored = torch.from_numpy(self.latents[grid].read(images[members, 3])).float()
-            posteriors, times, targets = [], [], []
+            posteriors, times, noises = [], [], []
             for slot in np.unique(slots[members]):
                 generator = torch_generator(seed, "noise", *names[slot], int(grid))
                 inside = members[slots[members] == slot]
                 shape = (len(inside), *stored.shape[2:])
                 posteriors.append(torch.randn(shape, generator=generator))
                 times.append(self.diffusion.draw_times(torch.from_numpy(limits[inside]), generator))
-                targets.append(torch.randn(shape, generator=generator))
-            t, noise = torch.cat(times), torch.cat(targets)
+                noises.append(torch.randn(shape, generator=generator))
+            t, noise = torch.cat(times), torch.cat(noises)
             clean = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
             patch_places = torch.from_numpy(np.stack([places[member] for member in members]))
             inputs.append(ImageInputs(self.diffusion.add_noise(clean, noise, t), t, patch_places))
-            noises.append(noise)
-        return tuple(inputs), tuple(noises)
+            target = self.diffusion.targets(clean, noise, t)
+            weights = self.diffusion.loss_weights(t, self.weighting)
+            truths.append(ImageTruth(target, weights, self.diffusion.noise_errors(t)))
+        return tuple(inputs), tuple(truths)
 
 
 class _Layout:

@@ -1,4 +1,4 @@
-"""The loss of a batch: next-token cross-entropy on text, squared noise error on images (paper, eq. 4)."""
+"""The loss of a batch: next-token cross-entropy on text, squared error on images (paper, eq. 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from stages.train_model.batches import Batch
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over a batch, float32 scalars: cross-entropy over text targets; error over images, plain and weighted.
+    """Sums over a batch, float32 scalars: cross-entropy over text targets; over images, the error of the noise as it is
+    reported and the weighted error of the target as it is trained.
 
     Sums, so that the caller divides by the counts of the whole global batch, however it was cut.
     """
@@ -30,7 +31,8 @@ def loss_sums(model: Transfusion, batch: Batch) -> LossSums:
     logits = model.text_logits(hidden, batch.loss_places).float()
     text = F.cross_entropy(logits, batch.targets, reduction="sum")
     image = weighted = hidden.new_zeros((), dtype=text.dtype)
-    for inputs, noise, weights in zip(batch.inputs.images, batch.noises, batch.weights, strict=True):
-        errors = image_errors(model.predict_noise(hidden, inputs), noise)
-        image, weighted = image + errors.sum(), weighted + (errors * weights).sum()
+    for inputs, truth in zip(batch.inputs.images, batch.images, strict=True):
+        errors = image_errors(model.image_outputs(hidden, inputs), truth.target_IChw)
+        image = image + (errors * truth.noise_errors_I).sum()
+        weighted = weighted + (errors * truth.weights_I).sum()
     return LossSums(text, image, weighted)

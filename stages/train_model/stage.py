@@ -80,7 +80,8 @@ def run(
             break
         runtime.interrupts.check(f"state saved at step {state.step}")
 
-        batches = data.batches_of_step(train, seed, state.step)
+        rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, state.step)
+        batches = data.batches(train, rows, state.step, seed)
         num_targets = sum(len(batch.targets) for batch in batches)
         num_images = sum(batch.num_images for batch in batches)
         text_loss, image_loss = 0.0, 0.0
@@ -93,7 +94,7 @@ def run(
             text_loss += sums.text.item() / max(1, num_targets)
             image_loss += sums.image.item() / max(1, num_images)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip_norm).item()
-        _require_finite(state.step, text_loss, image_loss, norm, data.rows_of_step(train, seed, state.step))
+        _require_finite(state.step, text_loss, image_loss, norm, rows)
         rate = learning_rate(state.step, train)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
@@ -131,7 +132,7 @@ class _Data:
         latents = Latents.open(sequences.latents_folder())
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
         self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
-        process = Diffusion(diffusion.schedule)
+        process = Diffusion(diffusion.schedule, diffusion.target)
         bidirectional = model.image_attention == "bidirectional"
         self.train, self.heldout = (
             BatchMaker(
@@ -146,12 +147,8 @@ class _Data:
             for name in ("train", "heldout")
         )
 
-    def rows_of_step(self, train: TrainConfig, seed: int, step: int) -> Any:
-        return rows_of_step(self.content.num_rows, train.batch_rows, seed, step)
-
-    def batches_of_step(self, train: TrainConfig, seed: int, step: int) -> list[Batch]:
-        """The step's rows, cut into forward passes of at most micro_rows."""
-        rows = self.rows_of_step(train, seed, step)
+    def batches(self, train: TrainConfig, rows: Any, step: int, seed: int) -> list[Batch]:
+        """The rows of a step, cut into forward passes of at most micro_rows."""
         names: list[tuple[int | str, ...]] = [(step, place) for place in range(len(rows))]
         size = train.micro_rows or len(rows)
         starts = range(0, len(rows), size)

@@ -13,8 +13,10 @@ from stages.diffusion.guidance import guided
 from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, respaced
 from stages.diffusion.schedules import CosineSchedule
+from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
 from stages.diffusion.weighting import MinSnr, Uniform
 
+TARGETS: list[Target] = [NoiseTarget(), VelocityTarget()]
 SAMPLERS = [DdpmSampler(), DdpmSampler(steps=1000), DdimSampler(), DdimSampler(steps=250)]
 
 
@@ -67,6 +69,39 @@ def test_weights_are_one_or_fall_with_the_signal() -> None:
     assert torch.allclose(weights, (snr.clamp(max=1) / snr).float())
     assert weights[-2:].tolist() == [1, 1]
     assert (weights[:3].diff() > 0).all()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("t", [1, 300, 700, 999])
+def test_every_target_stands_for_its_noise_and_its_error_for_that_of_the_noise(target: Target, t: int) -> None:
+    diffusion = Diffusion(CosineSchedule(), target)
+    clean, noise, wrong = torch.randn(3, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    times = torch.full((4,), t)
+    x_t, truth = diffusion.add_noise(clean, noise, times), diffusion.targets(clean, noise, times)
+    assert torch.allclose(diffusion.to_noise(truth, x_t, t), noise, atol=1e-5)
+    output = truth + 0.1 * wrong
+    error = image_errors(diffusion.to_noise(output, x_t, t), noise)
+    assert torch.allclose(image_errors(output, truth) * diffusion.noise_errors(times), error, rtol=2e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_min_snr_counts_an_error_of_the_clean_picture_alike_for_every_target(target: Target) -> None:
+    """min(SNR, gamma) times the squared error of x_0, whatever the model predicts."""
+    diffusion = Diffusion(CosineSchedule(), target)
+    t = torch.tensor([50, 300, 501, 700, 950])
+    noise_error = diffusion.noise_errors(t).double()  # for a squared error of 1 of the output
+    clean_error = noise_error * (1 - diffusion.alpha_bar[t]) / diffusion.alpha_bar[t]
+    snr = diffusion.alpha_bar[t] / (1 - diffusion.alpha_bar[t])
+    weights = diffusion.loss_weights(t, MinSnr(gamma=2.0)).double()
+    assert torch.allclose(weights, snr.clamp(max=2) * clean_error, rtol=1e-5)
+
+
+def test_velocity_is_noise_at_the_start_and_the_negative_picture_at_the_end() -> None:
+    diffusion = Diffusion(CosineSchedule(), VelocityTarget())
+    clean, noise = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    velocity = diffusion.targets(clean, noise, torch.tensor([0, 1000]))
+    assert torch.equal(velocity[0], noise[0])
+    assert torch.allclose(velocity[1], -clean[1], atol=0.01)
 
 
 def test_guidance_of_one_is_none() -> None:

@@ -79,7 +79,7 @@ class Naive:
         ids, images = ids + [PAD] * 4, images + [len(latents)] * 4
         hidden = self.hidden(ids, images, [*latents, x[0]], [0] * len(latents) + [t])
         places = torch.arange(len(ids) - 4, len(ids))[None]
-        noise: torch.Tensor = self.parts.model.predict_noise(hidden, ImageInputs(x, torch.tensor([t]), places))
+        noise: torch.Tensor = self.parts.model.image_outputs(hidden, ImageInputs(x, torch.tensor([t]), places))
         return noise
 
     @torch.inference_mode()

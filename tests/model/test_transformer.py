@@ -128,3 +128,12 @@ def test_codec_share_matches_the_paper() -> None:
         totals.append(round(total / 1e9, 3))
     assert shares == [0.5, 0.4, 0.4, 0.4, 0.3]
     assert totals == [0.162, 0.374, 0.778, 1.364, 6.738]
+
+
+def test_text_enters_a_fresh_model_as_loud_as_patches_do() -> None:
+    """An embedding drawn with the deviation of a matrix (1 / sqrt(width)) is lost beside what the first block adds."""
+    network = model()
+    latents = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    patches = network.patches.encode(latents, network.time_embedding(torch.arange(64)))
+    loudness = [vectors.square().mean().sqrt().item() for vectors in (network.text_embedding.weight, patches)]
+    assert 0.5 < loudness[0] / loudness[1] < 2

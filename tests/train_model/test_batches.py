@@ -111,7 +111,7 @@ def test_times_stay_below_the_limit_only_where_a_document_begins_with_an_image(s
 def test_the_image_of_a_row_is_the_stored_one_and_the_noise_is_the_target(sequences: Sequences) -> None:
     table = sequences.split("train")
     batch = whole_batch(sequences)
-    image, noise = batch.inputs.images[0], batch.noises[0]
+    image, noise = batch.inputs.images[0], batch.images[0].target_IChw
     stored = torch.from_numpy(Latents.open(sequences.latents_folder()).rows().read(table.images[:, 3]))
     alpha_bar = torch.from_numpy(CosineSchedule().alpha_bar())[image.t_I][:, None, None, None].float()
     clean = (image.latents_IChw - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
@@ -206,7 +206,7 @@ def test_condition_dropout_equals_removing_the_text(sequences: Sequences) -> Non
     assert len(dropped)
     network, image = model(), batch.inputs.images[0]
     with torch.no_grad():
-        predicted = network.predict_noise(network.hidden(batch.inputs, batch.attention), image)[dropped]
+        predicted = network.image_outputs(network.hidden(batch.inputs, batch.attention), image)[dropped]
         for row, number in enumerate(dropped[:3]):
             facts = sequences.content
             places = torch.arange(2, 6)[None]
@@ -215,7 +215,7 @@ def test_condition_dropout_equals_removing_the_text(sequences: Sequences) -> Non
             inputs = Inputs(torch.arange(6), ids, torch.arange(2), (alone,))
             mask = DenseAttention(allowed(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, 0, 0, 0, 0])))
             assert torch.allclose(
-                network.predict_noise(network.hidden(inputs, mask), alone)[0], predicted[row], atol=1e-5
+                network.image_outputs(network.hidden(inputs, mask), alone)[0], predicted[row], atol=1e-5
             )
 
 
