@@ -21,17 +21,13 @@ class LinearCodec(Section):
 
 
 class ModelConfig(Section):
-    """A Llama-style transformer (paper, table 2). ffn_width 0: 8/3 of the width, rounded up to 64.
-
-    qk_norm: norms on queries and keys (Chameleon, 2405.09818, section 2.3); the paper has none.
-    """
+    """A Llama-style transformer (paper, table 2). ffn_width 0: 8/3 of the width, rounded up to 64."""
 
     width: int = Field(256, ge=8)
     layers: int = Field(8, ge=1)
     heads: int = Field(4, ge=1)
     ffn_width: int = Field(0, ge=0)
     rope_base: float = Field(10_000.0, gt=0)
-    qk_norm: bool = False
     norm_epsilon: float = Field(1e-5, gt=0)
     time_features: int = Field(256, ge=2)
     image_attention: Literal["bidirectional", "causal"] = "bidirectional"

@@ -62,18 +62,6 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.epsilon)
 
 
-class HeadNorm(nn.Module):
-    """RMSNorm of queries and keys (N, 2, H, d) over the size d of a head, with weights of their own."""
-
-    def __init__(self, size: int, epsilon: float) -> None:
-        super().__init__()
-        self.queries, self.keys = RMSNorm(size, epsilon), RMSNorm(size, epsilon)
-
-    def forward(self, qk_N2Hd: Tensor) -> Tensor:
-        weight = torch.stack((self.queries.weight, self.keys.weight))[:, None]
-        return F.rms_norm(qk_N2Hd, qk_N2Hd.shape[-1:], None, self.queries.epsilon) * weight.to(qk_N2Hd.dtype)
-
-
 class Block(nn.Module):
     """Attention and SwiGLU, each behind a norm and added to the stream."""
 
@@ -83,7 +71,6 @@ class Block(nn.Module):
         self.heads = config.heads
         self.attention_norm = RMSNorm(width, config.norm_epsilon)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.qk_norm = HeadNorm(width // config.heads, config.norm_epsilon) if config.qk_norm else None
         self.attention_out = nn.Linear(width, width, bias=False)
         self.feed_forward_norm = RMSNorm(width, config.norm_epsilon)
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
@@ -92,8 +79,6 @@ class Block(nn.Module):
     def forward(self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention, layer: int) -> Tensor:
         qkv = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=1)
-        if self.qk_norm is not None:
-            qk = self.qk_norm(qk)
         q, k = rotate(qk, *rotary).unbind(1)
         mixed = attention(layer, q, k, v[:, 0])
         x_ND = x_ND + self.attention_out(mixed.flatten(1))
@@ -124,7 +109,7 @@ class Transfusion(nn.Module):
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 if weight.ndim < 2:
-                    weight.fill_(0.0 if name.endswith("bias") else 1.0)
+                    weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                     continue
                 deviation = 1.0 if name == "text_embedding.weight" else weight.shape[1] ** -0.5
                 if name.endswith(("attention_out.weight", "down.weight")):
