@@ -38,8 +38,9 @@ class NoiseTarget(Section):
 class VelocityTarget(Section):
     """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022, section 4).
 
-    Near t = T the noise is almost x_t itself, so that a small error of eps hides what the picture should be; v is then
-    almost -x_0. What the text decides about the picture is decided there, and so has a larger part of this loss.
+    Near t = T the noise is almost x_t itself, and what the picture should be is a small difference from it; v is almost
+    -x_0 there. Unweighted, its loss counts those levels more. (Under `min-snr` both targets have the same loss, and what
+    differs is only what the last layer has to give.)
     """
 
     kind: Literal["velocity"] = "velocity"

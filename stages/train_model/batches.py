@@ -126,7 +126,7 @@ class BatchMaker:
         has_loss = is_text & layout.has_next & (ids != self.facts.boi) & ~layout.dropped
         text_places = np.nonzero(is_text)[0]
         loss_places = np.nonzero(has_loss)[0]
-        inputs_of_images, truths = self._noised(names, seed, images, slots, places, layout.image_first(owners))
+        inputs_of_images, truths = self._noised(names, seed, images, slots, places, layout.leads(images, owners))
         return Batch(
             inputs=Inputs(
                 positions_N=torch.from_numpy(layout.position),
@@ -148,10 +148,10 @@ class BatchMaker:
         images: IntArray,
         slots: IntArray,
         places: list[IntArray],
-        image_first: BoolArray,
+        leads: BoolArray,
     ) -> tuple[tuple[ImageInputs, ...], tuple[ImageTruth, ...]]:
         """Posterior draw, one t per image, forward noise; grouped by grid. slots: the place in the batch of each image's row."""
-        limits = np.where(image_first, self.noise_limit, self.diffusion.num_steps)
+        limits = np.where(leads, self.noise_limit, self.diffusion.num_steps)
         inputs, truths = [], []
         for grid in np.unique(images[:, 4]):
             members = np.nonzero(images[:, 4] == grid)[0]
@@ -201,10 +201,12 @@ class _Layout:
         """Where in this layout the documents with these entries of the table are."""
         return self._key_order[np.searchsorted(self._keys, slots * self._num_entries + entries)]
 
-    def image_first(self, owners: IntArray) -> BoolArray:
-        """Whether a document begins with an image. One that does because its caption was dropped does not count."""
+    def leads(self, images: IntArray, owners: IntArray) -> BoolArray:
+        """Whether an image begins its document: only marks stand before it. Where that is so because a caption was dropped,
+        it does not count: such a document teaches drawing."""
         documents = self.documents[owners]
-        first: BoolArray = (documents[:, 5] == 1) & (documents[:, 4] == 0)
+        at_start = images[:, 1] - documents[:, 1] <= 2  # BOS and BOI
+        first: BoolArray = at_start & (documents[:, 5] == 1) & (documents[:, 4] == 0)
         return first
 
     def places(self, image: IntArray, owner: int) -> IntArray:

@@ -50,7 +50,7 @@ def write_state(folder: Path, state: TrainState) -> None:
     moments = {}
     for name, weight in weights.items():
         slots = state.optimizer.state.get(weight, {})
-        moments.update({f"{slot}/{name}": slots[slot] for slot in ("exp_avg", "exp_avg_sq") if slot in slots})
+        moments.update({f"{slot}/{name}": slots[slot] for slot in ("step", "exp_avg", "exp_avg_sq") if slot in slots})
     write_tensors(folder / OPTIMIZER, moments)
     files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
     entries = [FileEntry(path=file.name, bytes=file.stat().st_size, sha256=hash_file(file)) for file in files]
@@ -71,7 +71,8 @@ def read_state(folder: Path, state: TrainState) -> None:
     for name, weight in state.model.named_parameters():
         if f"exp_avg/{name}" in moments:
             state.optimizer.state[weight] = {
-                "step": torch.tensor(float(step)),
+                # its own: a weight that had no gradient in a step (no image in the batch) was not updated in it
+                "step": moments[f"step/{name}"],
                 "exp_avg": moments[f"exp_avg/{name}"].to(weight.device),
                 "exp_avg_sq": moments[f"exp_avg_sq/{name}"].to(weight.device),
             }

@@ -30,7 +30,7 @@ PLACES = ("top-left", "top", "top-right", "left", "center", "right", "bottom-lef
 JITTER = 0.012
 MAX_THINGS = 3
 # One in ten of the 216 combinations of colour, shape and place, and one in ten of all scenes (the set of their things
-# with colour, shape, size and place), is never drawn for training.
+# with colour, shape and place, whatever the sizes), is never drawn for training.
 _HELDOUT_SHARE = 10
 
 
@@ -68,9 +68,12 @@ class Scene:
 
     @property
     def is_new(self) -> bool:
-        """Whether this very set of things is kept out of training, though each of them is drawn there."""
-        names = sorted(f"{thing.colour}/{thing.shape}/{thing.size}/{thing.place}" for thing in self.things)
-        return not self.has_new_thing and _one_in_ten("; ".join(names))
+        """Whether this very set of things is kept out of training in all sizes, though each of them is drawn there.
+
+        In all sizes, because many captions name none: the same scene with another size would answer them.
+        """
+        names = sorted(f"{thing.colour}/{thing.shape}/{thing.place}" for thing in self.things)
+        return not self.has_new_thing and _one_in_ten("scene: " + "; ".join(names))
 
     @property
     def heldout(self) -> bool:
