@@ -47,7 +47,9 @@ STAGES = (
     Stage("encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",)),
     Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=2),
     Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=2),
-    Stage("train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=2),
+    Stage(
+        "train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=2
+    ),
     Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",)),
     Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",)),
 )

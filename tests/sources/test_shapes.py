@@ -77,9 +77,29 @@ def test_one_scene_in_ten_is_new_whatever_its_order_and_jitter() -> None:
     for scene in [draw_new_scene(rng) for _ in range(30)]:
         moved = [replace(thing, x=thing.x + 0.001) for thing in reversed(scene.things)]
         assert Scene(tuple(moved)).is_new
+        for size in ("small", "large"):
+            assert Scene(tuple(replace(thing, size=size) for thing in scene.things)).is_new
         counts = len(scene.things)
         new.append(counts)
     assert set(new) == {1, 2, 3}
+
+
+def test_no_training_picture_answers_a_heldout_prompt() -> None:
+    """The sets of (colour, shape, place): many captions name no size, and the judge's headline asks for none."""
+
+    def things(document: Document) -> list[frozenset[tuple[str, str, str]]]:
+        return [frozenset((t.colour, t.shape, t.place) for t in scene.things) for scene in scenes_of(document)]
+
+    shapes = Shapes(size=32, pictures=4000, heldout=100, heldout_things=50, interleaved=400)
+    drawn, asked = set(), []
+    for document in shapes.documents():
+        assert isinstance(document, Document)
+        if not document.heldout:
+            drawn.update(things(document))
+        elif "new" in document.facts:
+            asked += things(document)
+    assert len(asked) >= 150
+    assert drawn.isdisjoint(asked)
 
 
 def test_documents_do_not_depend_on_how_many_there_are() -> None:

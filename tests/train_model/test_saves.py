@@ -73,6 +73,25 @@ def test_the_step_of_adamw_goes_on_from_the_save(tmp_path: Path) -> None:
     assert all(torch.equal(slots[0][name], slots[1][name]) for name in slots[0])
 
 
+def test_a_weight_that_sat_out_a_step_goes_on_from_its_own_step(tmp_path: Path) -> None:
+    """A batch without images gives the patch codec no gradient, and AdamW then leaves its count of steps behind."""
+    first, second = state(), state(seed=9)
+    for number in range(4):
+        step(first, number)
+        if number == 2:
+            first.optimizer.zero_grad(set_to_none=True)
+            first.model.text_head.weight.grad = torch.ones_like(first.model.text_head.weight)
+            first.optimizer.step()
+    save(tmp_path, first, keep=1)
+    read_state(complete_saves(tmp_path)[-1], second)
+    steps = [
+        [float(current.optimizer.state[weight]["step"]) for weight in current.model.parameters()]
+        for current in (first, second)
+    ]
+    assert steps[0] == steps[1]
+    assert set(steps[0]) == {4.0, 5.0}
+
+
 def test_a_kill_in_the_middle_leaves_no_save_and_the_next_one_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
