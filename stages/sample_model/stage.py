@@ -13,7 +13,7 @@ from stages.artifacts.folder import Build
 from stages.artifacts.samples import GRID, PAGE, RECORDS, Part, Record
 from stages.coders.pixels import Pixels, contact_sheet, encode_png
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.events import Progress
+from stages.core.events import Progress, Warn
 from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
@@ -49,6 +49,10 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     if not tasks:
         fix = "give --prompt, or set sample.heldout_prompts, captions or free above 0"
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
+    if sample.generation.guidance != 1 and not loaded.sequences.manifest.stats["caption_dropped"]:
+        why = "no image was trained without its text, so guidance compares with a guess"
+        fix = "set sample.generation.guidance = 1, or train caption pairs with pack.condition_dropout above 0"
+        runtime.report(Warn(f"{why}: {fix}"))
     (build.folder / "images").mkdir(exist_ok=True)
     records: list[Record] = []
     drawn: list[Pixels] = []
