@@ -157,7 +157,8 @@ def assert_same(found: Output, expected: Output) -> None:
             assert one == other
         else:
             assert isinstance(other, ImagePiece)
-            assert torch.allclose(one.latent, other.latent, atol=2e-4)
+            # rounding grows through guided steps of a random network (3e-4 seen); an error of the cache is of the order of 1
+            assert torch.allclose(one.latent, other.latent, atol=2e-3)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
