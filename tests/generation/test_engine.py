@@ -14,6 +14,7 @@ from stages.core.seeds import torch_generator
 from stages.diffusion.process import Diffusion
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
 from stages.diffusion.schedules import CosineSchedule
+from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
 from stages.generation import engine as engine_module
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine, ImagePiece, Output, Prompt, TextPiece
@@ -36,7 +37,7 @@ class Letters:
         return "".join(chr(ord("a") + token - 5) for token in ids)
 
 
-def loaded(seed: int = 0, *, draws_often: bool = True) -> Any:
+def loaded(seed: int = 0, *, draws_often: bool = True, target: Target | None = None) -> Any:
     model = Transfusion(ModelConfig(width=32, layers=3, heads=2), DataFacts(31, 2, 2)).eval()
     model.initialise(torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -53,7 +54,7 @@ def loaded(seed: int = 0, *, draws_often: bool = True) -> Any:
         device=torch.device("cpu"),
         latent_shape=(2, 4, 4),
         checkpoint=SimpleNamespace(content=content),
-        diffusion=Diffusion(CosineSchedule()),
+        diffusion=Diffusion(CosineSchedule(), target),
     )
 
 
@@ -79,8 +80,11 @@ class Naive:
         ids, images = ids + [PAD] * 4, images + [len(latents)] * 4
         hidden = self.hidden(ids, images, [*latents, x[0]], [0] * len(latents) + [t])
         places = torch.arange(len(ids) - 4, len(ids))[None]
-        noise: torch.Tensor = self.parts.model.image_outputs(hidden, ImageInputs(x, torch.tensor([t]), places))
-        return noise
+        output: torch.Tensor = self.parts.model.image_outputs(hidden, ImageInputs(x, torch.tensor([t]), places))
+        if self.parts.diffusion.target.kind == "noise":
+            return output
+        alpha_bar = float(self.parts.diffusion.alpha_bar[t])
+        return alpha_bar**0.5 * output + (1 - alpha_bar) ** 0.5 * x
 
     @torch.inference_mode()
     def generate(self, prompt: Prompt, index: int) -> Output:
@@ -161,13 +165,14 @@ def assert_same(found: Output, expected: Output) -> None:
             assert torch.allclose(one.latent, other.latent, atol=2e-3)
 
 
+@pytest.mark.parametrize("target", [NoiseTarget(), VelocityTarget()], ids=str)
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 @pytest.mark.parametrize("sampler", [DdimSampler(steps=4), DdpmSampler(steps=5)], ids=str)
-def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sampler: Sampler) -> None:
+def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sampler: Sampler, target: Target) -> None:
     config = GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6)
     text_after_image = 0
     for seed in range(4):
-        parts = loaded(seed)
+        parts = loaded(seed, target=target)
         found = Engine(parts, config, 7, Runtime()).generate(prompts())
         for index, (prompt, output) in enumerate(zip(prompts(), found, strict=True)):
             assert_same(output, Naive(parts, config, 7).generate(prompt, index))
