@@ -61,9 +61,11 @@ def judge_drawings(
     drawn = _pictures(loaded, [_latent(output) for output in outputs])
     truth = _pictures(loaded, [_latent(pieces_of(document, loaded)) for document in pairs])
     verdicts = [_verdict(caption_of(document), picture) for document, picture in zip(pairs, drawn, strict=True)]
+    right = [_object_colour_place(verdict) for verdict in verdicts]
     ceiling = [_verdict(caption_of(document), picture) for document, picture in zip(pairs, truth, strict=True)]
     figures = {
-        "text_to_image": _share([_object_colour_place(verdict) for verdict in verdicts]),
+        "text_to_image": _share(right),
+        **_by_number_of_things("text_to_image", pairs, right),
         "text_to_image_with_sizes": _share([verdict.all_right for verdict in verdicts]),
         "text_to_image_objects": _share([verdict.objects_right for verdict in verdicts]),
         "text_to_image_colours": _share([verdict.colours_right for verdict in verdicts]),
@@ -72,8 +74,8 @@ def judge_drawings(
         "text_to_image_count": len(pairs),
     }
     judged = [
-        Judged("text_to_image", document.key, caption_of(document), _object_colour_place(verdict), picture)
-        for document, verdict, picture in zip(pairs, verdicts, drawn, strict=True)
+        Judged("text_to_image", document.key, caption_of(document), is_right, picture)
+        for document, is_right, picture in zip(pairs, right, drawn, strict=True)
     ]
     return Part(figures, judged)
 
@@ -88,15 +90,17 @@ def judge_texts(
     texts = ["".join(piece.text for piece in output.pieces if isinstance(piece, TextPiece)) for output in outputs]
     scenes = [scene_from_json(document.facts["scenes"][0]) for document in pairs]
     verdicts = [judge_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
+    right = [verdict.claims_true for verdict in verdicts]
     figures = {
-        "image_to_text": _share([verdict.claims_true for verdict in verdicts]),
+        "image_to_text": _share(right),
+        **_by_number_of_things("image_to_text", pairs, right),
         "image_to_text_complete": _share([verdict.claims_true and verdict.complete for verdict in verdicts]),
         "image_to_text_count": len(pairs),
     }
     pictures = _pictures(loaded, [_latent(image) for image in images])
     judged = [
-        Judged("image_to_text", document.key, text, verdict.claims_true, picture)
-        for document, text, verdict, picture in zip(pairs, texts, verdicts, pictures, strict=True)
+        Judged("image_to_text", document.key, text, is_right, picture)
+        for document, text, is_right, picture in zip(pairs, texts, right, pictures, strict=True)
     ]
     return Part(figures, judged)
 
@@ -125,6 +129,14 @@ def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runt
         "free_count": len(outputs),
     }
     return Part(figures, judged)
+
+
+def _by_number_of_things(name: str, pairs: list[StoredDocument], right: list[bool]) -> dict[str, float]:
+    """The share apart for scenes of one, two and three things."""
+    found: dict[int, list[bool]] = {}
+    for pair, flag in zip(pairs, right, strict=True):
+        found.setdefault(len(pair.facts["scenes"][0]), []).append(flag)
+    return {f"{name}_of_{number}": _share(flags) for number, flags in sorted(found.items())}
 
 
 def _first_text(output: Output) -> str:

@@ -1,4 +1,4 @@
-"""AdamW with the paper's settings, the learning rate as a function of the step, and the running average of weights."""
+"""AdamW with the paper's settings or Muon, the learning rate as a function of the step, and the running average of weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from stages.model.transformer import Transfusion
 from stages.train_model.config import TrainConfig
 
 
@@ -21,16 +22,35 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, norms, biases and embeddings do not (the paper does not say; Llama's habit)."""
+def build_optimizers(model: Transfusion, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights (the paper's); or Muon for the matrices of the blocks and AdamW for the rest.
+
+    Matrices decay; norms, biases and embeddings do not (the paper does not say; Llama's habit). Muon's updates are scaled
+    to the size of AdamW's, so that both live with the same learning rate and decay (Liu et al. 2025, arXiv 2502.16982).
+    """
+    in_blocks: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
-        is_matrix = weight.ndim >= 2 and not name.startswith("text_embedding")
-        (decayed if is_matrix else plain).append(weight)
+        if weight.ndim < 2 or name.startswith("text_embedding"):
+            plain.append(weight)
+        elif config.optimizer == "muon" and name.startswith("blocks."):
+            in_blocks.append(weight)
+        else:
+            decayed.append(weight)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    if not in_blocks:
+        return [adamw]
+    muon = torch.optim.Muon(
+        in_blocks,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [muon, adamw]
 
 
 @torch.no_grad()

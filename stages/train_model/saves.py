@@ -1,6 +1,6 @@
 """Saved states of a running training: `<partial>/saves/step-000250/`, complete once `state.json` is there.
 
-A state is weights, running average, both moments of AdamW, the step and the length of the logs. Nothing else has to be
+A state is weights, running average, what the optimizers keep, the step and the length of the logs. Nothing else has to be
 saved: batches, noise and learning rate are functions of (seed, step).
 """
 
@@ -32,7 +32,7 @@ class TrainState:
     """What changes while training."""
 
     model: Transfusion
-    optimizer: torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer]
     ema: dict[str, Tensor]
     step: int = 0
 
@@ -47,11 +47,14 @@ def write_state(folder: Path, state: TrainState) -> None:
     write_tensors(folder / WEIGHTS, dict(weights))
     if state.ema:
         write_tensors(folder / EMA, state.ema)
-    moments = {}
-    for name, weight in weights.items():
-        slots = state.optimizer.state.get(weight, {})
-        moments.update({f"{slot}/{name}": slots[slot] for slot in ("step", "exp_avg", "exp_avg_sq") if slot in slots})
-    write_tensors(folder / OPTIMIZER, moments)
+    names: dict[Tensor, str] = {weight: name for name, weight in weights.items()}
+    kept = {
+        f"{slot}/{names[weight]}": tensor
+        for optimizer in state.optimizers
+        for weight, slots in optimizer.state.items()
+        for slot, tensor in slots.items()
+    }
+    write_tensors(folder / OPTIMIZER, kept)
     files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
     entries = [FileEntry(path=file.name, bytes=file.stat().st_size, sha256=hash_file(file)) for file in files]
     write_json(folder / STATE, {"step": state.step, "files": [entry.model_dump() for entry in entries]})
@@ -67,15 +70,13 @@ def read_state(folder: Path, state: TrainState) -> None:
     state.model.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
     for name, tensor in (read_tensors(folder / EMA) if state.ema else {}).items():
         state.ema[name].copy_(tensor)
-    moments = read_tensors(folder / OPTIMIZER)
-    for name, weight in state.model.named_parameters():
-        if f"exp_avg/{name}" in moments:
-            state.optimizer.state[weight] = {
-                # its own: a weight that had no gradient in a step (no image in the batch) was not updated in it
-                "step": moments[f"step/{name}"],
-                "exp_avg": moments[f"exp_avg/{name}"].to(weight.device),
-                "exp_avg_sq": moments[f"exp_avg_sq/{name}"].to(weight.device),
-            }
+    owners = {w: o for o in state.optimizers for group in o.param_groups for w in group["params"]}
+    weights = dict(state.model.named_parameters())
+    for path, tensor in read_tensors(folder / OPTIMIZER).items():
+        slot, name = path.split("/", 1)
+        weight = weights[name]
+        # AdamW's count of steps too is the weight's own (one without a gradient sat out that step) and on its device
+        owners[weight].state[weight][slot] = tensor.to(weight.device)
     state.step = step
 
 

@@ -30,7 +30,7 @@ from stages.model.transformer import DataFacts, Transfusion
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
-from stages.train_model.optimisation import averaged_weights, build_optimizer, learning_rate, update_average
+from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
 from stages.train_model.saves import TrainState, complete_saves, read_state, save, write_state
 
 
@@ -54,7 +54,7 @@ def run(
     network.initialise(torch_generator(seed, "weights"))
     network.to(device)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
-    state = TrainState(network, build_optimizer(network, train), average)
+    state = TrainState(network, build_optimizers(network, train), average)
     saves = build.folder / "saves"
     metrics, timing = _Log(build.folder / METRICS), _Log(build.folder / TIMING)
     found = [*complete_saves(saves), *([build.folder] if (build.folder / STATE).exists() else [])]
@@ -96,10 +96,11 @@ def run(
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip_norm).item()
         _require_finite(state.step, text_loss, image_loss, norm, rows)
         rate = learning_rate(state.step, train)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        for optimizer in state.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         update_average(state.ema, network, state.step, train.ema_decay)
         state.step += 1
 

@@ -163,20 +163,6 @@ def test_the_judge_sees_exactly_what_was_drawn(size: int) -> None:
         assert judge(claims_of(scene), see(draw(scene, size))).all_right
 
 
-def blurred(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
-    """What a lossy autoencoder does, roughly: a 3 x 3 blur and noise."""
-    padded = np.pad(picture.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    size = len(picture)
-    total = sum(padded[y : y + size, x : x + size] for y in range(3) for x in range(3)) / 9
-    return np.clip(total + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
-
-
-def test_the_judge_is_patient_with_blur_and_noise() -> None:
-    rng = np.random.default_rng(0)
-    right = [judge(claims_of(scene), see(blurred(draw(scene, 64), rng))).all_right for scene in SCENES]
-    assert np.mean(right) >= 0.99
-
-
 def other(choices: object, than: str, rng: np.random.Generator) -> str:
     left = [choice for choice in choices if choice != than]  # type: ignore[attr-defined]
     return str(left[rng.integers(len(left))])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,15 +28,19 @@ def disc(colour: tuple[int, int, int], size: int = 64) -> Pixels:
 
 
 def lossy(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """Parts at half the resolution, then a 3 x 3 blur, a shift of all colours and noise."""
-    size, half = len(picture), len(picture) // 2
-    rough = picture.astype(np.float32)
-    for top, left in 2 * rng.integers(0, half // 2, (4, 2)):
-        part = rough[top : top + half, left : left + half]
-        part[:] = part.reshape(half // 2, 2, half // 2, 2, 3).mean((1, 3)).repeat(2, 0).repeat(2, 1)
-    padded = np.pad(rough, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    """A 3 x 3 blur that keeps half of each pixel, a shift of all colours and noise: 22 to 34 dB."""
+    size = len(picture)
+    padded = np.pad(picture.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     smooth = sum(padded[y : y + size, x : x + size] for y in range(3) for x in range(3)) / 9
-    return np.clip(smooth + rng.uniform(-8, 8, 3) + rng.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+    rough = (smooth + picture) / 2
+    return np.clip(rough + rng.uniform(-8, 8, 3) + rng.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+
+
+def painted(inside: Callable[[Any, Any], Any], amount: float = 1.0, size: int = 48) -> Pixels:
+    """A red figure in the center; inside: of x and y as shares of a large thing's radius. amount: its opacity."""
+    fine = ((np.arange(8 * size) + 0.5) / (8 * size) - 0.5) / SIZES["large"]
+    share = inside(fine[None, :], fine[:, None]).reshape(size, 8, size, 8).mean((1, 3))[..., None]
+    return np.rint(GROUND + amount * share * (np.array(COLOURS["red"]) - GROUND)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +50,8 @@ def lossy(picture: Pixels, rng: np.random.Generator) -> Pixels:
 )  # fmt: skip
 def test_a_colour_of_no_name_is_no_colour_of_the_world(colour: tuple[int, int, int]) -> None:
     seen = see(disc(colour))
-    assert [(thing.shape, thing.colour) for thing in seen] == [("circle", "unclear")]
-    for name in COLOURS:
-        verdict = judge(claims(f"a {name} circle in the center"), seen)
-        assert verdict.objects_right
-        assert not verdict.colours_right
+    assert [thing.colour for thing in seen] == ["unclear"]
+    assert not any(judge(claims(f"a {name} circle in the center"), seen).colours_right for name in COLOURS)
 
 
 def test_every_colour_of_the_world_is_known() -> None:
@@ -58,6 +63,49 @@ def test_the_judge_is_patient_with_an_autoencoder(size: int) -> None:
     rng = numpy_generator(0, "test lossy", size)
     right = [judge(claims_of(scene), see(lossy(draw(scene, size), rng))).all_right for scene in SCENES]
     assert np.mean(right) >= 0.99
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda x, y: (x * x + y * y <= 1) & (x * x + y * y >= 0.25),
+        lambda x, y: x * x + (y / 0.7) ** 2 <= 1,
+        lambda x, y: (abs(x) <= 0.95) & (abs(y) <= 0.6),
+        lambda x, y: (abs(x) <= (1 - y) * 0.54) & (y >= -0.82),
+        lambda x, y: abs(x) + abs(y) <= 1,
+    ],
+    ids=["ring", "ellipse", "bar", "triangle on its head", "diamond"],
+)
+def test_another_figure_is_no_shape_of_the_world(inside: Callable[[Any, Any], Any]) -> None:
+    assert [(thing.shape, thing.colour) for thing in see(painted(inside))] == [("unclear", "red")]
+
+
+def test_a_ghost_is_a_thing_that_no_text_claims() -> None:
+    def circle(x: Any, y: Any) -> Any:
+        return x * x + y * y <= 1
+
+    assert [thing.shape for thing in see(painted(circle))] == ["circle"]
+    assert [thing.shape for thing in see(painted(circle, 0.3))] == ["unclear"]
+    assert see(painted(circle, 0.1)) == []
+
+
+def test_a_tinted_ground_is_refused() -> None:
+    for scene in SCENES[:20]:
+        picture = draw(scene, 48)
+        assert judge(claims_of(scene), see(picture)).all_right
+        assert not judge(claims_of(scene), see(np.where(picture == GROUND, np.uint8(200), picture))).objects_right
+
+
+def test_sizes_do_not_decide_which_thing_a_claim_means() -> None:
+    """Two red circles whose sizes are swapped: places are what the headline counts, so places decide."""
+    things = [replace(SCENES[0].things[0], shape="circle", colour="red", size=size, column=column, row=1,
+                      x=(column + 0.5) / 3, y=0.5) for size, column in (("large", 0), ("small", 2))]  # fmt: skip
+    verdict = judge(
+        claims("a small red circle on the left and a large red circle on the right"),
+        see(draw(Scene(tuple(things)), 48)),
+    )
+    assert (verdict.objects_right, verdict.colours_right, verdict.places_right) == (True, True, True)
+    assert not verdict.sizes_right
 
 
 def test_specks_are_no_things() -> None:

@@ -10,24 +10,27 @@ import torch
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
 from stages.train_model.config import TrainConfig
-from stages.train_model.optimisation import averaged_weights, build_optimizer, learning_rate, update_average
+from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
 from stages.train_model.saves import TrainState
 
 CONFIG = TrainConfig(steps=100, warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-4)
 
+MUON = CONFIG.model_copy(update={"optimizer": "muon"})
 
-def state(seed: int = 0) -> TrainState:
+
+def state(seed: int = 0, config: TrainConfig = CONFIG) -> TrainState:
     model = Transfusion(ModelConfig(width=16, layers=1, heads=2), DataFacts(20, 2, 2))
     model.initialise(torch.Generator().manual_seed(seed))
     average = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    return TrainState(model, build_optimizer(model, CONFIG), average)
+    return TrainState(model, build_optimizers(model, config), average)
 
 
 def step(current: TrainState, number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     for weight in current.model.parameters():
         weight.grad = torch.randn(weight.shape, generator=generator)
-    current.optimizer.step()
+    for optimizer in current.optimizers:
+        optimizer.step()
     update_average(current.ema, current.model, current.step, 0.9)
     current.step += 1
 
@@ -43,13 +46,39 @@ def test_learning_rate_warms_up_and_ends_at_the_final_rate() -> None:
 
 def test_only_matrices_decay() -> None:
     current = state()
-    decayed, plain = current.optimizer.param_groups
+    decayed, plain = current.optimizers[0].param_groups
     assert decayed["weight_decay"] == 0.1
     assert plain["weight_decay"] == 0
     names = {weight: name for name, weight in current.model.named_parameters()}
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
     assert all(weight.ndim == 2 for weight in decayed["params"])
     assert "text_embedding.weight" in {names[weight] for weight in plain["params"]}
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+    current = state(config=MUON)
+    muon, adamw = current.optimizers
+    names = {weight: name for name, weight in current.model.named_parameters()}
+    by_muon, by_adamw = (
+        {names[weight] for group in optimizer.param_groups for weight in group["params"]} for optimizer in (muon, adamw)
+    )
+    assert by_muon == {
+        name for name in names.values() if name.startswith("blocks.") and not name.endswith("norm.weight")
+    }
+    assert by_adamw == set(names.values()) - by_muon
+
+
+def test_an_update_of_muon_has_the_size_of_one_of_adamw() -> None:
+    """So that learning rates carry over. A step of AdamW on steady gradients is about 0.2 to 1 of the rate per weight."""
+    current = state(config=MUON)
+    before = {name: weight.detach().clone() for name, weight in current.model.named_parameters()}
+    step(current, 0)
+    for name, weight in current.model.named_parameters():
+        if name.startswith("blocks.") and weight.ndim == 2:
+            change = (
+                weight.detach() - before[name] * (1 - MUON.learning_rate * MUON.weight_decay)
+            ) / MUON.learning_rate
+            assert 0.1 < change.square().mean().sqrt() < 0.4, name
 
 
 def test_the_average_stands_in_for_the_weights_and_gives_way_again() -> None:

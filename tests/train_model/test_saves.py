@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.train_model.config import TrainConfig
 from stages.train_model.saves import complete_saves, read_state, save
-from tests.train_model.test_optimisation import state, step
+from tests.train_model.test_optimisation import CONFIG, MUON, state, step
 
 
-def test_a_save_comes_back_exactly_and_goes_on_alike(tmp_path: Path) -> None:
-    first = state()
+@pytest.mark.parametrize("config", [CONFIG, MUON], ids=["adamw", "muon"])
+def test_a_save_comes_back_exactly_and_goes_on_alike(tmp_path: Path, config: TrainConfig) -> None:
+    first = state(config=config)
     for number in range(3):
         step(first, number)
     save(tmp_path, first, keep=2)
-    second = state(seed=9)
+    second = state(seed=9, config=config)
     read_state(complete_saves(tmp_path)[-1], second)
     for number in range(3, 6):
         step(first, number)
@@ -68,7 +70,7 @@ def test_the_step_of_adamw_goes_on_from_the_save(tmp_path: Path) -> None:
         step(first, number)
     save(tmp_path, first, keep=2)
     read_state(complete_saves(tmp_path)[-1], second)
-    slots = [current.optimizer.state[next(current.model.parameters())] for current in (first, second)]
+    slots = [current.optimizers[0].state[next(current.model.parameters())] for current in (first, second)]
     assert slots[0].keys() == slots[1].keys()
     assert all(torch.equal(slots[0][name], slots[1][name]) for name in slots[0])
 
@@ -79,13 +81,13 @@ def test_a_weight_that_sat_out_a_step_goes_on_from_its_own_step(tmp_path: Path) 
     for number in range(4):
         step(first, number)
         if number == 2:
-            first.optimizer.zero_grad(set_to_none=True)
+            first.optimizers[0].zero_grad(set_to_none=True)
             first.model.text_head.weight.grad = torch.ones_like(first.model.text_head.weight)
-            first.optimizer.step()
+            first.optimizers[0].step()
     save(tmp_path, first, keep=1)
     read_state(complete_saves(tmp_path)[-1], second)
     steps = [
-        [float(current.optimizer.state[weight]["step"]) for weight in current.model.parameters()]
+        [float(current.optimizers[0].state[weight]["step"]) for weight in current.model.parameters()]
         for current in (first, second)
     ]
     assert steps[0] == steps[1]

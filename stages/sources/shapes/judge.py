@@ -21,7 +21,9 @@ _OFFSETS = np.array(list(COLOURS.values()), dtype=np.float32) - _GROUND
 _DIRECTIONS = _OFFSETS / np.linalg.norm(_OFFSETS, axis=1, keepdims=True)
 _SEEN_FROM = 0.4  # share of a colour that a pixel must have to belong to a thing
 _MIN_AREA = 0.005  # of the picture: a third of the smallest thing (a small cross covers 0.014)
-_MIN_OVERLAP = 0.6  # below this no shape fits
+# Below this no shape fits. Of 600 true things behind autoencoders of 34 and 39 dB, the first percentile was 0.79 and 0.83.
+_MIN_OVERLAP = 0.75
+_CLEAN = 45.0  # how far (RGB) the ground may be off; those autoencoders: 30 at most
 _MIN_COSINE = 0.97  # 14 degrees from a colour; orange, the nearest foreign colour tried, is 16 degrees from yellow
 
 
@@ -74,12 +76,15 @@ def see(pixels: Pixels) -> list[Seen]:
     colour = along.argmax(-1)
     amount = np.clip(along.max(-1) / np.linalg.norm(_OFFSETS, axis=1)[colour], 0, 1)
     colour = np.where(amount >= _SEEN_FROM, colour, -1)
+    unexplained = np.linalg.norm(offset, axis=-1) > _CLEAN
     seen = []
     for number, name in enumerate(COLOURS):
         for area in _areas(colour == number):
             if len(area) >= _MIN_AREA * side * side:
                 share = np.clip(along[..., number] / np.linalg.norm(_OFFSETS[number]), 0, 1)
                 seen.append(_recognised(area, share, name if _has_colour(offset, share, area, number) else "unclear"))
+                unexplained &= ~_around(area, side, 2)
+    seen += [_ghost(area, side) for area in _areas(unexplained) if len(area) >= _MIN_AREA * side * side]
     return sorted(seen, key=lambda thing: -thing.area)
 
 
@@ -104,7 +109,8 @@ def judge(claimed: Claims | None, seen: list[Seen]) -> Verdict:
             for claim, thing in zip(claimed.things, order, strict=True)
         )
 
-    best = max(permutations(seen), key=lambda order: (sum(flags(order)), agreements(order)))
+    # By shapes, colours and places; sizes, which most captions leave out, only between equals.
+    best = max(permutations(seen), key=lambda order: (sum(flags(order)[:3]), agreements(order), flags(order)[3]))
     return Verdict(*flags(best))
 
 
@@ -149,9 +155,7 @@ def _recognised(area: Any, amount: Any, colour: str) -> Seen:
     weight = np.zeros_like(amount)
     weight[area[:, 0], area[:, 1]] = 1
     # One pixel around the area belongs to its soft edge.
-    near = np.zeros(weight.shape, dtype=bool)
-    near[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True
-    soft = np.where((weight > 0) | (near & (amount < _SEEN_FROM)), amount, 0)
+    soft = np.where((weight > 0) | (_around(area, side, 1) & (amount < _SEEN_FROM)), amount, 0)
     x, y = (left + right) / 2 / side, (top + bottom) / 2 / side
     best = max(_candidates(soft, x, y, side))
     overlap, shape, size, x, y = best
@@ -165,6 +169,22 @@ def _recognised(area: Any, amount: Any, colour: str) -> Seen:
         area=len(area) / side**2,
         overlap=overlap,
     )
+
+
+def _ghost(area: Any, side: int) -> Seen:
+    """A thing too faint to have a colour, or a stain of the ground."""
+    y, x = ((area.min(0) + area.max(0) + 1) / 2 / side).tolist()
+    column, row = _cell(x, y)
+    return Seen("unclear", "unclear", "unclear", PLACES[3 * row + column], x, y, len(area) / side**2, 0.0)
+
+
+def _around(area: Any, side: int, reach: int) -> Any:
+    """The area and all that is at most `reach` pixels from it, as a boolean picture."""
+    near = np.zeros((side + 2 * reach, side + 2 * reach), dtype=bool)
+    for down in range(2 * reach + 1):
+        for across in range(2 * reach + 1):
+            near[area[:, 0] + down, area[:, 1] + across] = True
+    return near[reach:-reach, reach:-reach]
 
 
 def _candidates(soft: Any, x: float, y: float, side: int) -> list[tuple[float, str, str, float, float]]:
