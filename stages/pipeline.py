@@ -123,13 +123,13 @@ class Workspace:
         for kind in stage.inputs:
             if read_manifest(self.target(kind)) is None:
                 return Status(stage, "waits", f"needs {kind} ('tfcli {MAKERS[kind]}')", target)
-        stamp = self.stamp(stage)
         manifest = read_manifest(target)
-        if manifest is None:
+        if manifest is None:  # before the stamp: that reads all of the source's files
             partial = target.with_name(target.name + ".partial").is_dir()
             return Status(
                 stage, "partial" if partial else "missing", "not finished" if partial else "not there", target
             )
+        stamp = self.stamp(stage)
         if manifest.fingerprint != stamp.fingerprint:
             return Status(stage, "stale", f"{why_stale(manifest, stamp)} changed", target)
         try:
@@ -152,8 +152,9 @@ class Workspace:
                 unsettled[stage.kind] = behind or stage.name
             yield status
 
-    def run(self, stage: Stage, runtime: Runtime, *, force: bool = False) -> tuple[Status, Manifest]:
-        """Make the artifact of `stage` unless it is fresh. The status is the one before the run."""
+    def run(self, stage: Stage, runtime: Runtime, *, force: bool = False) -> tuple[Status, Manifest | None]:
+        """Make the artifact of `stage` unless it is fresh. The status is the one before the run; no manifest where this was
+        a part of the work (`runtime.part`) and others are not done."""
         target = self.target(stage.kind)
         # not asked where it is forced: a manifest that cannot be read is what --force is for
         before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
@@ -168,7 +169,7 @@ class Workspace:
                 sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
                 inputs = {kind: self.target(kind) for kind in stage.inputs}
                 run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
-        if build.sealed is None:
+        if build.sealed is None and runtime.part.whole:
             raise TfcliError(f"{stage.name} left no artifact", why="a bug in tfcli", code=ExitCode.BUG)
         return before, build.sealed
 

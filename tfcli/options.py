@@ -73,6 +73,24 @@ DryRunOption = Annotated[
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Make it again even where it is fresh.", rich_help_panel=_ACTION)
 ]
+ShardsOption = Annotated[
+    str,
+    typer.Option(
+        "--shards",
+        metavar="I/N",
+        help="Do the I-th of N parts of the work; N processes, here or elsewhere, may run at once. The last one seals.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="local, or ray: --workers processes on a Ray cluster (RAY_ADDRESS, else this machine).",
+        rich_help_panel=_MACHINE,
+    ),
+]
 PromptOption = Annotated[
     list[str] | None,
     typer.Option(

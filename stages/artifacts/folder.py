@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -36,14 +37,16 @@ UNITS = "units"
 RECIPE = "recipe.json"  # the resolved sections, neutral keys included: not part of the digest
 # What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`.
 _HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial")
+_JOIN_SECONDS = 10.0  # how long a part waits for one that begins the folder
 
 
 class Build:
     """An artifact that is being made. Stages write below `folder` and call `seal` when all is there."""
 
-    def __init__(self, target: Path, stamp: Stamp) -> None:
+    def __init__(self, target: Path, stamp: Stamp, lock: _Lock) -> None:
         self.target = target
         self.stamp = stamp
+        self._lock = lock
         self.folder = target.with_name(target.name + ".partial")
         self.started = datetime.now(UTC)
         self.sealed: Manifest | None = None
@@ -68,6 +71,22 @@ class Build:
         write_json(
             self.folder / UNITS / f"{name}.json", {"facts": facts, "files": [entry.model_dump() for entry in entries]}
         )
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """False where another process is at work on the unit; True keeps others away from it for the length of the block."""
+        (self.folder / UNITS).mkdir(exist_ok=True)
+        with (self.folder / UNITS / f"{name}.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def may_seal(self) -> bool:
+        """Whether no other process works on this artifact any more: of several parts, true for the last one to ask."""
+        return self._lock.alone or self._lock.take_alone()
 
     def seal(self, content: dict[str, Any], stats: dict[str, Any], volatile: tuple[str, ...] = ()) -> Manifest:
         """Hash every file, write the manifest last, rename the folder into place. `volatile`: files outside the digest."""
@@ -104,31 +123,72 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
     """A Build for `target`, resumed if a partial one with the same fingerprint lies there, else (or by force) begun anew.
 
     Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it.
+    Of a part (`runtime.part`) the folder is shared with the other parts; it claims each unit and seals only if it is the last.
     """
     _refuse_foreign(target)
     _refuse_foreign(target.with_name(target.name + ".partial"), PLAN)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target):
-        build = Build(target, stamp)
-        _finish_interrupted_swap(target, runtime)
-        if force:
-            shutil.rmtree(build.folder, ignore_errors=True)
-        if _resumable(build):
-            if (build.folder / MANIFEST).exists():
-                build.sealed = read_manifest(build.folder)
-                _put_in_place(build.folder, target)
-            else:
-                _sweep(build.folder)
-                runtime.report(Note(f"going on with {build.folder}"))
+    with _Lock(target) as lock:
+        build = Build(target, stamp, lock)
+        if runtime.part.whole:
+            if not lock.take_alone():
+                raise lock.taken()
+            _begin(build, runtime, force)
         else:
-            if build.folder.exists():
-                shutil.rmtree(build.folder)
-                runtime.report(Note(f"removed {build.folder}: it was begun with other settings"))
-            with disk_errors(build.folder):
-                build.folder.mkdir()
-            write_json(build.folder / PLAN, {"fingerprint": stamp.fingerprint, "facts": stamp.facts()})
+            _join(build, lock, runtime)
         yield build
+
+
+def _begin(build: Build, runtime: Runtime, force: bool) -> None:
+    """Resume or begin the partial folder. No other process is at work on it."""
+    _finish_interrupted_swap(build.target, runtime)
+    if force:
+        shutil.rmtree(build.folder, ignore_errors=True)
+    if _resumable(build):
+        if (build.folder / MANIFEST).exists():
+            build.sealed = read_manifest(build.folder)
+            _put_in_place(build.folder, build.target)
+        else:
+            _sweep(build.folder)
+            runtime.report(Note(f"going on with {build.folder}"))
+        return
+    if build.folder.exists():
+        shutil.rmtree(build.folder)
+        runtime.report(Note(f"removed {build.folder}: it was begun with other settings"))
+    with disk_errors(build.folder):
+        build.folder.mkdir()
+    write_json(build.folder / PLAN, {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts()})
+
+
+def _join(build: Build, lock: _Lock, runtime: Runtime) -> None:
+    """Begin the partial folder, or join the parts that are at work on it.
+
+    Raises TfcliError (ENVIRONMENT) where a whole run holds it, or parts that were begun with other settings.
+    """
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while True:
+        if lock.take_alone():  # nobody is there
+            finished = read_manifest(build.target)
+            if finished is not None and finished.fingerprint == build.stamp.fingerprint:
+                build.sealed = finished  # since the caller looked
+            else:
+                _begin(build, runtime, force=False)
+            if build.sealed is not None or lock.share():
+                return
+        elif lock.share():
+            if _resumable(build):
+                runtime.report(Note(f"joining the work on {build.folder}"))
+                return
+            raise TfcliError(
+                f"{build.folder} is being made with other settings",
+                fix="give all parts the same recipe and settings, or wait until the others are done",
+                code=ExitCode.ENVIRONMENT,
+            )
+        runtime.interrupts.check()
+        if time.monotonic() > deadline:  # not a part that is beginning: a whole run
+            raise lock.taken()
+        time.sleep(0.05)
 
 
 def _resumable(build: Build) -> bool:
@@ -180,23 +240,50 @@ def _refuse_foreign(folder: Path, *marks: str) -> None:
         raise TfcliError(f"{folder} is a file", fix="give another --work", code=ExitCode.USAGE)
 
 
-@contextmanager
-def _lock(target: Path) -> Iterator[None]:
-    path = target.with_name(f".{target.name}.lock")
-    with disk_errors(path):
-        file = path.open("a+")
-    with file:
+class _Lock:
+    """The lock of a target: held alone by a whole run, or shared by parts of one."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.alone = False
+        path = target.with_name(f".{target.name}.lock")
+        with disk_errors(path):
+            self._file = path.open("a+")
+
+    def __enter__(self) -> _Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def take_alone(self) -> bool:
+        """Give up a share and hold the lock alone; False, and no share, where others hold one."""
+        # first the share: of two parts that end together, each would else see the share of the other
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self.alone = self._take(fcntl.LOCK_EX)
+        if self.alone:
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
+        return self.alone
+
+    def share(self) -> bool:
+        """Hold the lock beside other parts; False where somebody holds it alone."""
+        self.alone = False
+        return self._take(fcntl.LOCK_SH)
+
+    def taken(self) -> TfcliError:
+        self._file.seek(0)
+        return TfcliError(
+            f"{self.target} is being made by another process",
+            why=f"lock held by pid {self._file.read().strip() or 'unknown'}",
+            fix="wait for it, or stop it",
+            code=ExitCode.ENVIRONMENT,
+        )
+
+    def _take(self, how: int) -> bool:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise TfcliError(
-                f"{target} is being made by another process",
-                why=f"lock held by pid {file.read().strip() or 'unknown'}",
-                fix="wait for it, or stop it",
-                code=ExitCode.ENVIRONMENT,
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+            fcntl.flock(self._file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

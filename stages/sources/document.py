@@ -100,6 +100,10 @@ class Source(Protocol):
         """All documents in an order that is the same each time. Pictures are not read here."""
         ...
 
+    def count(self) -> tuple[int, int]:
+        """Documents and pictures as listed, before anything is found unusable; fast, for plans."""
+        ...
+
     def identity(self) -> Any:
         """JSON for the fingerprint beyond the options: hashes of the outside files that are read, or None."""
         ...

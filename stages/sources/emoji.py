@@ -63,6 +63,11 @@ class Emoji(Section):
             picture = ImageSegment(code, Drawing(file_name, self.size))
             yield Document(code, (TextSegment(caption), picture), group=code)
 
+    def count(self) -> tuple[int, int]:
+        """The drawings that have a name."""
+        documents = sum(isinstance(item, Document) for item in self.documents())
+        return documents, documents
+
     def identity(self) -> Any:
         """Hash of the drawings and the names, and the renderer's version, on which the pixels depend."""
         selected = self._selected()

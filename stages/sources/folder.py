@@ -55,6 +55,11 @@ class Folder(Section):
                 keys[key] = entry.relative
                 yield self._document(key, entry, sidecars, rows)
 
+    def count(self) -> tuple[int, int]:
+        """The pictures in the folder, with or without a caption."""
+        pictures = self._pictures(list(walk(self._root(), self.recursive, self.follow_links)))
+        return len(pictures), len(pictures)
+
     def identity(self) -> Any:
         """Hash of the pictures and of the files that their captions come from."""
         root = self._root()

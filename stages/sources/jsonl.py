@@ -46,6 +46,17 @@ class Jsonl(Section):
             else:
                 yield Omission(key, f"{path.name}:{number}", "DOCUMENT_EMPTY", "no text and no picture")
 
+    def count(self) -> tuple[int, int]:
+        """Lines, and the pictures that they name; nothing is looked up."""
+        documents = pictures = 0
+        for _, record in json_lines(self._file()):
+            parts = record.get("parts")
+            documents += 1
+            pictures += (
+                sum("image" in part for part in parts if isinstance(part, dict)) if isinstance(parts, list) else 0
+            )
+        return documents, pictures
+
     def identity(self) -> Any:
         """Hash of the file and of the pictures that it names."""
         path = self._file()

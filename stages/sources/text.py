@@ -39,6 +39,10 @@ class Text(Section):
             keys[key] = entry.relative
             yield from self._file(key, entry)
 
+    def count(self) -> tuple[int, int]:
+        """Documents of text; no pictures."""
+        return sum(isinstance(item, Document) for item in self.documents()), 0
+
     def identity(self) -> Any:
         """Hash of the text files."""
         found = [entry for entry in self._entries() if isinstance(entry, Found)]

@@ -41,6 +41,19 @@ class Webdataset(Section):
         for relative in tars:
             yield from self._samples(root / relative, relative)
 
+    def count(self) -> tuple[int, int]:
+        """The pictures in the tars, from their headers."""
+        root, tars = self._tars()
+        pictures = 0
+        for relative in tars:
+            self._check_plain(root / relative)
+            try:
+                for member in members(root / relative):
+                    pictures += isinstance(member, Member) and member.name.lower().endswith(EXTENSIONS)
+            except TarTruncated:
+                continue  # told when it is read
+        return pictures, pictures
+
     def identity(self) -> Any:
         """Hash of the tar files."""
         root, tars = self._tars()

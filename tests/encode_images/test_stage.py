@@ -21,7 +21,7 @@ from stages.coders.config import Images
 from stages.coders.vae import build_vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
-from stages.encode_images import stage
+from stages.encode_images import shards, stage
 from stages.encode_images.config import EncodeConfig
 from stages.sources.document import Document, ImageSegment, TextSegment
 
@@ -71,11 +71,18 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode(target: Path, autoencoder: Path, source: Pairs | None = None, workers: int = 0, **options: Any) -> Latents:
-    settings = EncodeConfig(batch_size=3, shard_rows=4, check_pictures=4, **options)
-    runtime = Runtime(device="cpu", workers=workers)
-    with building(target, Stamp("latents", "encode", 1, 0, {}), runtime) as build:
-        stage.run(source or Pairs(), Images(size=16), settings, autoencoder, build, runtime, 0)
+    work(target, autoencoder, Runtime(device="cpu", workers=workers), source, **options)
     return Latents.open(target)
+
+
+def work(target: Path, autoencoder: Path, runtime: Runtime, source: Pairs | None = None, **options: Any) -> bool:
+    """One call of the stage; whether it sealed (or found sealed) the latents."""
+    settings = EncodeConfig(batch_size=3, shard_rows=4, check_pictures=4, **options)
+    stamp = Stamp("latents", "encode", 1, 0, {"dtype": settings.dtype})
+    with building(target, stamp, runtime) as build:
+        if build.sealed is None:
+            stage.run(source or Pairs(), Images(size=16), settings, autoencoder, build, runtime, 0)
+    return build.sealed is not None
 
 
 def test_a_bad_picture_leaves_a_nan_row_and_an_error_line(tmp_path: Path, autoencoder: Path) -> None:
@@ -123,8 +130,8 @@ def test_a_killed_run_ends_in_the_same_bytes(
             raise Killed
         return real(path, shard, rows)
 
-    real = stage.write_shard
-    monkeypatch.setattr(stage, "write_shard", dying)
+    real = shards.write_shard
+    monkeypatch.setattr(shards, "write_shard", dying)
     with pytest.raises(Killed):
         encode(tmp_path / "cut", autoencoder)
     again = encode(tmp_path / "cut", autoencoder)

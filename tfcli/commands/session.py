@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.artifacts.manifest import Manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.interrupts import Interrupts
-from stages.core.runtime import Runtime
+from stages.core.runtime import Part, Runtime
 from stages.pipeline import Stage, Status, Workspace
 from stages.recipe import load_recipe
 from tfcli.options import Call
 from tfcli.render import Reporter, seconds_text, short
+
+if TYPE_CHECKING:
+    from stages.encode_images.plan import EncodePlan
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,41 @@ def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
 
 def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts) -> Outcome:
     """Run `stage` unless its artifact is fresh, and tell how it stood before."""
+    outcome = make_part(workspace, stage, call, interrupts, Part(), "local")
+    assert outcome is not None
+    return outcome
+
+
+def make_part(
+    workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, part: Part, engine: str
+) -> Outcome | None:
+    """The same for one part of the work and by an engine; None where the part is done and others are not."""
     began = time.monotonic()
     with Reporter(quiet=call.quiet) as report:
-        runtime = Runtime(report, interrupts, call.device, call.workers)
+        runtime = Runtime(report, interrupts, call.device, call.workers, part, engine)
         interrupts.check()
         if not call.force:
             status = workspace.status(stage)
             if status.state != "fresh":
                 report(Note(f"{stage.name}: {status.state}, {status.reason}"))
         before, manifest = workspace.run(stage, runtime, force=call.force)
+        if manifest is None:
+            return None
         outcome = Outcome(before, manifest, time.monotonic() - began)
         report(Note(f"{stage.name}: {outcome.summary}"))
         if call.verbose:
             report(Note(f"{stage.name}: {before.target}, fingerprint {short(manifest.fingerprint)}"))
     return outcome
+
+
+def plan_encode(workspace: Workspace, call: Call) -> EncodePlan:
+    """What 'tfcli encode' would take: counts, bytes, time."""
+    # here: it loads the autoencoder for a batch
+    from stages.encode_images.plan import plan
+
+    recipe = workspace.recipe
+    runtime = Runtime(device=call.device, workers=call.workers)
+    return plan(recipe.source, recipe.images, recipe.encode, workspace.target("autoencoder"), runtime)
 
 
 def status_json(status: Status) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import typer
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
-from stages.core.runtime import Runtime
+from stages.core.runtime import Part, Runtime
 from tfcli import options, render
 from tfcli.toml import toml_value
 
@@ -21,7 +22,8 @@ HELP = {
     "encode": """Turn every picture into latents with the autoencoder; the documents are carried along.
 
     \b
-    Example: tfcli encode -r smoke --workers 4""",
+    Examples: tfcli encode -r smoke --workers 4
+              tfcli encode -r smoke --shards 2/4     # on each of four machines: 1/4 ... 4/4""",
     "tokenize": """Train or load the SentencePiece tokenizer and turn all text into ids.
 
     \b
@@ -52,7 +54,8 @@ Examples: tfcli sample -r smoke
 def add_stages(app: typer.Typer) -> None:
     """Mount the commands in the order of the pipeline."""
     for name in ("vae", "encode", "tokenize", "pack", "train"):
-        app.command(name, help=HELP[name], rich_help_panel="Stages, in their order")(_command(name))
+        command = encode if name == "encode" else _command(name)
+        app.command(name, help=HELP[name], rich_help_panel="Stages, in their order")(command)
     app.command("sample", help=SAMPLE_HELP, rich_help_panel="Stages, in their order")(sample)
     app.command("eval", help=HELP["eval"], rich_help_panel="Stages, in their order")(_command("eval"))
 
@@ -79,6 +82,41 @@ def _command(name: str) -> Callable[..., None]:
     return command
 
 
+def encode(
+    recipe: options.RecipeOption,
+    settings: options.SetOption = None,
+    work: options.WorkOption = None,
+    device: options.DeviceOption = Runtime.device,
+    workers: options.WorkersOption = Runtime.workers,
+    shards: options.ShardsOption = "1/1",
+    engine: options.EngineOption = Runtime.engine,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+    _debug: options.DebugOption = False,
+    dry_run: options.DryRunOption = False,
+    force: options.ForceOption = False,
+) -> None:
+    call = options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
+    part = _part(shards)
+    if engine not in ("local", "ray"):
+        raise TfcliError(f"no engine {engine}", fix="local or ray", code=ExitCode.USAGE)
+    if not part.whole and (force or engine == "ray"):
+        what = f"--shards and {'--force' if force else '--engine ray'} exclude each other"
+        why = "each part would begin anew" if force else "Ray shares the work out itself"
+        raise TfcliError(what, why=why, fix="leave one of them out", code=ExitCode.USAGE)
+    run_stage("encode", call, part=part, engine=engine)
+
+
+def _part(text: str) -> Part:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise TfcliError(
+            f"--shards {text}", why="not I/N with 1 <= I <= N", fix="such as --shards 2/4", code=ExitCode.USAGE
+        )
+    return Part(int(found[1]), int(found[2]))
+
+
 def sample(
     recipe: options.RecipeOption,
     prompt: options.PromptOption = None,
@@ -97,11 +135,17 @@ def sample(
     run_stage("sample", call, tuple(prompt or ()))
 
 
-def run_stage(name: str, call: options.Call, prompts: tuple[str, ...] = ()) -> None:
-    """Make the artifact of one stage and print where it lies."""
+def run_stage(
+    name: str,
+    call: options.Call,
+    prompts: tuple[str, ...] = (),
+    part: Part = Runtime.part,
+    engine: str = Runtime.engine,
+) -> None:
+    """Make the artifact of one stage and print where it lies; nothing is printed of a part that is not the last."""
     # here, not at the top: the recipe needs numpy and pillow, '--help' does not
     from stages.pipeline import BY_NAME, Workspace
-    from tfcli.commands.session import make, open_workspace, status_json
+    from tfcli.commands.session import make_part, open_workspace, plan_encode, status_json
 
     stage = BY_NAME[name]
     workspace = open_workspace(call, _prompt_settings(call, prompts))
@@ -111,15 +155,23 @@ def run_stage(name: str, call: options.Call, prompts: tuple[str, ...] = ()) -> N
     if call.dry_run:
         status = workspace.status(stage)
         runs = call.force or status.state != "fresh"
+        plan = plan_encode(workspace, call) if name == "encode" and runs else None
         if call.json:
-            render.show_json({**status_json(status), "would_run": runs})
-        else:
-            render.show(
-                f"{name}: {status.state}, {status.reason}", f"{'would make' if runs else 'keeps'} {status.target}"
-            )
+            render.show_json({**status_json(status), "would_run": runs, **(vars(plan) if plan else {})})
+            return
+        render.show(f"{name}: {status.state}, {status.reason}", f"{'would make' if runs else 'keeps'} {status.target}")
+        if plan:
+            render.show(f"{plan.documents:,} documents, {plan.pictures:,} pictures, {plan.shards:,} shards")
+        if plan and plan.bytes is not None:
+            time = "" if plan.seconds is None else f", about {render.seconds_text(plan.seconds)} on this machine"
+            render.show(f"{plan.bytes / 1e9:,.3g} GB of latents{time}")
         return
     with watch_signals() as interrupts:
-        outcome = make(workspace, stage, call, interrupts)
+        outcome = make_part(workspace, stage, call, interrupts, part, engine)
+    if outcome is None:
+        if call.json:
+            render.show_json({"stage": name, "path": None, "state": "partial"})
+        return
     if call.json:
         render.show_json(outcome.as_json())
         return

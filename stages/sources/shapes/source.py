@@ -72,6 +72,13 @@ class Shapes(Section):
         for index in range(self.interleaved):
             yield self._story(index, heldout=False)
 
+    def count(self) -> tuple[int, int]:
+        """From the options; pictures of the stories are counted from the first thousand."""
+        pairs, stories = self.heldout + self.heldout_things + self.pictures, self.heldout_interleaved + self.interleaved
+        sample = min(1000, stories)
+        drawn = sum(len(self._story(index, heldout=False).images) for index in range(sample))
+        return pairs + stories, pairs + round(drawn * stories / max(1, sample))
+
     def identity(self) -> int:
         return WORLD_VERSION
 

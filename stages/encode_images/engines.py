@@ -1,0 +1,106 @@
+"""Where shards are encoded: in this process, or in actors on a Ray cluster. The bytes of a shard are the same everywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.coders.config import Images
+from stages.coders.vae import Vae, load_vae
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.runtime import Runtime
+from stages.encode_images.config import EncodeConfig
+from stages.encode_images.shards import Failures, Shard, encode_shard
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every shard of a run has in common. model: the autoencoder's folder; array: where rows go, below folder."""
+
+    model: Path
+    images: Images
+    encode: EncodeConfig
+    folder: Path
+    array: Path
+    row_shape: tuple[int, ...]
+    device: str
+
+    def load(self) -> Vae:
+        return load_vae(self.model, device=self.device, precision=self.encode.precision)
+
+    def run(self, shard: Shard, vae: Vae, failures: Failures, runtime: Runtime) -> Record:
+        return encode_shard(
+            shard, vae, self.images, self.encode, self.folder, self.array, self.row_shape, failures, runtime
+        )
+
+
+def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterator[tuple[Shard, Record]]:
+    """Shards and their records as they come in, from `runtime.workers` actors. Ray places them, restarts an actor that
+    died and gives its shard out again. The folders must be seen from all machines under the same paths.
+
+    Raises TfcliError: ENVIRONMENT where Ray is not installed or a shard's actors died again and again.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise TfcliError("--engine ray needs Ray", fix="pip install 'tfcli[ray]'", code=ExitCode.ENVIRONMENT) from error
+    # a cluster where RAY_ADDRESS names one, else Ray on this machine; its log would mix with ours
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True
+    )
+    on_gpu = job.device.startswith("cuda")
+    actor_class = ray.remote(max_restarts=3, max_task_retries=3, num_gpus=1 if on_gpu else 0)(_Actor)
+    idle = [actor_class.remote(job) for _ in range(max(1, runtime.workers))]
+    busy: dict[Any, tuple[Any, Shard]] = {}
+    try:
+        for shard in shards:
+            actor = idle.pop()
+            busy[actor.encode.remote(shard)] = (actor, shard)
+            if not idle:
+                yield _next(ray, busy, idle, runtime)
+        while busy:
+            yield _next(ray, busy, idle, runtime)
+    finally:
+        ray.shutdown()
+
+
+def _next(ray: Any, busy: dict[Any, tuple[Any, Shard]], idle: list[Any], runtime: Runtime) -> tuple[Shard, Record]:
+    """Wait for one shard."""
+    done: list[Any] = []
+    while not done:
+        runtime.interrupts.check()
+        done, _ = ray.wait(list(busy), num_returns=1, timeout=0.5)
+    actor, shard = busy.pop(done[0])
+    try:
+        record: Record = ray.get(done[0])
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, TfcliError) else error) from None
+    except ray.exceptions.RayError as error:
+        raise TfcliError(
+            f"Ray lost shard {shard.number}",
+            why=str(error).strip().splitlines()[0],
+            fix="run the same command again: finished shards are kept",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    idle.append(actor)
+    return shard, record
+
+
+@dataclass
+class _Actor:
+    """Lives in a process of Ray and keeps the autoencoder loaded."""
+
+    job: Job
+    vae: Vae = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.vae = self.job.load()
+
+    def encode(self, shard: Shard) -> Record:
+        runtime = Runtime(device=self.job.device, workers=0)
+        return self.job.run(shard, self.vae, Failures(self.job.encode.max_bad), runtime)

@@ -1,0 +1,68 @@
+"""What encoding a source would take: counts, bytes on disk, and a guess of the time from one batch. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from stages.artifacts.autoencoder import Autoencoder
+from stages.artifacts.manifest import read_manifest
+from stages.coders.config import Images
+from stages.coders.pictures import read_picture
+from stages.coders.vae import load_vae
+from stages.core.runtime import Runtime
+from stages.encode_images.config import EncodeConfig
+from stages.sources.document import Document, Picture, Source
+
+
+@dataclass(frozen=True)
+class EncodePlan:
+    """documents and pictures: what the source lists, before anything is found unusable. bytes and seconds (of all parts
+    together) are None where the autoencoder is not there yet."""
+
+    documents: int
+    pictures: int
+    shards: int
+    bytes: int | None = None
+    seconds: float | None = None
+
+
+def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, runtime: Runtime) -> EncodePlan:
+    """Count by listing alone, then decode and encode one batch. The guess holds for this machine and these workers."""
+    documents, pictures = source.count()
+    counted = EncodePlan(documents, pictures, -(-pictures // encode.shard_rows))
+    if pictures == 0 or read_manifest(autoencoder) is None:
+        return counted
+    opened = Autoencoder.open(autoencoder)
+    facts = opened.content
+    row = 2 * facts.latent_channels * (images.size // facts.downsampling) ** 2 * np.dtype(encode.dtype).itemsize
+    # each row with its sum (4 bytes) and its place in the index of the shard (16)
+    size = counted.shards * encode.shard_rows * 16 + pictures * (row + 4)
+    started = time.perf_counter()
+    batch = [
+        fitted.pixels
+        for picture in islice(_pictures(source), encode.batch_size)
+        if (fitted := read_picture(picture, images)).pixels is not None
+    ]
+    reading = (time.perf_counter() - started) / encode.batch_size
+    if not batch:
+        return EncodePlan(documents, pictures, counted.shards, size)
+    vae = load_vae(opened.model_folder, device=runtime.device, precision=encode.precision)
+    pixels = np.stack([batch[place % len(batch)] for place in range(encode.batch_size)])
+    vae.encode(pixels)
+    started = time.perf_counter()
+    vae.encode(pixels)
+    encoding = (time.perf_counter() - started) / encode.batch_size
+    each = max(reading / runtime.workers, encoding) if runtime.workers else reading + encoding
+    return EncodePlan(documents, pictures, counted.shards, size, pictures * each)
+
+
+def _pictures(source: Source) -> Iterator[Picture]:
+    for item in source.documents():
+        if isinstance(item, Document):
+            yield from (image.picture for image in item.images)
