@@ -44,14 +44,16 @@ class Stage:
 
 STAGES = (
     Stage("vae", "stages.train_autoencoder.stage", "autoencoder", ("source", "images", "vae"), ()),
-    Stage("encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",)),
+    Stage(
+        "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=2
+    ),
     Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=2),
     Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=2),
     Stage(
         "train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=2
     ),
     Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",)),
-    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",)),
+    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=2),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 

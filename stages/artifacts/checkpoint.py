@@ -1,7 +1,7 @@
 """Checkpoint: a trained model and all that is needed to go on training. Weights in safetensors, scalars in JSON.
 
 weights.safetensors   the trained weights        ema.safetensors   their running average (absent without EMA)
-optimizer.safetensors AdamW's two moments        state.json        step
+optimizer.safetensors what the optimizers keep    state.json        step, hashes
 metrics.jsonl         losses by step (exact)     timing.jsonl      seconds and tokens/s by step (not in the digest)
 """
 

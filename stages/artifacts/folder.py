@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import re
 import shutil
 import time
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.manifest import MANIFEST, FileEntry, Manifest, Stamp, make_manifest, read_manifest
+from stages.artifacts.manifest import MANIFEST, FileEntry, Manifest, Stamp, make_manifest, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.files import disk_errors, sync_file, sync_folder, write_json
@@ -73,12 +74,15 @@ class Build:
         )
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
-        """False where another process is at work on the unit; True keeps others away from it for the length of the block."""
+    def claim(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """False where another process is at work on the unit; True keeps others away from it for the length of the block.
+
+        wait: until nobody is.
+        """
         (self.folder / UNITS).mkdir(exist_ok=True)
         with (self.folder / UNITS / f"{name}.lock").open("a") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
             else:
@@ -126,10 +130,9 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
     Of a part (`runtime.part`) the folder is shared with the other parts; it claims each unit and seals only if it is the last.
     """
     _refuse_foreign(target)
-    _refuse_foreign(target.with_name(target.name + ".partial"), PLAN)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _Lock(target) as lock:
+    with _Lock(target, "whole run" if runtime.part.whole else "part") as lock:
         build = Build(target, stamp, lock)
         if runtime.part.whole:
             if not lock.take_alone():
@@ -143,8 +146,9 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
 def _begin(build: Build, runtime: Runtime, force: bool) -> None:
     """Resume or begin the partial folder. No other process is at work on it."""
     _finish_interrupted_swap(build.target, runtime)
-    if force:
-        shutil.rmtree(build.folder, ignore_errors=True)
+    _refuse_foreign(build.folder, PLAN)
+    if force and build.folder.exists():
+        _discard(build.folder)
     if _resumable(build):
         if (build.folder / MANIFEST).exists():
             build.sealed = read_manifest(build.folder)
@@ -154,41 +158,65 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
             runtime.report(Note(f"going on with {build.folder}"))
         return
     if build.folder.exists():
-        shutil.rmtree(build.folder)
+        _discard(build.folder)
         runtime.report(Note(f"removed {build.folder}: it was begun with other settings"))
     with disk_errors(build.folder):
         build.folder.mkdir()
     write_json(build.folder / PLAN, {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts()})
 
 
+def _discard(folder: Path) -> None:
+    """Delete a partial folder. It loses its name first: half a folder under that name would be nobody's."""
+    for left in folder.parent.glob(f"{folder.name}.stale-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    away = folder.with_name(f"{folder.name}.stale-{os.getpid()}")
+    os.replace(folder, away)
+    shutil.rmtree(away)
+
+
 def _join(build: Build, lock: _Lock, runtime: Runtime) -> None:
     """Begin the partial folder, or join the parts that are at work on it.
 
-    Raises TfcliError (ENVIRONMENT) where a whole run holds it, or parts that were begun with other settings.
+    Raises TfcliError (ENVIRONMENT) where a whole run holds it, or where it was begun with other settings: the work of
+    other parts is never thrown away.
     """
     deadline = time.monotonic() + _JOIN_SECONDS
     while True:
-        if lock.take_alone():  # nobody is there
-            finished = read_manifest(build.target)
-            if finished is not None and finished.fingerprint == build.stamp.fingerprint:
-                build.sealed = finished  # since the caller looked
-            else:
+        alone = lock.take_alone()
+        if alone and _is_finished(build):  # since the caller looked
+            build.sealed = read_manifest(build.target)
+            return
+        if alone or lock.share():
+            if build.folder.exists() and not _resumable(build):
+                raise TfcliError(
+                    f"{build.folder} was begun with other settings",
+                    fix="give all parts the same recipe and settings; to begin anew, delete that folder",
+                    code=ExitCode.ENVIRONMENT,
+                )
+            if alone:
                 _begin(build, runtime, force=False)
-            if build.sealed is not None or lock.share():
-                return
-        elif lock.share():
-            if _resumable(build):
+                if build.sealed is not None or lock.share():
+                    return
+            elif build.folder.exists():
                 runtime.report(Note(f"joining the work on {build.folder}"))
                 return
-            raise TfcliError(
-                f"{build.folder} is being made with other settings",
-                fix="give all parts the same recipe and settings, or wait until the others are done",
-                code=ExitCode.ENVIRONMENT,
-            )
+            # else it was sealed a moment ago
         runtime.interrupts.check()
-        if time.monotonic() > deadline:  # not a part that is beginning: a whole run
+        if time.monotonic() > deadline and lock.holder().startswith("whole"):
             raise lock.taken()
         time.sleep(0.05)
+
+
+def _is_finished(build: Build) -> bool:
+    """Whether the artifact is there, is the one that is wanted, and whole."""
+    try:
+        found = read_manifest(build.target)
+        if found is None or found.fingerprint != build.stamp.fingerprint:
+            return False
+        open_artifact(build.target, build.stamp.kind)
+    except TfcliError:
+        return False
+    return True
 
 
 def _resumable(build: Build) -> bool:
@@ -243,8 +271,10 @@ def _refuse_foreign(folder: Path, *marks: str) -> None:
 class _Lock:
     """The lock of a target: held alone by a whole run, or shared by parts of one."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, who: str) -> None:
+        """who: "whole run" or "part", for others to read while this process holds the lock alone."""
         self.target = target
+        self.who = who
         self.alone = False
         path = target.with_name(f".{target.name}.lock")
         with disk_errors(path):
@@ -263,7 +293,7 @@ class _Lock:
         self.alone = self._take(fcntl.LOCK_EX)
         if self.alone:
             self._file.truncate(0)
-            self._file.write(str(os.getpid()))
+            self._file.write(f"{self.who}, pid {os.getpid()} on {platform.node()}")
             self._file.flush()
         return self.alone
 
@@ -272,11 +302,15 @@ class _Lock:
         self.alone = False
         return self._take(fcntl.LOCK_SH)
 
-    def taken(self) -> TfcliError:
+    def holder(self) -> str:
+        """Who held the lock alone last."""
         self._file.seek(0)
+        return self._file.read().strip()
+
+    def taken(self) -> TfcliError:
         return TfcliError(
             f"{self.target} is being made by another process",
-            why=f"lock held by pid {self._file.read().strip() or 'unknown'}",
+            why=f"last begun by: {self.holder() or 'unknown'}",
             fix="wait for it, or stop it",
             code=ExitCode.ENVIRONMENT,
         )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+import resource
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,6 +21,10 @@ import numpy as np
 from stages.coders.config import Images
 from stages.coders.pixels import BadImage, Pixels, decode, fit
 from stages.sources.document import Picture
+
+_BATCH = 16  # pictures that go to a worker together
+_START_SECONDS = 60.0  # for a worker to start on a busy machine
+_MAX_MEMORY = 8 << 30  # of a worker; 64 MP with alpha in 16 bits, twice, is 1 GB
 
 
 @dataclass(frozen=True)
@@ -40,25 +51,114 @@ def read_picture(picture: Picture, images: Images) -> Fitted:
         return Fitted(None, "UNREADABLE", error.strerror or str(error))
 
 
-def read_pictures(pictures: Iterator[Picture], images: Images, workers: int) -> Iterator[Fitted]:
-    """The pictures in order, decoded in `workers` processes (0: here), a bounded number ahead."""
-    if workers == 0:
-        for picture in pictures:
-            yield read_picture(picture, images)
-        return
-    batches = _batched(pictures, 16)
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        waiting: list[Future[list[Fitted]]] = []
-        for batch in batches:
-            waiting.append(pool.submit(_read_batch, batch, images))
-            if len(waiting) > 4 * workers:
-                yield from waiting.pop(0).result()
-        for future in waiting:
-            yield from future.result()
+class PictureReader:
+    """Reads, decodes and fits pictures in `workers` processes that live as long as the `with` block (0: in this one).
+
+    A picture that kills its process (a fault in native code) or keeps it busy for longer than policy.max_seconds costs
+    that picture alone; without worker processes it costs the run.
+    """
+
+    def __init__(self, images: Images, workers: int) -> None:
+        self.images = images
+        self.workers = workers
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
+        self._closing = Event()
+
+    def __enter__(self) -> PictureReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._threads is not None:
+            self._closing.set()
+            self._threads.shutdown(wait=True, cancel_futures=True)
+            while not self._idle.empty():
+                self._idle.get().stop()
+
+    def read(self, pictures: Iterable[Picture]) -> Iterator[Fitted]:
+        """The pictures in order, a bounded number ahead."""
+        if self.workers == 0:
+            yield from (read_picture(picture, self.images) for picture in pictures)
+            return
+        if self._threads is None:  # a thread for each process, so that what it sends is taken off its hands
+            self._threads = ThreadPoolExecutor(self.workers)
+            for _ in range(self.workers):
+                self._idle.put(_Worker(self.images))
+        waiting: deque[Future[list[Fitted]]] = deque()
+        for batch in _batched(iter(pictures), _BATCH):
+            waiting.append(self._threads.submit(self._decode, batch))
+            if len(waiting) > 4 * self.workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+    def _decode(self, batch: list[Picture]) -> list[Fitted]:
+        """In a thread: have a process decode the batch; where it is lost, another one goes on behind the picture."""
+        worker = self._idle.get()
+        found: list[Fitted] = []
+        try:
+            worker.give(batch)
+            while len(found) < len(batch) and not self._closing.is_set():
+                fitted = worker.take()
+                found.append(fitted)
+                if worker.lost:
+                    worker.stop()
+                    worker = _Worker(self.images)
+                    worker.give(batch[len(found) :])
+        finally:
+            self._idle.put(worker)
+        return found
 
 
-def _read_batch(batch: list[Picture], images: Images) -> list[Fitted]:
-    return [read_picture(picture, images) for picture in batch]
+class _Worker:
+    """A process that decodes, and this side of the pipe to it."""
+
+    def __init__(self, images: Images) -> None:
+        self.lost = False
+        self._max_seconds = images.policy.max_seconds
+        self._patience = _START_SECONDS + self._max_seconds
+        context = get_context("forkserver")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, images), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def give(self, batch: list[Picture]) -> None:
+        try:
+            self._pipe.send(batch)
+        except OSError:  # it died between two batches; `take` tells
+            return
+
+    def take(self) -> Fitted:
+        """The next picture of the batch; after one that was not decoded the process is lost."""
+        try:
+            if self._pipe.poll(self._patience):
+                fitted: Fitted = self._pipe.recv()
+                self._patience = self._max_seconds
+                return fitted
+            reason, message = "DECODER_TIMEOUT", f"not decoded within {self._max_seconds:g} s"
+        except (EOFError, OSError):
+            reason, message = "DECODER_CRASHED", "the process that decoded it died"
+        self.lost = True
+        return Fitted(None, reason, message)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+def _serve(pipe: Connection, images: Images) -> None:
+    """In a worker process: decode batches until the other side is gone. Ctrl-C is the business of the other side."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # memory beyond this is a MemoryError of one picture, not the end of other programs
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _MAX_MEMORY if hard == resource.RLIM_INFINITY else min(_MAX_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            for picture in pipe.recv():
+                pipe.send(read_picture(picture, images))
 
 
 def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

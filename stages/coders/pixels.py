@@ -48,6 +48,7 @@ class PixelPolicy(Section):
     max_bytes: int = Field(64 << 20, gt=0, le=256 << 20)  # the upper bound is MAX_READ_BYTES of stages.sources.document
     min_size: int = Field(8, ge=1)  # pixels of the shorter side
     max_aspect: float = Field(8.0, ge=1)  # longer side : shorter side
+    max_seconds: float = Field(30.0, gt=0)  # for one picture, in a worker process
     alpha: Literal["white", "black", "skip"] = "white"  # what lies behind transparent pixels
     animated: Literal["first", "skip"] = "first"
 
@@ -257,7 +258,6 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def _to_srgb(image: Image.Image, profile_bytes: bytes | None, notes: list[str]) -> Image.Image:
     """sRGB through the picture's own profile if it has one that works, by pillow's formulas otherwise."""
-    srgb = ImageCms.createProfile("sRGB")
     if profile_bytes:
         try:
             if len(profile_bytes) > _MAX_ICC_BYTES:
@@ -265,13 +265,14 @@ def _to_srgb(image: Image.Image, profile_bytes: bytes | None, notes: list[str]) 
             profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
             if image.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
                 image = image.convert("RGB")
-            converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
             assert converted is not None
             return converted
         except Exception:  # a broken or unfitting profile: the picture is shown as if it had none, and counted
             notes.append("ICC_BROKEN")
     if image.mode == "LAB":
-        converted = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB")
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         assert converted is not None
         return converted
     return image.convert("RGB")

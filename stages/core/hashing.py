@@ -15,7 +15,12 @@ def canonical_json(value: Any) -> str:
 
 def hash_value(value: Any) -> str:
     """SHA-256 of the canonical JSON of `value`, as hex."""
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+    return hash_bytes(canonical_json(value).encode("utf-8", "surrogatepass"))
+
+
+def hash_bytes(data: bytes) -> str:
+    """SHA-256, as hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -1,15 +1,19 @@
-"""Where shards are encoded: in this process, or in actors on a Ray cluster. The bytes of a shard are the same everywhere."""
+"""Where shards are encoded: in this process, or in actors on a Ray cluster. On machines of a kind the bytes
+of a shard are the same everywhere."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stages.coders.config import Images
+from stages.coders.pictures import PictureReader
 from stages.coders.vae import Vae, load_vae
+from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
@@ -33,10 +37,8 @@ class Job:
     def load(self) -> Vae:
         return load_vae(self.model, device=self.device, precision=self.encode.precision)
 
-    def run(self, shard: Shard, vae: Vae, failures: Failures, runtime: Runtime) -> Record:
-        return encode_shard(
-            shard, vae, self.images, self.encode, self.folder, self.array, self.row_shape, failures, runtime
-        )
+    def run(self, shard: Shard, vae: Vae, reader: PictureReader, failures: Failures, runtime: Runtime) -> Record:
+        return encode_shard(shard, vae, reader, self.encode, self.folder, self.array, self.row_shape, failures, runtime)
 
 
 def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterator[tuple[Shard, Record]]:
@@ -50,12 +52,19 @@ def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterat
     except ImportError as error:
         raise TfcliError("--engine ray needs Ray", fix="pip install 'tfcli[ray]'", code=ExitCode.ENVIRONMENT) from error
     # a cluster where RAY_ADDRESS names one, else Ray on this machine; its log would mix with ours
+    ours = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True
     )
-    on_gpu = job.device.startswith("cuda")
-    actor_class = ray.remote(max_restarts=3, max_task_retries=3, num_gpus=1 if on_gpu else 0)(_Actor)
-    idle = [actor_class.remote(job) for _ in range(max(1, runtime.workers))]
+    signal.signal(signal.SIGTERM, ours)  # Ray's own would end the process without a word
+    device = resolve_device(job.device).type  # an actor sees its own GPU only, as the first
+    count = max(1, runtime.workers)
+    if device == "cuda":
+        count = min(count, int(ray.cluster_resources().get("GPU", 0)))
+        if count == 0:
+            raise TfcliError("the Ray cluster has no GPU", fix="give --device cpu", code=ExitCode.ENVIRONMENT)
+    actor_class = ray.remote(max_restarts=3, max_task_retries=3, num_gpus=1 if device == "cuda" else 0)(_Actor)
+    idle = [actor_class.remote(replace(job, device=device)) for _ in range(count)]
     busy: dict[Any, tuple[Any, Shard]] = {}
     try:
         for shard in shards:
@@ -102,5 +111,6 @@ class _Actor:
         self.vae = self.job.load()
 
     def encode(self, shard: Shard) -> Record:
-        runtime = Runtime(device=self.job.device, workers=0)
-        return self.job.run(shard, self.vae, Failures(self.job.encode.max_bad), runtime)
+        # no workers of its own: a crash takes this actor, Ray starts another, and gives up on the shard after three
+        with PictureReader(self.job.images, 0) as reader:
+            return self.job.run(shard, self.vae, reader, Failures(self.job.encode.max_bad), Runtime())

@@ -43,13 +43,10 @@ def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path
     row = 2 * facts.latent_channels * (images.size // facts.downsampling) ** 2 * np.dtype(encode.dtype).itemsize
     # each row with its sum (4 bytes) and its place in the index of the shard (16)
     size = counted.shards * encode.shard_rows * 16 + pictures * (row + 4)
+    first = list(islice(_pictures(source), encode.batch_size))
     started = time.perf_counter()
-    batch = [
-        fitted.pixels
-        for picture in islice(_pictures(source), encode.batch_size)
-        if (fitted := read_picture(picture, images)).pixels is not None
-    ]
-    reading = (time.perf_counter() - started) / encode.batch_size
+    batch = [fitted.pixels for picture in first if (fitted := read_picture(picture, images)).pixels is not None]
+    reading = (time.perf_counter() - started) / max(1, len(first))
     if not batch:
         return EncodePlan(documents, pictures, counted.shards, size)
     vae = load_vae(opened.model_folder, device=runtime.device, precision=encode.precision)

@@ -15,8 +15,7 @@ import numpy as np
 
 from stages.artifacts.arrays import write_shard
 from stages.artifacts.latents import DOCUMENTS
-from stages.coders.config import Images
-from stages.coders.pictures import Fitted, read_pictures
+from stages.coders.pictures import Fitted, PictureReader
 from stages.coders.vae import Vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_jsonl
@@ -62,7 +61,7 @@ def cut_shards(source: Source, size: int) -> Iterator[Shard]:
 def encode_shard(
     shard: Shard,
     vae: Vae,
-    images: Images,
+    reader: PictureReader,
     encode: EncodeConfig,
     folder: Path,
     array: Path,
@@ -86,9 +85,15 @@ def encode_shard(
         failures.saw(0, errors[-1:])
 
     def flush() -> None:
-        """Encode the waiting pictures; a batch always holds the same rows, whatever the number of workers."""
+        """Encode the waiting pictures. A batch holds the same rows whatever the number of workers, and is always full: for
+        a shorter one the autoencoder may take another path, which rounds by the number of threads."""
         if waiting:
-            mean, deviation = vae.encode(np.stack([fitted.pixels for _, fitted in waiting]))  # type: ignore[misc]
+            side = reader.images.size
+            batch = np.zeros((encode.batch_size, side, side, 3), dtype=np.uint8)
+            for row, (_, fitted) in zip(batch, waiting, strict=False):
+                assert fitted.pixels is not None
+                row[:] = fitted.pixels
+            mean, deviation = (values[: len(waiting)] for values in vae.encode(batch))
             for (place, _), one, two in zip(waiting, mean, deviation, strict=True):
                 with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is refused below
                     row = np.stack([one, two]).astype(encode.dtype)
@@ -104,7 +109,7 @@ def encode_shard(
             waiting.clear()
 
     pictures = (image.picture for _, image in shard.images)
-    for place, fitted in enumerate(read_pictures(pictures, images, runtime.workers)):
+    for place, fitted in enumerate(reader.read(pictures)):
         notes.update(fitted.notes)
         if fitted.pixels is None:
             fail(place, fitted.reason, fitted.message)

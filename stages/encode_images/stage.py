@@ -14,7 +14,7 @@ from stages.artifacts.autoencoder import Autoencoder
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
-from stages.coders.pictures import read_pictures
+from stages.coders.pictures import PictureReader, read_picture
 from stages.coders.pixels import contact_sheet, encode_png
 from stages.coders.vae import Vae, psnr
 from stages.core.errors import ExitCode, TfcliError
@@ -49,8 +49,8 @@ def run(
     grid = Grid(name=f"{side}x{side}", height=side, width=side, rows=num_images)
     array = build.folder / ARRAYS / grid.name
     row_shape = (2, facts.latent_channels, side, side)
-    with build.claim("array") as mine:
-        if mine and not (array / "zarr.json").exists():
+    with build.claim("array", wait=True):
+        if not (array / "zarr.json").exists():
             create_rows(array, num_images, row_shape, encode.dtype, encode.shard_rows)
     (build.folder / DOCUMENTS).mkdir(exist_ok=True)
     job = Job(opened.model_folder, images, encode, build.folder, array, row_shape, runtime.device)
@@ -68,6 +68,9 @@ def run(
         runtime.report(Note(f"this part is done; {missing} of {len(units)} shards are still to be made by other parts"))
         return
 
+    whole = Failures(encode.max_bad)  # each part knew its own pictures only
+    for record in records:
+        whole.saw_record(record)
     errors = [row for record in records for row in record["errors"]]
     write_jsonl(build.folder / ERRORS, errors)
     if errors:
@@ -126,14 +129,15 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
             build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
             report(shard)
         return
-    for shard in missing():
-        runtime.interrupts.check()
-        unit = _unit(shard.number)
-        with build.claim(unit) as free:
-            if free and build.unit(unit) is None:
-                record = job.run(shard, vae, failures, runtime)
-                build.finish_unit(unit, record, [build.folder / name for name in record["files"]])
-                report(shard)
+    with PictureReader(job.images, runtime.workers) as reader:
+        for shard in missing():
+            runtime.interrupts.check()
+            unit = _unit(shard.number)
+            with build.claim(unit) as free:
+                if free and build.unit(unit) is None:
+                    record = job.run(shard, vae, reader, failures, runtime)
+                    build.finish_unit(unit, record, [build.folder / name for name in record["files"]])
+                    report(shard)
 
 
 def _unit(shard: int) -> str:
@@ -168,7 +172,7 @@ def _check(source: Source, images: Images, encode: EncodeConfig, vae: Vae, array
     reader = RowReader(array)
     pictures = (image.picture for item in source.documents() if isinstance(item, Document) for image in item.images)
     before, rows = [], []
-    for row, fitted in enumerate(read_pictures(pictures, images, 0)):
+    for row, fitted in enumerate(read_picture(picture, images) for picture in pictures):
         if fitted.pixels is not None and np.isfinite(reader.read(np.array([row]))).all():
             before.append(fitted.pixels)
             rows.append(row)

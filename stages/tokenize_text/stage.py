@@ -16,7 +16,7 @@ from stages.artifacts.tokens import ARRAYS, FIXED_ORDER, HELDOUT, IMAGE, TEXT, T
 from stages.coders.text import TextCoder, train_sentencepiece
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import write_atomic
-from stages.core.hashing import hash_value
+from stages.core.hashing import canonical_json, hash_bytes
 from stages.core.runtime import Runtime
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, Omission, TextSegment
@@ -91,20 +91,24 @@ class _Columns:
 
     def add(self, documents: list[StoredDocument | _CorpusDocument], coder: TextCoder, threads: int) -> None:
         texts = [part.text for document in documents for part in document.segments if isinstance(part, StoredText)]
-        encoded = iter(coder.encode_many(texts, threads))
+        encoded = coder.encode_many(texts, threads)
+        lengths = [len(ids) for ids in encoded]
+        self.ids.append(np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=sum(lengths)))
+        length_of_next = iter(lengths)
         for document in documents:
             for part in document.segments:
                 if isinstance(part, StoredText):
-                    ids = next(encoded)
-                    self.segments.append((TEXT, self.num_ids, len(ids), 0))
-                    self.ids.append(np.array(ids, dtype=np.int32))
-                    self.num_ids += len(ids)
+                    length = next(length_of_next)
+                    self.segments.append((TEXT, self.num_ids, length, 0))
+                    self.num_ids += length
                 else:
                     self.segments.append((IMAGE, part.row, part.grid, int(part.ok)))
             self.offsets.append(len(self.segments))
             self.flags.append(FIXED_ORDER * document.fixed_order + HELDOUT * document.heldout)
-            name = ["group", document.group] if document.group is not None else ["key", document.key]
-            self.groups.append(int(hash_value(name)[:15], 16))
+            kind, name = ("key", document.key) if document.group is None else ("group", document.group)
+            # a JSON list written by hand: the encoder of the standard library takes ten times as long for one
+            text = f'["{kind}",{canonical_json(name)}]'
+            self.groups.append(int(hash_bytes(text.encode("utf-8", "surrogatepass"))[:15], 16))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {

@@ -18,7 +18,7 @@ from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderConte
 from stages.artifacts.checkpoint import read_tensors, write_tensors
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
-from stages.coders.pictures import read_pictures
+from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, contact_sheet, encode_png
 from stages.coders.vae import Vae, build_vae, load_vae, psnr, to_signed
 from stages.core.device import autocast, resolve_device
@@ -77,16 +77,17 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
     pictures = (image.picture for document in documents for image in document.images)
     found: list[Pixels] = []
     failed = 0
-    for fitted in read_pictures(pictures, images, runtime.workers):
-        runtime.interrupts.check("nothing to save yet")
-        if fitted.pixels is None:
-            failed += 1
-        else:
-            found.append(fitted.pixels)
-        if len(found) % 1000 == 0:
-            runtime.report(Progress("read pictures", len(found), limit, "pictures"))
-        if len(found) >= limit:
-            break
+    with PictureReader(images, runtime.workers) as reader:
+        for fitted in reader.read(pictures):
+            runtime.interrupts.check("nothing to save yet")
+            if fitted.pixels is None:
+                failed += 1
+            else:
+                found.append(fitted.pixels)
+            if len(found) % 1000 == 0:
+                runtime.report(Progress("read pictures", len(found), limit, "pictures"))
+            if len(found) >= limit:
+                break
     if not found:
         why = f"{failed} pictures, none could be read" if failed else "the source has no pictures"
         raise TfcliError(

@@ -13,7 +13,7 @@ class TrainConfig(Section):
     """batch_rows: rows in a step. micro_rows: rows in one forward pass (0: all). final_learning_rate: where the cosine ends.
 
     optimizer: "adamw" (paper) or "muon": for the blocks' matrices an update in which all directions are alike in size, which
-    learns in fewer steps; AdamW for the rest. momentum: Muon's. beta1, beta2, epsilon: AdamW's.
+    learns in fewer steps; AdamW for the rest. beta1, beta2, epsilon: AdamW's; Muon takes torch's own settings.
     ema_decay: of the averaged weights that sampling uses; 0 keeps none (paper: not mentioned).
     eval_rows: held-out rows in each measurement of the held-out losses.
     """
@@ -28,7 +28,6 @@ class TrainConfig(Section):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)

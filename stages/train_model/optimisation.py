@@ -43,14 +43,9 @@ def build_optimizers(model: Transfusion, config: TrainConfig) -> list[torch.opti
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
     if not in_blocks:
         return [adamw]
-    muon = torch.optim.Muon(
-        in_blocks,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return [muon, adamw]
+    # queries, keys and values are one matrix here, and so are gate and up: they are orthogonalised together
+    rate, decay = config.learning_rate, config.weight_decay
+    return [torch.optim.Muon(in_blocks, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw]
 
 
 @torch.no_grad()

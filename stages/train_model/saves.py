@@ -1,6 +1,6 @@
 """Saved states of a running training: `<partial>/saves/step-000250/`, complete once `state.json` is there.
 
-A state is weights, running average, what the optimizers keep, the step and the length of the logs. Nothing else has to be
+A state is weights, running average, what the optimizers keep, and the step. Nothing else has to be
 saved: batches, noise and learning rate are functions of (seed, step).
 """
 

@@ -15,7 +15,7 @@ from stages.artifacts.manifest import Stamp
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Part, Runtime
 from stages.encode_images import shards
-from tests.encode_images.test_stage import autoencoder, encode, work
+from tests.encode_images.test_stage import Pairs, autoencoder, encode, work
 
 __all__ = ["autoencoder"]  # the fixture
 
@@ -112,6 +112,30 @@ def test_a_whole_run_beside_a_part_is_refused(busy: Path, autoencoder: Path) -> 
     with pytest.raises(TfcliError, match="made by another process") as caught:
         work(busy, autoencoder, Runtime(device="cpu", workers=0))
     assert caught.value.code == ExitCode.ENVIRONMENT
+
+
+def test_a_part_makes_damaged_latents_anew(tmp_path: Path, autoencoder: Path) -> None:
+    whole = encode(tmp_path / "whole", autoencoder)
+    next(file for file in (tmp_path / "whole" / "arrays").rglob("*") if file.is_file() and file.suffix == "").unlink()
+    assert not work(tmp_path / "whole", autoencoder, part(1, 2))
+    assert work(tmp_path / "whole", autoencoder, part(2, 2))
+    assert Latents.open(tmp_path / "whole").manifest.digest == whole.manifest.digest
+
+
+def test_a_part_never_throws_the_work_of_others_away(tmp_path: Path, autoencoder: Path) -> None:
+    assert not work(tmp_path / "parts", autoencoder, part(1, 2))
+    with pytest.raises(TfcliError, match="with other settings") as caught:
+        work(tmp_path / "parts", autoencoder, part(2, 2), dtype="float32")
+    assert caught.value.code == ExitCode.ENVIRONMENT
+    assert work(tmp_path / "parts", autoencoder, part(2, 2))
+
+
+def test_too_many_failures_over_all_parts_are_refused(tmp_path: Path, autoencoder: Path) -> None:
+    """Each part lets one failure in its first hundred pass; together they are too many."""
+    source = Pairs(bad=(0, 5))
+    assert not work(tmp_path / "parts", autoencoder, part(1, 2), source, max_bad=0.01)
+    with pytest.raises(TfcliError, match="cannot be used"):
+        work(tmp_path / "parts", autoencoder, part(2, 2), source, max_bad=0.01)
 
 
 def test_parts_with_other_settings_are_refused(busy: Path, autoencoder: Path) -> None:

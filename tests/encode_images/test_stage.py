@@ -18,11 +18,13 @@ from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
-from stages.coders.vae import build_vae
+from stages.coders.pixels import decode, fit
+from stages.coders.vae import Vae, build_vae, load_vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
 from stages.encode_images import shards, stage
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.plan import plan
 from stages.sources.document import Document, ImageSegment, TextSegment
 
 BAD = 5
@@ -49,6 +51,9 @@ class Pairs:
         for number in range(11):
             image = ImageSegment(f"p{number}.png", Png(number, number in self.bad))
             yield Document(f"d{number}", (TextSegment(f"text {number}"), image), facts={"number": number})
+
+    def count(self) -> tuple[int, int]:
+        return 11, 11
 
     def identity(self) -> Any:
         return None
@@ -143,3 +148,37 @@ def test_too_many_bad_pictures_stop_the_run(tmp_path: Path, autoencoder: Path) -
     with pytest.raises(TfcliError) as caught:
         encode(tmp_path / "latents", autoencoder, Pairs(bad=tuple(range(8))))
     assert caught.value.code == ExitCode.INPUT
+
+
+def test_every_batch_is_full_whatever_is_left_or_failed(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The autoencoder rounds by the size of a batch and, for odd ones, by the number of threads."""
+    sizes: list[int] = []
+    real = Vae.encode
+
+    def noted(vae: Vae, pixels: Any) -> Any:
+        sizes.append(len(pixels))
+        return real(vae, pixels)
+
+    monkeypatch.setattr(Vae, "encode", noted)
+    latents = encode(tmp_path / "latents", autoencoder)
+    assert sizes == [3] * 4  # shards of 4 (two batches), of 4 with one bad, of 3
+    monkeypatch.undo()
+    vae = load_vae(autoencoder / "model", device="cpu")
+    last = vae.encode(fit(decode(Png(10, False).read(), Images().policy).pixels, 16, "crop")[None])[0]
+    assert np.allclose(latents.rows().read(np.array([10]))[0, 0], last[0], atol=2e-3)
+
+
+def test_a_plan_counts_and_guesses_without_writing(tmp_path: Path, autoencoder: Path) -> None:
+    settings = EncodeConfig(batch_size=3, shard_rows=4)
+    runtime = Runtime(device="cpu", workers=2)
+    found = plan(Pairs(), Images(size=16), settings, autoencoder, runtime)
+    assert (found.documents, found.pictures, found.shards) == (11, 11, 3)
+    array = encode(tmp_path / "latents", autoencoder).folder / "arrays" / "8x8" / "c"
+    written = sum(file.stat().st_size for file in array.rglob("*") if file.is_file())
+    assert found.bytes is not None
+    assert found.bytes == pytest.approx(written, rel=0.05)
+    assert found.seconds is not None
+    assert found.seconds > 0
+    assert plan(Pairs(), Images(size=16), settings, tmp_path / "none", runtime).bytes is None

@@ -19,7 +19,7 @@ def test_every_member_is_a_source() -> None:
     assert {"folder", "webdataset", "jsonl", "text", "emoji", "shapes"} <= set(kinds)
     assert len(kinds) == len(set(kinds))
     for member in members:
-        assert all(callable(getattr(member, name)) for name in ("documents", "identity", "describe"))
+        assert all(callable(getattr(member, name)) for name in ("documents", "count", "identity", "describe"))
 
 
 def test_the_kind_chooses_and_unknown_keys_are_refused() -> None:

@@ -44,6 +44,7 @@ def test_any_number_of_pictures_in_order(tmp_path: Path) -> None:
     assert none.group == "g"
     assert none.segments == (TextSegment(" spaces stay \r\n"),)
     assert len(same.images) == 2
+    assert source.count() == (3, 4)
 
 
 @pytest.mark.parametrize(

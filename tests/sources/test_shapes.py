@@ -239,3 +239,9 @@ def test_stories_say_what_changes() -> None:
 
 def test_scenes_survive_json() -> None:
     assert all(scene_from_json(scene_to_json(scene)) == scene for scene in SCENES)
+
+
+def test_the_count_of_a_plan_is_that_of_the_documents() -> None:
+    source = Shapes(pictures=30, heldout=5, heldout_things=4, interleaved=40, heldout_interleaved=0)
+    documents = list(source.documents())
+    assert source.count() == (len(documents), sum(len(document.images) for document in documents))

@@ -12,7 +12,7 @@ import pytest
 from stages.core.seeds import numpy_generator
 from stages.sources.shapes.drawing import Pixels, coverage, draw
 from stages.sources.shapes.judge import claims_of, judge, see
-from stages.sources.shapes.language import ClaimedThing, after_turn, claims
+from stages.sources.shapes.language import ClaimedThing, Claims, after_turn, claims
 from stages.sources.shapes.world import COLOURS, GROUND, SIZES, Scene, draw_scene
 
 SCENES = [draw_scene(numpy_generator(0, "test judge", number)) for number in range(200)]
@@ -94,6 +94,28 @@ def test_a_tinted_ground_is_refused() -> None:
         picture = draw(scene, 48)
         assert judge(claims_of(scene), see(picture)).all_right
         assert not judge(claims_of(scene), see(np.where(picture == GROUND, np.uint8(200), picture))).objects_right
+
+
+def test_many_specks_are_a_stain() -> None:
+    for scene in SCENES[:20]:
+        picture = draw(scene, 48)
+        ground = (picture == GROUND).all(-1)
+        ground[1::2] = ground[:, 1::2] = False
+        picture[ground] = 0
+        assert not judge(claims_of(scene), see(picture)).objects_right
+
+
+def test_between_two_shapes_is_neither() -> None:
+    """A square whose corners are rounded until it fits a circle as well."""
+    seen = see(painted(lambda x, y: abs(x) ** 3 + abs(y) ** 3 <= 1))
+    assert [thing.shape for thing in seen] == ["unclear"]
+
+
+def test_more_things_than_any_caption_has_are_not_matched() -> None:
+    thing = claims("a red circle in the center")
+    assert thing is not None
+    many = Claims(thing.things * 12)
+    assert not judge(many, see(disc(COLOURS["red"])) * 12).all_right
 
 
 def test_sizes_do_not_decide_which_thing_a_claim_means() -> None:

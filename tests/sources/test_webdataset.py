@@ -104,6 +104,7 @@ def test_many_tars_by_folder_and_by_pattern(tmp_path: Path) -> None:
     for name in ("002", "000", "sub/001"):
         tar(tmp_path / f"{name}.tar", pairs(1))
     assert [document.key for document in run(tmp_path)[0]] == ["000/000", "002/000", "sub/001/000"]
+    assert Webdataset(path=str(tmp_path)).count() == (3, 3)
     by_pattern = run(f"{tmp_path}/{{000,002}}.tar")[0]
     assert [document.key for document in by_pattern] == ["000/000", "002/000"]
     assert [document.key for document in run(f"{tmp_path}/{{000..002..2}}.tar")[0]] == ["000/000", "002/000"]

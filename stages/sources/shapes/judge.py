@@ -23,6 +23,9 @@ _SEEN_FROM = 0.4  # share of a colour that a pixel must have to belong to a thin
 _MIN_AREA = 0.005  # of the picture: a third of the smallest thing (a small cross covers 0.014)
 # Below this no shape fits. Of 600 true things behind autoencoders of 34 and 39 dB, the first percentile was 0.79 and 0.83.
 _MIN_OVERLAP = 0.75
+_LEAD = 0.03  # by which the best shape must fit better than any other
+_MAX_STAINS = 0.01  # of the picture: all together that belongs to no thing
+_MAX_THINGS = 6  # more are not matched with claims
 _CLEAN = 45.0  # how far (RGB) the ground may be off; those autoencoders: 30 at most
 _MIN_COSINE = 0.97  # 14 degrees from a colour; orange, the nearest foreign colour tried, is 16 degrees from yellow
 
@@ -84,13 +87,16 @@ def see(pixels: Pixels) -> list[Seen]:
                 share = np.clip(along[..., number] / np.linalg.norm(_OFFSETS[number]), 0, 1)
                 seen.append(_recognised(area, share, name if _has_colour(offset, share, area, number) else "unclear"))
                 unexplained &= ~_around(area, side, 2)
-    seen += [_ghost(area, side) for area in _areas(unexplained) if len(area) >= _MIN_AREA * side * side]
+    ghosts = [area for area in _areas(unexplained) if len(area) >= _MIN_AREA * side * side]
+    if not ghosts and unexplained.mean() > _MAX_STAINS:
+        ghosts = [np.argwhere(unexplained)]
+    seen += [_ghost(area, side) for area in ghosts]
     return sorted(seen, key=lambda thing: -thing.area)
 
 
 def judge(claimed: Claims | None, seen: list[Seen]) -> Verdict:
     """Compare what a text claims with what a picture shows, by the best assignment of one to the other."""
-    if claimed is None or len(claimed.things) != len(seen):
+    if claimed is None or len(claimed.things) != len(seen) or len(seen) > _MAX_THINGS:
         return Verdict(False, False, False, False)
 
     def flags(order: tuple[Seen, ...]) -> tuple[bool, bool, bool, bool]:
@@ -157,10 +163,11 @@ def _recognised(area: Any, amount: Any, colour: str) -> Seen:
     # One pixel around the area belongs to its soft edge.
     soft = np.where((weight > 0) | (_around(area, side, 1) & (amount < _SEEN_FROM)), amount, 0)
     x, y = (left + right) / 2 / side, (top + bottom) / 2 / side
-    best = max(_candidates(soft, x, y, side))
-    overlap, shape, size, x, y = best
+    candidates = _candidates(soft, x, y, side)
+    overlap, shape, size, x, y = max(candidates)
+    lead = overlap - max(candidate[0] for candidate in candidates if candidate[1] != shape)
     return Seen(
-        shape=shape if overlap >= _MIN_OVERLAP else "unclear",
+        shape=shape if overlap >= _MIN_OVERLAP and lead >= _LEAD else "unclear",
         colour=colour,
         size=size,
         place=PLACES[3 * _cell(x, y)[1] + _cell(x, y)[0]],
