@@ -8,11 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow lint type check clean
+.PHONY: help install pipelines test slow bench-data lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## create .venv with the tested, pinned set of packages
 
@@ -31,6 +31,9 @@ test: $(READY) ## run the fast tests and the smoke recipe, all stages
 
 slow: $(READY) ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+bench-data: $(READY) ## measure the data stages against what this machine can do; BENCHMARKS.md
+	$(BIN)/python -m tests.bench.data $(ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ HOMES = {
     "sentencepiece": ("stages/coders/text.py",),
     "PIL": ("stages/coders/pixels.py",),
     "webdataset": ("stages/sources/",),
+    "pyarrow": ("stages/sources/",),
     "ray": ("stages/encode_images/engines.py",),
     "rich": ("tfcli/",),
     "typer": ("tfcli/",),

@@ -147,6 +147,19 @@ def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -
     assert not list(work.glob("*.partial"))
 
 
+def test_a_killed_training_with_muon_in_bf16_finishes_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
+    settings = ("--set", 'train.optimizer="muon"', "--set", 'train.precision="bf16"')
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for work in (whole, cut):
+        work.mkdir()
+        for name in ("autoencoder", "latents", "tokens", "sequences"):
+            (work / name).symlink_to(smoke / name)
+    assert tfcli("train", "-r", "smoke", "--work", str(whole), *settings).returncode == 0
+    saves = cut / "checkpoint.partial" / "saves"
+    killed_then_finished(cut, "train", lambda: any(saves.glob("step-*/state.json")), *settings)
+    assert digests(cut)["checkpoint"] == digests(whole)["checkpoint"]
+
+
 def test_sigterm_saves_and_says_how_to_go_on(smoke: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()

@@ -41,6 +41,7 @@ def run(
             fix="run 'tfcli vae' again",
             code=ExitCode.ARTIFACT,
         )
+    runtime.report(Note(f"reading {source.describe()}"))
     num_images, num_documents = _count(source)
     if num_images == 0:
         why = f"{source.describe()}: {num_documents} documents, none with a picture"

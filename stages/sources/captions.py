@@ -1,4 +1,4 @@
-"""Captions of a folder of pictures: reads metadata.jsonl or metadata.csv, makes a table file name -> caption."""
+"""Captions of a folder of pictures: reads metadata.jsonl, .csv or .parquet, makes a table file name -> caption."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.core.errors import TfcliError
 from stages.sources.files import safe_relative
+from stages.sources.parquet import open_table
 from stages.sources.text_rules import printable
 
 MAX_LINE_BYTES = 64 << 20
@@ -30,7 +31,10 @@ def read_metadata(path: Path, text_column: str) -> dict[str, Row]:
     """Caption rows by file name relative to the folder; an INPUT error names `path:line`. `text_column` "" looks for
     `text`, then `caption`."""
     rows: dict[str, Row] = {}
-    records = _csv_records(path, text_column) if path.suffix == ".csv" else json_lines(path)
+    if path.suffix == ".parquet":
+        records = _table_records(path, text_column)
+    else:
+        records = _csv_records(path, text_column) if path.suffix == ".csv" else json_lines(path)
     for line, record in records:
         if not isinstance(record.get(_NAME_COLUMN), str):
             raise line_error(path, line, f"no {_NAME_COLUMN} (found {_names(record)})")
@@ -95,6 +99,18 @@ def _csv_records(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, 
             raise line_error(path, reader.line_num, f"not CSV ({error})") from error
         except UnicodeDecodeError as error:
             raise line_error(path, reader.line_num + 1, f"not UTF-8 (byte {error.start})") from error
+
+
+def _table_records(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows, counted from 1, with the columns that matter."""
+    table = open_table(path)
+    wanted = {_NAME_COLUMN, *((text_column,) if text_column else _TEXT_COLUMNS)}
+    columns = [name for name in table.schema_arrow.names if name in wanted]
+    number = 0
+    for group in range(table.num_row_groups):
+        for row in table.read_row_group(group, columns=columns).to_pylist():
+            number += 1
+            yield number, row
 
 
 def _text_column(path: Path, line: int, record: dict[str, Any], wanted: str) -> str:

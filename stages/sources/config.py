@@ -9,8 +9,9 @@ from pydantic import Field
 from stages.sources.emoji import Emoji
 from stages.sources.folder import Folder
 from stages.sources.jsonl import Jsonl
+from stages.sources.parquet import Parquet
 from stages.sources.shapes.source import Shapes
 from stages.sources.text import Text
 from stages.sources.webdataset import Webdataset
 
-SourceConfig = Annotated[Folder | Webdataset | Jsonl | Text | Emoji | Shapes, Field(discriminator="kind")]
+SourceConfig = Annotated[Folder | Webdataset | Jsonl | Parquet | Text | Emoji | Shapes, Field(discriminator="kind")]

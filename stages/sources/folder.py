@@ -1,4 +1,4 @@
-"""A folder of pictures: captions from metadata.jsonl, metadata.csv or a .txt beside each picture -> caption pairs."""
+"""A folder of pictures: captions from metadata.jsonl, .csv or .parquet, or a .txt beside each picture -> caption pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.sources.document import Document, FileSpan, ImageSegment, Omission, 
 from stages.sources.files import Found, existing_folder, files_hash, walk, without_suffix
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
-_METADATA = ("metadata.jsonl", "metadata.csv")
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class Folder(Section):

@@ -77,6 +77,21 @@ def test_metadata_is_preferred_and_described(tmp_path: Path) -> None:
     assert [(item.key, item.reason) for item in omissions] == [("sub/b", "CAPTION_MISSING")]
 
 
+def test_metadata_in_parquet(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    put(tmp_path, "a.png")
+    put(tmp_path, "b.png")
+    table = {"file_name": ["a.png", "b.png"], "text": ["from parquet", None], "score": [1, 2]}
+    pq.write_table(pa.table(table), tmp_path / "metadata.parquet")
+    source = Folder(path=str(tmp_path))
+    documents, omissions = split(source)
+    assert [document.segments[0] for document in documents] == [TextSegment("from parquet")]
+    assert [(item.key, item.reason) for item in omissions] == [("b", "CAPTION_MISSING")]
+    assert "metadata.parquet" in source.describe()
+    assert source.count() == (2, 2)
+
+
 def test_the_text_column_can_be_named(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "no", "alt": "yes"}', "utf-8")

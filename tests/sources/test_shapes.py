@@ -241,6 +241,13 @@ def test_scenes_survive_json() -> None:
     assert all(scene_from_json(scene_to_json(scene)) == scene for scene in SCENES)
 
 
+def test_every_number_of_things_is_equally_likely() -> None:
+    counts = np.bincount([len(draw_scene(numpy_generator(0, "test numbers", number)).things) for number in range(900)])
+    assert counts[0] == 0
+    assert all(250 < count < 350 for count in counts[1:])
+    assert len(counts) == 4
+
+
 def test_the_count_of_a_plan_is_that_of_the_documents() -> None:
     source = Shapes(pictures=30, heldout=5, heldout_things=4, interleaved=40, heldout_interleaved=0)
     documents = list(source.documents())

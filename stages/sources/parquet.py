@@ -1,0 +1,277 @@
+"""Parquet tables (extra `parquet`): caption pairs, interleaved documents and edit pairs, by the names of their columns.
+
+pairs        image, text (or caption)                           a row is a picture and its text
+interleaved  texts, images: lists of one length                 at each place a text or a picture, the other is null (OBELICS)
+edits        input_image, edit_prompt, edited_image             a picture, an instruction, the changed picture
+
+A picture is bytes, a struct of `bytes` and `path` (Hugging Face), or a path below the folder of the table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages.core.config import Section
+from stages.core.errors import ExitCode, TfcliError
+from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
+from stages.sources.files import Found, existing, files_hash, safe_relative, walk
+from stages.sources.text_rules import BadText, check_text, printable
+
+Layout = Literal["pairs", "interleaved", "edits"]
+_TEXT = ("text", "caption")
+_BEFORE, _EDIT, _AFTER = (
+    ("input_image", "original_image"),
+    ("edit_prompt", "instruction", "edit"),
+    ("edited_image", "output_image"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture's bytes in a table: row `row` of row group `group`, at `place` of the list where the column holds lists."""
+
+    path: Path
+    group: int
+    column: str
+    row: int
+    place: int | None = None
+
+    def read(self) -> bytes:
+        """The bytes, at most MAX_READ_BYTES + 1. OSError where the table cannot be read."""
+        try:
+            value = _column(str(self.path), self.group, self.column)[self.row].as_py()
+        except (ValueError, IndexError) as error:  # pyarrow's errors are ValueErrors
+            raise OSError(str(error)) from error
+        if self.place is not None:
+            value = value[self.place]
+        data = value["bytes"] if isinstance(value, dict) else value
+        return bytes(data[: MAX_READ_BYTES + 1])
+
+
+class Parquet(Section):
+    """Rows of one table, or of all .parquet files of a folder."""
+
+    kind: Literal["parquet"] = "parquet"
+    path: str
+    layout: Literal["auto", "pairs", "interleaved", "edits"] = "auto"  # auto: by the columns of the first table
+    image_column: str = "image"  # of pairs
+    text_column: str = ""  # of pairs; "": text, or else caption
+    missing_caption: Literal["skip", "empty"] = "skip"
+    max_text_bytes: int = Field(65_536, gt=0)
+
+    def documents(self) -> Iterator[Document | Omission]:
+        """Rows in their order, tables by the bytes of their names. Keys: `table/12` for row 12, from 0."""
+        root, names = self._tables()
+        for name in names:
+            table = open_table(root / name)
+            layout = self._layout(root / name)
+            columns = self._columns(root / name, layout)
+            first = 0
+            for group in range(table.num_row_groups):
+                rows = _without_bytes(table, group, columns)
+                for row in range(len(rows)):
+                    key = f"{name.removesuffix('.parquet')}/{first + row}"
+                    place = _Place(root / name, f"{name}:{first + row}", group, row)
+                    yield self._document(key, place, layout, columns, rows[row])
+                first += len(rows)
+
+    def count(self) -> tuple[int, int]:
+        """Rows from the tables' own metadata; pictures: one a row, two for edits, listed for interleaved rows."""
+        root, names = self._tables()
+        rows = sum(open_table(root / name).metadata.num_rows for name in names)
+        layout = self._layout(root / names[0])
+        if layout == "interleaved":
+            return rows, sum(len(item.images) for item in self.documents() if isinstance(item, Document))
+        return rows, rows * (2 if layout == "edits" else 1)
+
+    def identity(self) -> Any:
+        """Hash of the tables, and of the pictures that they name by path."""
+        root, names = self._tables()
+        named: dict[str, None] = dict.fromkeys(names)
+        for item in self.documents():
+            if isinstance(item, Document):
+                for image in item.images:
+                    if isinstance(image.picture, FileSpan):
+                        named[str(image.picture.path.relative_to(root))] = None
+        return {"files": files_hash(root, named)}
+
+    def describe(self) -> str:
+        """Which tables, which layout, and by which columns it was chosen."""
+        root, names = self._tables()
+        layout = self._layout(root / names[0])
+        columns = ", ".join(self._columns(root / names[0], layout))
+        return f"{len(names):,} tables at {printable(self.path)}, {layout} from the columns {printable(columns)}"
+
+    def _tables(self) -> tuple[Path, list[str]]:
+        path = existing(self.path, "parquet file or folder")
+        if not path.is_dir():
+            return path.parent, [path.name]
+        listing = [item.relative for item in walk(path, recursive=True, follow_links=False) if isinstance(item, Found)]
+        names = [name for name in listing if name.endswith(".parquet")]
+        if not names:
+            raise TfcliError(f"no tables in {printable(self.path)} (looked for .parquet in {len(listing):,} files)")
+        return path, names
+
+    def _layout(self, path: Path) -> Layout:
+        if self.layout != "auto":
+            return self.layout
+        names = set(open_table(path).schema_arrow.names)
+        if {"texts", "images"} <= names:
+            return "interleaved"
+        if names & set(_BEFORE) and names & set(_AFTER):
+            return "edits"
+        return "pairs"
+
+    def _columns(self, path: Path, layout: Layout) -> tuple[str, ...]:
+        """The names of the columns that are read, in the order of the docstring."""
+        wanted: tuple[tuple[str, ...], ...] = {
+            "pairs": ((self.image_column,), (self.text_column,) if self.text_column else _TEXT),
+            "interleaved": (("texts",), ("images",)),
+            "edits": (_BEFORE, _EDIT, _AFTER),
+        }[layout]
+        there = open_table(path).schema_arrow.names
+        found = []
+        for names in wanted:
+            name = next((name for name in names if name in there), None)
+            if name is None:
+                raise TfcliError(
+                    f"{printable(str(path))}: no column {' or '.join(names)}",
+                    why=f"the columns found are: {printable(', '.join(there))[:200]}",
+                    fix="name the columns with source.image_column and source.text_column, or set source.layout",
+                )
+            found.append(name)
+        return tuple(found)
+
+    def _document(
+        self, key: str, place: _Place, layout: Layout, columns: tuple[str, ...], row: dict[str, Any]
+    ) -> Document | Omission:
+        try:
+            if layout == "pairs":
+                return self._pair(key, place, columns, row)
+            if layout == "interleaved":
+                segments = tuple(self._interleaved(place, row[columns[0]], row[columns[1]]))
+            else:
+                before, edit, after = columns
+                text = self._text(row[edit])
+                if not text:
+                    return Omission(key, place.name, "CAPTION_MISSING", "no instruction")
+                pictures = [place.picture(name, row[name]) for name in (before, after)]
+                segments = (pictures[0], TextSegment(text), pictures[1])
+        except BadText as bad:
+            return Omission(key, place.name, bad.reason, bad.message)
+        if not segments:
+            return Omission(key, place.name, "DOCUMENT_EMPTY", "no text and no picture")
+        return Document(key, segments, fixed_order=True)
+
+    def _pair(self, key: str, place: _Place, columns: tuple[str, ...], row: dict[str, Any]) -> Document | Omission:
+        picture, text = place.picture(columns[0], row[columns[0]]), self._text(row[columns[1]])
+        if text:
+            return Document(key, (TextSegment(text), picture))
+        if self.missing_caption == "empty":
+            return Document(key, (picture,))
+        return Omission(key, place.name, "CAPTION_MISSING", "no caption" if text is None else "empty caption")
+
+    def _interleaved(self, place: _Place, texts: Any, images: Any) -> Iterator[Segment]:
+        if not isinstance(texts, list) or not isinstance(images, list) or len(texts) != len(images):
+            raise BadText("ROW_BROKEN", "texts and images are not lists of one length")
+        for number, (text, image) in enumerate(zip(texts, images, strict=True)):
+            if text is not None and image is not None:
+                raise BadText("ROW_BROKEN", f"a text and a picture at place {number}")
+            if image is not None:
+                yield place.picture("images", image, number)
+            elif text:
+                yield TextSegment(check_text(text, self.max_text_bytes))
+
+    def _text(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise BadText("ROW_BROKEN", "the text column holds no text")
+        return check_text(value, self.max_text_bytes).strip()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row is. name: for people, `table.parquet:12`."""
+
+    path: Path
+    name: str
+    group: int
+    row: int
+
+    def picture(self, column: str, value: Any, number: int | None = None) -> ImageSegment:
+        """value: of the cell, with True in place of bytes. Raises BadText where there is no picture."""
+        name = f"{self.name}/{column}" + ("" if number is None else f"/{number}")
+        if isinstance(value, str):
+            try:
+                file = self.path.parent / safe_relative(value)
+            except ValueError as error:
+                raise BadText("IMAGE_PATH", str(error)) from error
+            # a link inside the folder may still lead out of it
+            if not os.path.isfile(file) or not Path(os.path.realpath(file)).is_relative_to(
+                os.path.realpath(self.path.parent)
+            ):
+                raise BadText("IMAGE_MISSING", f"{printable(value)} is not a file in the folder")
+            return ImageSegment(name, FileSpan(file))
+        if value is not True:
+            raise BadText("IMAGE_MISSING", f"no picture in {column}")
+        return ImageSegment(name, Cell(self.path, self.group, column, self.row, number))
+
+
+def open_table(path: Path) -> Any:
+    """pyarrow's ParquetFile. Raises TfcliError: ENVIRONMENT without pyarrow, INPUT for what is no table."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise TfcliError(
+            "parquet files need pyarrow", fix="pip install 'tfcli[parquet]'", code=ExitCode.ENVIRONMENT
+        ) from error
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        why = str(error).strip().splitlines()[0][:200]
+        raise TfcliError(f"not a parquet file: {printable(str(path))}", why=why, fix="fetch it again") from error
+
+
+def _without_bytes(table: Any, group: int, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows of a group; in place of a picture's bytes True, so that a list of documents stays small."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def slim(array: Any) -> list[Any]:
+        if pa.types.is_struct(array.type):
+            names = array.type.names
+            paths = slim(pc.struct_field(array, "path")) if "path" in names else [None] * len(array)
+            bytes_ = (
+                pc.is_valid(pc.struct_field(array, "bytes")).to_pylist() if "bytes" in names else [False] * len(array)
+            )
+            return [True if there else path for there, path in zip(bytes_, paths, strict=True)]
+        if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+            flat, ends = slim(array.flatten()), pc.list_value_length(array).to_pylist()
+            lists: list[Any] = []
+            start = 0
+            for length in ends:
+                lists.append(None if length is None else flat[start : start + length])
+                start += length or 0
+            return lists
+        if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+            return [True if there else None for there in pc.is_valid(array).to_pylist()]
+        values: list[Any] = array.to_pylist()
+        return values
+
+    read = table.read_row_group(group, columns=list(columns)).combine_chunks()
+    cells = {name: slim(read.column(name).combine_chunks()) for name in columns}
+    return [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
+
+
+@lru_cache(maxsize=2)
+def _column(path: str, group: int, column: str) -> Any:
+    """A column of a row group; kept, since pictures of a group are read one after another."""
+    return open_table(Path(path)).read_row_group(group, columns=[column]).column(column)
