@@ -76,6 +76,15 @@ def test_the_same_part_twice_at_once_is_done_once(
     assert sorted(written) == [0, 1, 2]
 
 
+def test_nobody_seals_while_another_part_is_at_work(tmp_path: Path, autoencoder: Path) -> None:
+    target = tmp_path / "parts"
+    assert not work(target, autoencoder, part(1, 2))
+    with building(target, Stamp("latents", "encode", 1, 0, {"dtype": "float16"}), part(1, 2)):
+        assert not work(target, autoencoder, part(2, 2))  # all shards are there, but a part has not ended
+    assert not target.exists()
+    assert work(target, autoencoder, part(1, 2))
+
+
 def test_a_killed_part_is_made_up_for(tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
