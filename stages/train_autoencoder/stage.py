@@ -75,6 +75,7 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
     """Up to `limit` good pictures from the start of the source, without those it holds out. Raises TfcliError (INPUT)."""
     documents = (item for item in source.documents() if isinstance(item, Document) and not item.heldout)
     pictures = (image.picture for document in documents for image in document.images)
+    total = min(limit, source.count()[1])
     found: list[Pixels] = []
     failed = 0
     with PictureReader(images, runtime.workers) as reader:
@@ -85,7 +86,7 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
             else:
                 found.append(fitted.pixels)
             if len(found) % 1000 == 0:
-                runtime.report(Progress("read pictures", len(found), limit, "pictures"))
+                runtime.report(Progress("read pictures", min(len(found), total), total, "pictures"))
             if len(found) >= limit:
                 break
     if not found:

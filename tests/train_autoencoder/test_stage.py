@@ -40,6 +40,9 @@ class Pictures:
         for number in range(24):
             yield Document(f"d{number}", (ImageSegment(f"p{number}", Flat(number)),))
 
+    def count(self) -> tuple[int, int]:
+        return 24, 24
+
     def identity(self) -> Any:
         return None
 

@@ -23,7 +23,7 @@ HELP = {
 
     \b
     Examples: tfcli encode -r smoke --workers 4
-              tfcli encode -r smoke --shards 2/4     # on each of four machines: 1/4 ... 4/4""",
+              tfcli encode -r smoke --shards 2/4     (and 1/4, 3/4, 4/4 elsewhere)""",
     "tokenize": """Train or load the SentencePiece tokenizer and turn all text into ids.
 
     \b
