@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, TEXT, Tokens
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.hashing import hash_value
 from stages.sources.text import Text
 from stages.tokenize_text.config import PretrainedTokenizer, TokenizeConfig, TrainTokenizer
-from stages.tokenize_text.stage import _sampled
+from stages.tokenize_text.stage import _Columns, _CorpusDocument, _sampled
 from tests.builders import Story, make_latents, make_tokens
 
 STORIES = [
@@ -113,3 +115,14 @@ def test_a_sample_is_in_source_order_and_reaches_every_text() -> None:
     assert min(counts) >= 1  # 10 are expected of each
     assert max(counts) <= 25
     assert _sampled(iter(texts), 100, 0) == texts
+
+
+def test_a_group_is_the_hash_of_its_name_whatever_is_in_it() -> None:
+    """The number decides the held-out split: it must not change with how it is computed."""
+    names = ["plain", 'a "quote"', "back\\slash", "line\nbreak", "\u00e9\u4e2d", "\udc80", ""]
+    columns = _Columns()
+    coder = SimpleNamespace(encode_many=lambda texts, _threads: [[] for _ in texts])
+    columns.add([_CorpusDocument(name, None, ()) for name in names], coder, 1)  # type: ignore[arg-type]
+    columns.add([_CorpusDocument("key", name, ()) for name in names], coder, 1)  # type: ignore[arg-type]
+    expected = [int(hash_value([kind, name])[:15], 16) for kind in ("key", "group") for name in names]
+    assert columns.groups == expected
