@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
 from stages.coders.vae import Vae, load_vae
@@ -64,7 +66,7 @@ def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterat
         if count == 0:
             raise TfcliError("the Ray cluster has no GPU", fix="give --device cpu", code=ExitCode.ENVIRONMENT)
     actor_class = ray.remote(max_restarts=3, max_task_retries=3, num_gpus=1 if device == "cuda" else 0)(_Actor)
-    idle = [actor_class.remote(replace(job, device=device)) for _ in range(count)]
+    idle = [actor_class.remote(replace(job, device=device), torch.get_num_threads()) for _ in range(count)]
     busy: dict[Any, tuple[Any, Shard]] = {}
     try:
         for shard in shards:
@@ -105,9 +107,11 @@ class _Actor:
     """Lives in a process of Ray and keeps the autoencoder loaded."""
 
     job: Job
+    threads: int  # as in the calling process, not as Ray sets it: small convolutions round by it
     vae: Vae = field(init=False)
 
     def __post_init__(self) -> None:
+        torch.set_num_threads(self.threads)
         self.vae = self.job.load()
 
     def encode(self, shard: Shard) -> Record:
