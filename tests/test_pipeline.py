@@ -112,6 +112,14 @@ def test_rows_equal_what_plain_zarr_reads(smoke: Path) -> None:
     assert np.array_equal(RowReader(path).read(rows), plain.oindex[rows])
 
 
+def ready_to_train(smoke: Path, work: Path) -> Path:
+    """A work folder with all that training reads."""
+    work.mkdir()
+    for name in ("autoencoder", "latents", "tokens", "sequences"):
+        (work / name).symlink_to(smoke / name)
+    return work
+
+
 def killed_then_finished(work: Path, stage: str, ready: Callable[[], bool], *more: str) -> None:
     """Run a stage, kill it as soon as `ready`, run it again to the end."""
     command = [sys.executable, "-m", "tfcli", stage, "-r", "smoke", "--work", str(work), *more]
@@ -149,11 +157,7 @@ def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -
 
 def test_a_killed_training_with_muon_in_bf16_finishes_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
     settings = ("--set", 'train.optimizer="muon"', "--set", 'train.precision="bf16"')
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for work in (whole, cut):
-        work.mkdir()
-        for name in ("autoencoder", "latents", "tokens", "sequences"):
-            (work / name).symlink_to(smoke / name)
+    whole, cut = ready_to_train(smoke, tmp_path / "whole"), ready_to_train(smoke, tmp_path / "cut")
     assert tfcli("train", "-r", "smoke", "--work", str(whole), *settings).returncode == 0
     saves = cut / "checkpoint.partial" / "saves"
     killed_then_finished(cut, "train", lambda: any(saves.glob("step-*/state.json")), *settings)
@@ -161,10 +165,7 @@ def test_a_killed_training_with_muon_in_bf16_finishes_with_the_same_bytes(smoke:
 
 
 def test_sigterm_saves_and_says_how_to_go_on(smoke: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    for name in ("autoencoder", "latents", "tokens", "sequences"):
-        (work / name).symlink_to(smoke / name)
+    work = ready_to_train(smoke, tmp_path / "work")
     command = [
         sys.executable,
         "-m",

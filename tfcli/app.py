@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from stages.core.errors import ExitCode, TfcliError
+from tfcli import options
 from tfcli.commands import artifacts, recipes
 from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
@@ -111,7 +112,7 @@ app = typer.Typer(
     """,
 )
 add_stages(app)
-app.command("run", rich_help_panel="Whole runs")(run)
+app.command("run", rich_help_panel="Whole runs")(options.takes_call(run, options.RecipeArgument))
 app.add_typer(recipes.app, name="recipe", rich_help_panel="Whole runs")
 artifacts.add_artifacts(app)
 

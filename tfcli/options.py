@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.runtime import Runtime
 
 _RECIPE = "Recipe"
 _MACHINE = "Machine (cannot change the result)"
@@ -126,3 +129,44 @@ class Call:
             given = [name for name in ("json", "quiet", "verbose") if getattr(self, name)]
             what = " and ".join(f"--{name}" for name in given) + " exclude each other"
             raise TfcliError(what, fix="leave one of them out", code=ExitCode.USAGE)
+
+
+def _call(
+    recipe: RecipeOption,
+    settings: SetOption = None,
+    work: WorkOption = None,
+    device: DeviceOption = Runtime.device,
+    workers: WorkersOption = Runtime.workers,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    _debug: DebugOption = False,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+) -> Call:
+    """What every command that makes artifacts takes: Typer reads the options off this signature."""
+    return Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
+
+
+def takes_call(command: Callable[..., None], recipe: Any = RecipeOption) -> Callable[..., None]:
+    """`command` as Typer should see it: the shared options in place of its parameter `call`.
+
+    Its own parameters before `call` are listed behind --work, those after it at the end. recipe: option or argument.
+    """
+    shared = dict(inspect.signature(_call, eval_str=True).parameters)
+    shared["recipe"] = shared["recipe"].replace(annotation=recipe)
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    place = next(index for index, parameter in enumerate(own) if parameter.name == "call")
+    named = list(shared.values())
+    behind_work = list(shared).index("work") + 1
+    order = [*named[:behind_work], *own[:place], *named[behind_work:], *own[place + 1 :]]
+
+    def wrapped(**given: Any) -> None:
+        call = _call(**{name: given.pop(name) for name in shared})
+        command(call=call, **given)
+
+    wrapped.__doc__ = command.__doc__
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in order]
+    )
+    return wrapped

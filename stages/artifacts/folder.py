@@ -183,8 +183,8 @@ def _join(build: Build, lock: _Lock, runtime: Runtime) -> None:
     deadline = time.monotonic() + _JOIN_SECONDS
     while True:
         alone = lock.take_alone()
-        if alone and _is_finished(build):  # since the caller looked
-            build.sealed = read_manifest(build.target)
+        build.sealed = _finished(build) if alone else None  # since the caller looked
+        if build.sealed is not None:
             return
         if alone or lock.share():
             if build.folder.exists() and not _resumable(build):
@@ -207,16 +207,13 @@ def _join(build: Build, lock: _Lock, runtime: Runtime) -> None:
         time.sleep(0.05)
 
 
-def _is_finished(build: Build) -> bool:
-    """Whether the artifact is there, is the one that is wanted, and whole."""
+def _finished(build: Build) -> Manifest | None:
+    """The manifest of the artifact if it is there, whole, and the one that is wanted."""
     try:
-        found = read_manifest(build.target)
-        if found is None or found.fingerprint != build.stamp.fingerprint:
-            return False
-        open_artifact(build.target, build.stamp.kind)
+        found = open_artifact(build.target, build.stamp.kind)
     except TfcliError:
-        return False
-    return True
+        return None
+    return found if found.fingerprint == build.stamp.fingerprint else None
 
 
 def _resumable(build: Build) -> bool:

@@ -7,40 +7,16 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
-from stages.coders.vae import Vae, load_vae
+from stages.coders.vae import Vae
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
-from stages.encode_images.config import EncodeConfig
-from stages.encode_images.shards import Failures, Shard, encode_shard
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every shard of a run has in common. model: the autoencoder's folder; array: where rows go, below folder."""
-
-    model: Path
-    images: Images
-    encode: EncodeConfig
-    folder: Path
-    array: Path
-    row_shape: tuple[int, ...]
-    device: str
-
-    def load(self) -> Vae:
-        return load_vae(self.model, device=self.device, precision=self.encode.precision)
-
-    def run(self, shard: Shard, vae: Vae, reader: PictureReader, failures: Failures, runtime: Runtime) -> Record:
-        return encode_shard(shard, vae, reader, self.encode, self.folder, self.array, self.row_shape, failures, runtime)
+from stages.encode_images.shards import Failures, Job, Record, Shard, encode_shard
 
 
 def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterator[tuple[Shard, Record]]:
@@ -117,4 +93,4 @@ class _Actor:
     def encode(self, shard: Shard) -> Record:
         # no workers of its own: a crash takes this actor, Ray starts another, and gives up on the shard after three
         with PictureReader(self.job.images, 0) as reader:
-            return self.job.run(shard, self.vae, reader, Failures(self.job.encode.max_bad), Runtime())
+            return encode_shard(self.job, shard, self.vae, reader, Failures(self.job.encode.max_bad), Runtime())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,8 @@ from stages.coders.pictures import read_picture
 from stages.coders.vae import load_vae
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
-from stages.sources.document import Document, Picture, Source
+from stages.encode_images.shards import num_shards
+from stages.sources.document import Source, pictures_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EncodePlan:
 def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, runtime: Runtime) -> EncodePlan:
     """Count by listing alone, then decode and encode one batch. The guess holds for this machine and these workers."""
     documents, pictures = source.count()
-    counted = EncodePlan(documents, pictures, -(-pictures // encode.shard_rows))
+    counted = EncodePlan(documents, pictures, num_shards(pictures, encode))
     if pictures == 0 or read_manifest(autoencoder) is None:
         return counted
     opened = Autoencoder.open(autoencoder)
@@ -43,7 +43,7 @@ def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path
     row = 2 * facts.latent_channels * (images.size // facts.downsampling) ** 2 * np.dtype(encode.dtype).itemsize
     # each row with its sum (4 bytes) and its place in the index of the shard (16)
     size = counted.shards * encode.shard_rows * 16 + pictures * (row + 4)
-    first = list(islice(_pictures(source), encode.batch_size))
+    first = list(islice(pictures_of(source.documents()), encode.batch_size))
     started = time.perf_counter()
     batch = [fitted.pixels for picture in first if (fitted := read_picture(picture, images)).pixels is not None]
     reading = (time.perf_counter() - started) / max(1, len(first))
@@ -57,9 +57,3 @@ def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path
     encoding = (time.perf_counter() - started) / encode.batch_size
     each = max(reading / runtime.workers, encoding) if runtime.workers else reading + encoding
     return EncodePlan(documents, pictures, counted.shards, size, pictures * each)
-
-
-def _pictures(source: Source) -> Iterator[Picture]:
-    for item in source.documents():
-        if isinstance(item, Document):
-            yield from (image.picture for image in item.images)

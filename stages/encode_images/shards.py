@@ -15,14 +15,17 @@ import numpy as np
 
 from stages.artifacts.arrays import write_shard
 from stages.artifacts.latents import DOCUMENTS
+from stages.coders.config import Images
 from stages.coders.pictures import Fitted, PictureReader
-from stages.coders.vae import Vae
+from stages.coders.vae import Vae, load_vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
 from stages.sources.document import Document, ImageSegment, Omission, Source, TextSegment
 from stages.sources.text_rules import printable
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,26 @@ class Shard:
     images: list[tuple[str, ImageSegment]]  # key of the document, image
     documents: list[tuple[int, Document]]  # first row of the document, document
     omissions: list[Omission]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every shard of a run has in common. model: the autoencoder's folder; array: where rows go, below folder."""
+
+    model: Path
+    images: Images
+    encode: EncodeConfig
+    folder: Path
+    array: Path
+    row_shape: tuple[int, ...]
+    device: str
+
+    def load(self) -> Vae:
+        return load_vae(self.model, device=self.device, precision=self.encode.precision)
+
+
+def num_shards(num_images: int, encode: EncodeConfig) -> int:
+    return -(-num_images // encode.shard_rows)
 
 
 def cut_shards(source: Source, size: int) -> Iterator[Shard]:
@@ -59,20 +82,13 @@ def cut_shards(source: Source, size: int) -> Iterator[Shard]:
 
 
 def encode_shard(
-    shard: Shard,
-    vae: Vae,
-    reader: PictureReader,
-    encode: EncodeConfig,
-    folder: Path,
-    array: Path,
-    row_shape: tuple[int, ...],
-    failures: Failures,
-    runtime: Runtime,
-) -> dict[str, Any]:
+    job: Job, shard: Shard, vae: Vae, reader: PictureReader, failures: Failures, runtime: Runtime
+) -> Record:
     """Decode, encode and write one shard; returns its facts (counts, sums, reasons, files)."""
+    encode = job.encode
     # A row that fails keeps a NaN mean and a deviation of 0: zarr leaves a chunk of nothing but its fill value out of the
     # shard (write_empty_chunks does not reach inside), and a row that is missing must stay a sign of damage.
-    rows = np.full((len(shard.images), *row_shape), np.nan, dtype=encode.dtype)
+    rows = np.full((len(shard.images), *job.row_shape), np.nan, dtype=encode.dtype)
     rows[:, 1] = 0
     errors: list[dict[str, Any]] = [dict(vars(omission)) for omission in shard.omissions]
     notes: Counter[str] = Counter()
@@ -123,8 +139,8 @@ def encode_shard(
     documents = f"{DOCUMENTS}/{shard.number:05d}.jsonl"
     files = [documents]
     if len(rows):
-        files.append(write_shard(array, shard.number, rows).relative_to(folder).as_posix())
-    write_jsonl(folder / documents, (_document_row(row, item) for row, item in shard.documents))
+        files.append(write_shard(job.array, shard.number, rows).relative_to(job.folder).as_posix())
+    write_jsonl(job.folder / documents, (_document_row(row, item) for row, item in shard.documents))
     kept = rows[good].astype(np.float64)
     return {
         "shard": shard.number,
@@ -168,7 +184,7 @@ class Failures:
         self.bad = self.seen = 0
         self.reasons: Counter[str] = Counter()
 
-    def saw_record(self, record: dict[str, Any]) -> None:
+    def saw_record(self, record: Record) -> None:
         """The same of a finished shard."""
         self.saw(record["good"], [error for error in record["errors"] if "row" in error])
 

@@ -22,9 +22,9 @@ from stages.core.events import Note, Progress, Warn
 from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
-from stages.encode_images.engines import Job, encode_on_ray
-from stages.encode_images.shards import Failures, Shard, cut_shards
-from stages.sources.document import Document, Source
+from stages.encode_images.engines import encode_on_ray
+from stages.encode_images.shards import Failures, Job, Shard, cut_shards, encode_shard, num_shards
+from stages.sources.document import Source, count_documents, pictures_of
 from stages.sources.text_rules import printable
 
 
@@ -42,7 +42,7 @@ def run(
             code=ExitCode.ARTIFACT,
         )
     runtime.report(Note(f"reading {source.describe()}"))
-    num_images, num_documents = _count(source)
+    num_documents, num_images = count_documents(source.documents())
     if num_images == 0:
         why = f"{source.describe()}: {num_documents} documents, none with a picture"
         raise TfcliError("no pictures to encode", why=why, fix="check the source's path", code=ExitCode.INPUT)
@@ -58,7 +58,7 @@ def run(
     vae = job.load()
 
     _encode(source, job, vae, num_images, build, runtime)
-    units = [_unit(number) for number in range(-(-num_images // encode.shard_rows))]
+    units = [_unit(number) for number in range(num_shards(num_images, encode))]
     if not build.may_seal():
         runtime.report(Note("this part is done; others are still at work, and the last one to end seals the latents"))
         return
@@ -103,7 +103,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
     """Make every shard of this part that is not there yet, here or on Ray."""
     failures = Failures(job.encode.max_bad)
     size = job.encode.shard_rows
-    mine = [number for number in range(-(-num_images // size)) if runtime.part.has(number)]
+    mine = [number for number in range(num_shards(num_images, job.encode)) if runtime.part.has(number)]
     total = sum(min(size, num_images - number * size) for number in mine)
     done = 0
 
@@ -136,23 +136,13 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
             unit = _unit(shard.number)
             with build.claim(unit) as free:
                 if free and build.unit(unit) is None:
-                    record = job.run(shard, vae, reader, failures, runtime)
+                    record = encode_shard(job, shard, vae, reader, failures, runtime)
                     build.finish_unit(unit, record, [build.folder / name for name in record["files"]])
                     report(shard)
 
 
 def _unit(shard: int) -> str:
     return f"shard-{shard:05d}"
-
-
-def _count(source: Source) -> tuple[int, int]:
-    """Images and documents: the plan is fixed before any picture is read."""
-    num_images = num_documents = 0
-    for item in source.documents():
-        if isinstance(item, Document):
-            num_documents += 1
-            num_images += len(item.images)
-    return num_images, num_documents
 
 
 def _channel_statistics(records: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
@@ -171,9 +161,8 @@ def _channel_statistics(records: list[dict[str, Any]]) -> tuple[list[float], lis
 def _check(source: Source, images: Images, encode: EncodeConfig, vae: Vae, array: Path, folder: Path) -> float:
     """Decode stored latents of the first good pictures, draw the sheet, return the PSNR."""
     reader = RowReader(array)
-    pictures = (image.picture for item in source.documents() if isinstance(item, Document) for image in item.images)
     before, rows = [], []
-    for row, fitted in enumerate(read_picture(picture, images) for picture in pictures):
+    for row, fitted in enumerate(read_picture(picture, images) for picture in pictures_of(source.documents())):
         if fitted.pixels is not None and np.isfinite(reader.read(np.array([row]))).all():
             before.append(fitted.pixels)
             rows.append(row)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -111,3 +111,33 @@ class Source(Protocol):
     def describe(self) -> str:
         """One line for people: what is read and by which rule."""
         ...
+
+
+def count_documents(items: Iterable[Document | Omission]) -> tuple[int, int]:
+    """Documents and the pictures in them."""
+    documents = pictures = 0
+    for item in items:
+        if isinstance(item, Document):
+            documents, pictures = documents + 1, pictures + len(item.images)
+    return documents, pictures
+
+
+def pictures_of(items: Iterable[Document | Omission]) -> Iterator[Picture]:
+    """The pictures of all documents, in order."""
+    return (image.picture for item in items if isinstance(item, Document) for image in item.images)
+
+
+def caption_pair(
+    key: str,
+    where: str,
+    caption: str | None,
+    picture: ImageSegment,
+    missing: Literal["skip", "empty"],
+    empty: str = "empty caption",
+) -> Document | Omission:
+    """A picture and its caption; without one the picture alone, or an Omission. empty: the message for a caption of ""."""
+    if caption:
+        return Document(key, (TextSegment(caption), picture))
+    if missing == "empty":
+        return Document(key, (picture,))
+    return Omission(key, where, "CAPTION_MISSING", "no caption" if caption is None else empty)

@@ -17,7 +17,7 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_value
-from stages.sources.document import Document, ImageSegment, Omission, TextSegment
+from stages.sources.document import Document, ImageSegment, Omission, TextSegment, count_documents
 from stages.sources.emoji_groups import Group, group_of, group_table
 from stages.sources.files import files_hash
 
@@ -65,8 +65,7 @@ class Emoji(Section):
 
     def count(self) -> tuple[int, int]:
         """The drawings that have a name."""
-        documents = sum(isinstance(item, Document) for item in self.documents())
-        return documents, documents
+        return count_documents(self.documents())
 
     def identity(self) -> Any:
         """Hash of the drawings and the names, and the renderer's version, on which the pixels depend."""

@@ -108,6 +108,28 @@ def safe_relative(name: str) -> str:
     return str(path)
 
 
+def files_named(path: str, folder: Path, suffix: str, what: str) -> list[str]:
+    """The files below `folder` that end with `suffix`, sorted; an INPUT error if there are none. what: "tars"."""
+    listing = [entry.relative for entry in walk(folder, recursive=True, follow_links=False) if isinstance(entry, Found)]
+    found = [name for name in listing if name.endswith(suffix)]
+    if not found:
+        raise TfcliError(f"no {what} in {printable(path)} (looked for {suffix} in {len(listing):,} files)")
+    return found
+
+
+def file_below(root: Path, name: str) -> str:
+    """The normal form of the name of a file below `root`. ValueError for a path that is refused, FileNotFoundError where it
+    leads to no file in there; the error says why."""
+    relative = safe_relative(name)
+    file = root / relative
+    if not os.path.isfile(file):  # unlike Path.is_file, False for a name that is too long
+        raise FileNotFoundError(f"{printable(name)} is not a file in the folder")
+    # a link inside the folder may still lead out of it
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
+        raise FileNotFoundError(f"{printable(name)} leads out of the folder")
+    return relative
+
+
 def without_suffix(relative: str) -> str:
     """`a/b.c.jpg` -> `a/b.c`."""
     folder, slash, name = relative.rpartition("/")

@@ -13,7 +13,7 @@ from stages.coders.pixels import EXTENSIONS
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.sources.captions import Row, line_error, read_metadata
-from stages.sources.document import Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
+from stages.sources.document import Document, FileSpan, ImageSegment, Omission, caption_pair
 from stages.sources.files import Found, existing_folder, files_hash, walk, without_suffix
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
@@ -120,15 +120,7 @@ class Folder(Section):
             return Omission(key, entry.relative, "PERMISSION", f"the caption cannot be read: {error.strerror}")
         caption = None if caption is None else caption.strip()
         picture = ImageSegment(entry.relative, FileSpan(entry.path))
-        if caption:
-            segments: tuple[Segment, ...] = (TextSegment(caption), picture)
-        elif self.missing_caption == "empty":
-            segments = (picture,)
-        else:
-            return Omission(
-                key, entry.relative, "CAPTION_MISSING", "no caption" if caption is None else "empty caption"
-            )
-        return Document(key, segments)
+        return caption_pair(key, entry.relative, caption, picture, self.missing_caption)
 
     def _sidecar(self, path: Path | None) -> str | None:
         if path is None:

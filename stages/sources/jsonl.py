@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.sources.captions import json_lines, line_error
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
-from stages.sources.files import existing, files_hash, safe_relative
+from stages.sources.files import existing, file_below, files_hash
 from stages.sources.text_rules import BadText, check_text, printable
 
 
@@ -104,13 +103,9 @@ def _checked(path: Path, number: int, record: dict[str, Any]) -> tuple[str, list
 
 def _picture(path: Path, number: int, name: str) -> ImageSegment:
     try:
-        relative = safe_relative(name)
+        relative = file_below(path.parent, name)
     except ValueError as error:
         raise line_error(path, number, str(error)) from error
-    file = path.parent / relative
-    if not os.path.isfile(file):  # unlike Path.is_file, False for a name that is too long
-        raise line_error(path, number, f"image {printable(name)} is not a file in the folder")
-    # a link inside the folder may still lead out of it
-    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(path.parent)):
-        raise line_error(path, number, f"image {printable(name)} leads out of the folder")
-    return ImageSegment(relative, FileSpan(file))
+    except FileNotFoundError as error:
+        raise line_error(path, number, f"image {error}") from error
+    return ImageSegment(relative, FileSpan(path.parent / relative))

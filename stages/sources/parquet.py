@@ -9,7 +9,6 @@ A picture is bytes, a struct of `bytes` and `path` (Hugging Face), or a path bel
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +19,19 @@ from pydantic import Field
 
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
-from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
-from stages.sources.files import Found, existing, files_hash, safe_relative, walk
+from stages.sources.document import (
+    MAX_READ_BYTES,
+    Document,
+    FileSpan,
+    ImageSegment,
+    Omission,
+    Segment,
+    TextSegment,
+    caption_pair,
+    count_documents,
+    pictures_of,
+)
+from stages.sources.files import existing, file_below, files_hash, files_named
 from stages.sources.text_rules import BadText, check_text, printable
 
 Layout = Literal["pairs", "interleaved", "edits"]
@@ -71,8 +81,8 @@ class Parquet(Section):
         root, names = self._tables()
         for name in names:
             table = open_table(root / name)
-            layout = self._layout(root / name)
-            columns = self._columns(root / name, layout)
+            layout = self._layout(table)
+            columns = self._columns(root / name, table, layout)
             first = 0
             for group in range(table.num_row_groups):
                 rows = _without_bytes(table, group, columns)
@@ -86,57 +96,52 @@ class Parquet(Section):
         """Rows from the tables' own metadata; pictures: one a row, two for edits, listed for interleaved rows."""
         root, names = self._tables()
         rows = sum(open_table(root / name).metadata.num_rows for name in names)
-        layout = self._layout(root / names[0])
+        layout = self._layout(open_table(root / names[0]))
         if layout == "interleaved":
-            return rows, sum(len(item.images) for item in self.documents() if isinstance(item, Document))
+            return rows, count_documents(self.documents())[1]
         return rows, rows * (2 if layout == "edits" else 1)
 
     def identity(self) -> Any:
         """Hash of the tables, and of the pictures that they name by path."""
         root, names = self._tables()
         named: dict[str, None] = dict.fromkeys(names)
-        for item in self.documents():
-            if isinstance(item, Document):
-                for image in item.images:
-                    if isinstance(image.picture, FileSpan):
-                        named[str(image.picture.path.relative_to(root))] = None
+        for picture in pictures_of(self.documents()):
+            if isinstance(picture, FileSpan):
+                named[str(picture.path.relative_to(root))] = None
         return {"files": files_hash(root, named)}
 
     def describe(self) -> str:
         """Which tables, which layout, and by which columns it was chosen."""
         root, names = self._tables()
-        layout = self._layout(root / names[0])
-        columns = ", ".join(self._columns(root / names[0], layout))
+        table = open_table(root / names[0])
+        layout = self._layout(table)
+        columns = ", ".join(self._columns(root / names[0], table, layout))
         return f"{len(names):,} tables at {printable(self.path)}, {layout} from the columns {printable(columns)}"
 
     def _tables(self) -> tuple[Path, list[str]]:
         path = existing(self.path, "parquet file or folder")
         if not path.is_dir():
             return path.parent, [path.name]
-        listing = [item.relative for item in walk(path, recursive=True, follow_links=False) if isinstance(item, Found)]
-        names = [name for name in listing if name.endswith(".parquet")]
-        if not names:
-            raise TfcliError(f"no tables in {printable(self.path)} (looked for .parquet in {len(listing):,} files)")
-        return path, names
+        return path, files_named(self.path, path, ".parquet", "tables")
 
-    def _layout(self, path: Path) -> Layout:
+    def _layout(self, table: Any) -> Layout:
         if self.layout != "auto":
             return self.layout
-        names = set(open_table(path).schema_arrow.names)
+        names = set(table.schema_arrow.names)
         if {"texts", "images"} <= names:
             return "interleaved"
         if names & set(_BEFORE) and names & set(_AFTER):
             return "edits"
         return "pairs"
 
-    def _columns(self, path: Path, layout: Layout) -> tuple[str, ...]:
+    def _columns(self, path: Path, table: Any, layout: Layout) -> tuple[str, ...]:
         """The names of the columns that are read, in the order of the docstring."""
         wanted: tuple[tuple[str, ...], ...] = {
             "pairs": ((self.image_column,), (self.text_column,) if self.text_column else _TEXT),
             "interleaved": (("texts",), ("images",)),
             "edits": (_BEFORE, _EDIT, _AFTER),
         }[layout]
-        there = open_table(path).schema_arrow.names
+        there = table.schema_arrow.names
         found = []
         for names in wanted:
             name = next((name for name in names if name in there), None)
@@ -172,11 +177,7 @@ class Parquet(Section):
 
     def _pair(self, key: str, place: _Place, columns: tuple[str, ...], row: dict[str, Any]) -> Document | Omission:
         picture, text = place.picture(columns[0], row[columns[0]]), self._text(row[columns[1]])
-        if text:
-            return Document(key, (TextSegment(text), picture))
-        if self.missing_caption == "empty":
-            return Document(key, (picture,))
-        return Omission(key, place.name, "CAPTION_MISSING", "no caption" if text is None else "empty caption")
+        return caption_pair(key, place.name, text, picture, self.missing_caption)
 
     def _interleaved(self, place: _Place, texts: Any, images: Any) -> Iterator[Segment]:
         if not isinstance(texts, list) or not isinstance(images, list) or len(texts) != len(images):
@@ -211,14 +212,11 @@ class _Place:
         name = f"{self.name}/{column}" + ("" if number is None else f"/{number}")
         if isinstance(value, str):
             try:
-                file = self.path.parent / safe_relative(value)
+                file = self.path.parent / file_below(self.path.parent, value)
             except ValueError as error:
                 raise BadText("IMAGE_PATH", str(error)) from error
-            # a link inside the folder may still lead out of it
-            if not os.path.isfile(file) or not Path(os.path.realpath(file)).is_relative_to(
-                os.path.realpath(self.path.parent)
-            ):
-                raise BadText("IMAGE_MISSING", f"{printable(value)} is not a file in the folder")
+            except FileNotFoundError as error:
+                raise BadText("IMAGE_MISSING", str(error)) from error
             return ImageSegment(name, FileSpan(file))
         if value is not True:
             raise BadText("IMAGE_MISSING", f"no picture in {column}")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stages.core.config import Section
 from stages.core.errors import TfcliError
-from stages.sources.document import Document, Omission, TextSegment
+from stages.sources.document import Document, Omission, TextSegment, count_documents
 from stages.sources.files import Found, existing, files_hash, walk, without_suffix
 from stages.sources.text_rules import BadText, decode_text, printable
 
@@ -41,7 +41,7 @@ class Text(Section):
 
     def count(self) -> tuple[int, int]:
         """Documents of text; no pictures."""
-        return sum(isinstance(item, Document) for item in self.documents()), 0
+        return count_documents(self.documents())
 
     def identity(self) -> Any:
         """Hash of the text files."""

@@ -16,8 +16,8 @@ from pydantic import Field
 from stages.coders.pixels import EXTENSIONS
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
-from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
-from stages.sources.files import Found, existing, files_hash, walk
+from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, caption_pair
+from stages.sources.files import existing, files_hash, files_named
 from stages.sources.tar import Member, TarTruncated, members
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
@@ -72,13 +72,7 @@ class Webdataset(Section):
         path = existing(self.path, "tar file or folder of tars")
         if not path.is_dir():
             return path.parent, [path.name]
-        listing = [
-            entry.relative for entry in walk(path, recursive=True, follow_links=False) if isinstance(entry, Found)
-        ]
-        tars = [name for name in listing if name.endswith(".tar")]
-        if not tars:
-            raise TfcliError(f"no tars in {printable(self.path)} (looked for .tar in {len(listing):,} files)")
-        return path, tars
+        return path, files_named(self.path, path, ".tar", "tars")
 
     def _samples(self, path: Path, relative: str) -> Iterator[Document | Omission]:
         """webdataset's own grouping, fed with the places of the members instead of their bytes, so that pictures stay
@@ -135,13 +129,7 @@ class Webdataset(Section):
         except BadText as bad:
             return Omission(full_key, where, bad.reason, bad.message)
         picture = ImageSegment(f"{relative}/{image.name}", FileSpan(path, image.offset, image.size))
-        if caption:
-            segments: tuple[Segment, ...] = (TextSegment(caption), picture)
-        elif self.missing_caption == "empty":
-            segments = (picture,)
-        else:
-            return Omission(full_key, where, "CAPTION_MISSING", "no caption" if caption is None else "it is empty")
-        return Document(full_key, segments)
+        return caption_pair(full_key, where, caption, picture, self.missing_caption, empty="it is empty")
 
     def _caption(self, path: Path, sample: dict[str, Member]) -> str | None:
         if "txt" in sample:

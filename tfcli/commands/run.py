@@ -9,7 +9,6 @@ import typer
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
-from stages.core.runtime import Runtime
 from tfcli import options, render
 
 if TYPE_CHECKING:
@@ -25,21 +24,7 @@ UntilOption = Annotated[
 ]
 
 
-def run(
-    recipe: options.RecipeArgument,
-    settings: options.SetOption = None,
-    work: options.WorkOption = None,
-    only: OnlyOption = None,
-    until: UntilOption = None,
-    device: options.DeviceOption = Runtime.device,
-    workers: options.WorkersOption = Runtime.workers,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
-    _debug: options.DebugOption = False,
-    dry_run: options.DryRunOption = False,
-    force: options.ForceOption = False,
-) -> None:
+def run(only: OnlyOption = None, until: UntilOption = None, *, call: options.Call) -> None:
     """Run every stage of a recipe in order: pictures and text in, trained model, samples and scores out.
 
     A stage whose settings and inputs have not changed is skipped; a stopped run goes on where it was.
@@ -50,10 +35,9 @@ def run(
     """
     from tfcli.commands.session import make, open_workspace
 
-    call = options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
     stages = _chosen(only or [], until)
     workspace = open_workspace(call)
-    if dry_run:
+    if call.dry_run:
         _show_plan(workspace, stages, call)
         return
     began = time.monotonic()

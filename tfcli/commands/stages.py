@@ -55,55 +55,31 @@ def add_stages(app: typer.Typer) -> None:
     """Mount the commands in the order of the pipeline."""
     for name in ("vae", "encode", "tokenize", "pack", "train"):
         command = encode if name == "encode" else _command(name)
-        app.command(name, help=HELP[name], rich_help_panel="Stages, in their order")(command)
-    app.command("sample", help=SAMPLE_HELP, rich_help_panel="Stages, in their order")(sample)
-    app.command("eval", help=HELP["eval"], rich_help_panel="Stages, in their order")(_command("eval"))
+        _mount(app, name, HELP[name], command)
+    _mount(app, "sample", SAMPLE_HELP, sample)
+    _mount(app, "eval", HELP["eval"], _command("eval"))
+
+
+def _mount(app: typer.Typer, name: str, help_text: str, command: Callable[..., None]) -> None:
+    app.command(name, help=help_text, rich_help_panel="Stages, in their order")(options.takes_call(command))
 
 
 def _command(name: str) -> Callable[..., None]:
-    def command(
-        recipe: options.RecipeOption,
-        settings: options.SetOption = None,
-        work: options.WorkOption = None,
-        device: options.DeviceOption = Runtime.device,
-        workers: options.WorkersOption = Runtime.workers,
-        json: options.JsonOption = False,
-        quiet: options.QuietOption = False,
-        verbose: options.VerboseOption = False,
-        _debug: options.DebugOption = False,
-        dry_run: options.DryRunOption = False,
-        force: options.ForceOption = False,
-    ) -> None:
-        run_stage(
-            name,
-            options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force),
-        )
+    def command(call: options.Call) -> None:
+        run_stage(name, call)
 
     return command
 
 
 def encode(
-    recipe: options.RecipeOption,
-    settings: options.SetOption = None,
-    work: options.WorkOption = None,
-    device: options.DeviceOption = Runtime.device,
-    workers: options.WorkersOption = Runtime.workers,
-    shards: options.ShardsOption = "1/1",
-    engine: options.EngineOption = Runtime.engine,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
-    _debug: options.DebugOption = False,
-    dry_run: options.DryRunOption = False,
-    force: options.ForceOption = False,
+    call: options.Call, shards: options.ShardsOption = "1/1", engine: options.EngineOption = Runtime.engine
 ) -> None:
-    call = options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
     part = _part(shards)
     if engine not in ("local", "ray"):
         raise TfcliError(f"no engine {engine}", fix="local or ray", code=ExitCode.USAGE)
-    if not part.whole and (force or engine == "ray"):
-        what = f"--shards and {'--force' if force else '--engine ray'} exclude each other"
-        why = "each part would begin anew" if force else "Ray shares the work out itself"
+    if not part.whole and (call.force or engine == "ray"):
+        what = f"--shards and {'--force' if call.force else '--engine ray'} exclude each other"
+        why = "each part would begin anew" if call.force else "Ray shares the work out itself"
         raise TfcliError(what, why=why, fix="leave one of them out", code=ExitCode.USAGE)
     run_stage("encode", call, part=part, engine=engine)
 
@@ -117,21 +93,7 @@ def _part(text: str) -> Part:
     return Part(int(found[1]), int(found[2]))
 
 
-def sample(
-    recipe: options.RecipeOption,
-    prompt: options.PromptOption = None,
-    settings: options.SetOption = None,
-    work: options.WorkOption = None,
-    device: options.DeviceOption = Runtime.device,
-    workers: options.WorkersOption = Runtime.workers,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
-    _debug: options.DebugOption = False,
-    dry_run: options.DryRunOption = False,
-    force: options.ForceOption = False,
-) -> None:
-    call = options.Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
+def sample(prompt: options.PromptOption = None, *, call: options.Call) -> None:
     run_stage("sample", call, tuple(prompt or ()))
 
 

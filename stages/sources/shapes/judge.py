@@ -37,7 +37,6 @@ class Seen:
     shape: str
     colour: str
     size: str
-    place: str
     x: float
     y: float
     area: float
@@ -45,7 +44,12 @@ class Seen:
 
     @property
     def cell(self) -> tuple[int, int]:
-        return _cell(self.x, self.y)
+        return min(2, max(0, int(self.x * 3))), min(2, max(0, int(self.y * 3)))
+
+    @property
+    def place(self) -> str:
+        column, row = self.cell
+        return PLACES[3 * row + column]
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,6 @@ def _recognised(area: Any, amount: Any, colour: str) -> Seen:
         shape=shape if overlap >= _MIN_OVERLAP and lead >= _LEAD else "unclear",
         colour=colour,
         size=size,
-        place=PLACES[3 * _cell(x, y)[1] + _cell(x, y)[0]],
         x=x,
         y=y,
         area=len(area) / side**2,
@@ -181,8 +184,7 @@ def _recognised(area: Any, amount: Any, colour: str) -> Seen:
 def _ghost(area: Any, side: int) -> Seen:
     """A thing too faint to have a colour, or a stain of the ground."""
     y, x = ((area.min(0) + area.max(0) + 1) / 2 / side).tolist()
-    column, row = _cell(x, y)
-    return Seen("unclear", "unclear", "unclear", PLACES[3 * row + column], x, y, len(area) / side**2, 0.0)
+    return Seen("unclear", "unclear", "unclear", x, y, len(area) / side**2, 0.0)
 
 
 def _around(area: Any, side: int, reach: int) -> Any:
@@ -228,7 +230,3 @@ def _areas(mask: Any) -> list[Any]:
                     stack.append(neighbour)
         areas.append(np.array(area))
     return areas
-
-
-def _cell(x: float, y: float) -> tuple[int, int]:
-    return min(2, max(0, int(x * 3))), min(2, max(0, int(y * 3)))
