@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.artifacts.folder import RECIPE, building
+from stages.artifacts.folder import RECIPE, building, units_to_redo
 from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, Stamp, input_entry, open_artifact, read_manifest
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
@@ -45,7 +45,7 @@ class Stage:
 STAGES = (
     Stage("vae", "stages.train_autoencoder.stage", "autoencoder", ("source", "images", "vae"), ()),
     Stage(
-        "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=2
+        "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=3
     ),
     Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=2),
     Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=2),
@@ -161,7 +161,11 @@ class Workspace:
         # not asked where it is forced: a manifest that cannot be read is what --force is for
         before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
         if before.state == "fresh":
-            return before, open_artifact(target, stage.kind)
+            sealed = open_artifact(target, stage.kind)
+            redo = units_to_redo(target) if runtime.retry_failed else 0
+            if not redo:
+                return before, sealed
+            before = Status(stage, "stale", f"{redo} shards have failures or are damaged", target)
         stamp = self.stamp(stage)
         with building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:

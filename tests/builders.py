@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.arrays import create_rows, write_shard
+from stages.artifacts.autoencoder import Identity
 from stages.artifacts.folder import building
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, Grid, LatentsContent
 from stages.artifacts.manifest import Stamp, input_entry, open_artifact
@@ -49,7 +50,7 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
         segments: list[dict[str, Any]] = []
         for part in story.parts:
             if part is None:
-                segments.append({"image": len(rows), "grid": 0, "name": f"{number}"})
+                segments.append({"image": len(rows), "name": f"{number}"})
                 if story.bad:
                     errors.append(
                         {"key": f"d{number}", "path": "x", "reason": "CORRUPT", "message": "", "row": len(rows)}
@@ -81,6 +82,9 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
         write_jsonl(build.folder / DOCUMENTS / "00000.jsonl", lines)
         write_jsonl(build.folder / ERRORS, errors)
         content = LatentsContent(
+            autoencoder=Identity(
+                class_name="AutoencoderKL", weights_sha256="", scaling_factor=None, shift_factor=None, probe=[]
+            ),
             picture_size=side * 4,
             latent_channels=channels,
             downsampling=4,
@@ -89,7 +93,7 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
             num_documents=len(stories),
             shard_rows=64,
             dtype="float32",
-            grids=[Grid(name=f"{side}x{side}", height=side, width=side, rows=len(stacked))],
+            grids=[Grid(name=f"{side}x{side}", height=side, width=side, rows=len(stacked), pictures=len(stacked))],
             channel_mean=[0.0] * channels,
             channel_std=[1.0] * channels,
         )

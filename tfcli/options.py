@@ -85,6 +85,14 @@ ShardsOption = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+RetryFailedOption = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Make the shards again that have failed pictures or damaged files, and keep the others.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 EngineOption = Annotated[
     str,
     typer.Option(

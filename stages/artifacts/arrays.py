@@ -21,7 +21,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: str, shard_rows: int) -> None:
-    """Describe an array (num_rows, *row_shape) filled with NaN; the shards are written by `write_shard`."""
+    """Describe an array (num_rows, *row_shape) filled with NaN; the shards are written by `write_shard`. Shards that are
+    there already stay."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
@@ -35,7 +36,7 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
         fill_value=float("nan"),
         config={"write_empty_chunks": True},
         zarr_format=3,
-        overwrite=True,
+        overwrite=False,
     )
 
 
@@ -84,7 +85,8 @@ def read_flat(path: Path) -> Array:
 
 
 class RowReader:
-    """Random rows of an array of `create_rows`. Shards are mapped when first used; their sums are checked once.
+    """Random rows of an array of `create_rows`. Shards are mapped when first used; their sums are checked once. A row that
+    was never written is an error for who asks for it.
 
     The layout is read from zarr.json, and each row's place from the shard's index; nothing about order is assumed.
     """
@@ -112,8 +114,10 @@ class RowReader:
             data, offsets = self._shards.get(shard) or self._open(shard)
             start = offsets[place]
             parts.append(data[start : start + self.row_bytes])
-        # one join in C: 3 times as fast as an assignment in numpy for each row
-        return np.frombuffer(bytearray().join(parts), dtype=self.dtype).reshape(len(rows), *self.row_shape)
+        joined = bytearray().join(parts)  # in C: 3 times as fast as an assignment in numpy for each row
+        if len(joined) != len(rows) * self.row_bytes:
+            raise _damaged(self.path, f"a row of {rows.min()}..{rows.max()} is missing")
+        return np.frombuffer(joined, dtype=self.dtype).reshape(len(rows), *self.row_shape)
 
     def _open(self, shard: int) -> tuple[memoryview, memoryview]:
         import google_crc32c
@@ -132,12 +136,14 @@ class RowReader:
         index = raw.view("<u8").reshape(-1, 2)
         expected = min(self.shard_rows, self.num_rows - shard * self.shard_rows)
         slots = index[:expected]
-        if (slots[:, 1] != self.row_bytes + 4).any() or (slots[:, 0] == _MISSING).any():
-            raise _damaged(path, "a row is missing")
-        offsets = slots[:, 0].astype(np.int64)
-        if offsets.min() < 0 or offsets.max() + self.row_bytes + 4 > len(data) - index_bytes - 4:
+        there = slots[:, 0] != _MISSING
+        offsets = np.where(there, slots[:, 0], len(data)).astype(np.int64)  # behind the end nothing can be read
+        found = offsets[there]
+        if (slots[there, 1] != self.row_bytes + 4).any():
+            raise _damaged(path, "a row has another size")
+        if found.size and (found.min() < 0 or found.max() + self.row_bytes + 4 > len(data) - index_bytes - 4):
             raise _damaged(path, "the index points outside the file")
-        for start in offsets:
+        for start in found:
             end = start + self.row_bytes
             if google_crc32c.value(data[start:end].tobytes()) != int.from_bytes(
                 data[end : end + 4].tobytes(), "little"

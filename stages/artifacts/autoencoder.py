@@ -18,15 +18,27 @@ from stages.artifacts.manifest import Manifest, open_artifact
 MODEL, SHEET, METRICS = "model", "reconstruction.png", "metrics.jsonl"
 
 
+class Identity(BaseModel):
+    """Which autoencoder it is. scaling_factor and shift_factor: as its config has them, for the record: latents are stored
+    raw and normalised by their own statistics. probe: `Vae.probe` in float32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    class_name: str
+    weights_sha256: str
+    scaling_factor: float | None
+    shift_factor: float | None
+    probe: list[float]
+
+
 class AutoencoderContent(BaseModel):
     """Facts that later stages read instead of asking the recipe again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    class_name: str
+    identity: Identity
     latent_channels: int
     downsampling: int
     picture_size: int
-    fit: Literal["crop", "pad"]
+    fit: Literal["crop", "pad", "buckets"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@
         build.seal(content, stats)
 
 Layout while it grows: `<target>.partial/` with `plan.json` (the fingerprint it grows for) and `units/<unit>.json` (facts
-and hashes of a finished unit). The seal writes `manifest.json` last and renames the folder into place last.
+and hashes of a finished unit). The seal writes `manifest.json` last and renames the folder into place last; the records of
+the units stay in `units.jsonl`, so that a damaged artifact is mended unit by unit.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from typing import Any
 from stages.artifacts.manifest import MANIFEST, FileEntry, Manifest, Stamp, make_manifest, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
-from stages.core.files import disk_errors, sync_file, sync_folder, write_json
+from stages.core.files import disk_errors, read_jsonl, sync_file, sync_folder, write_json, write_jsonl
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 
 PLAN = "plan.json"
 UNITS = "units"
+SEALED_UNITS = "units.jsonl"
 RECIPE = "recipe.json"  # the resolved sections, neutral keys included: not part of the digest
 # What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`.
 _HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial")
@@ -94,8 +96,14 @@ class Build:
 
     def seal(self, content: dict[str, Any], stats: dict[str, Any], volatile: tuple[str, ...] = ()) -> Manifest:
         """Hash every file, write the manifest last, rename the folder into place. `volatile`: files outside the digest."""
-        volatile = (*volatile, RECIPE)
+        volatile = (*volatile, RECIPE, SEALED_UNITS)
         known = self._unit_entries()
+        records = [
+            {"unit": path.stem, **json.loads(path.read_bytes())}
+            for path in sorted((self.folder / UNITS).glob("*.json"))
+        ]
+        if records:
+            write_jsonl(self.folder / SEALED_UNITS, records)
         files = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
@@ -126,6 +134,9 @@ class Build:
 def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = False) -> Iterator[Build]:
     """A Build for `target`, resumed if a partial one with the same fingerprint lies there, else (or by force) begun anew.
 
+    Where the sealed artifact has that fingerprint, the units of it that are whole (and, with runtime.retry_failed, have no
+    failures) are taken over.
+
     Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it.
     Of a part (`runtime.part`) the folder is shared with the other parts; it claims each unit and seals only if it is the last.
     """
@@ -155,6 +166,8 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
             _put_in_place(build.folder, build.target)
         else:
             _sweep(build.folder)
+            if runtime.retry_failed:
+                _forget_failed(build.folder)
             runtime.report(Note(f"going on with {build.folder}"))
         return
     if build.folder.exists():
@@ -163,6 +176,61 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
     with disk_errors(build.folder):
         build.folder.mkdir()
     write_json(build.folder / PLAN, {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts()})
+    if not force:
+        _take_over(build, runtime)
+
+
+def units_to_redo(folder: Path) -> int:
+    """How many units of a sealed artifact have failures or files that are not as they were recorded."""
+    return sum(not _is_good(folder, record, retry_failed=True) for record in _sealed_units(folder))
+
+
+def _sealed_units(folder: Path) -> Iterator[dict[str, Any]]:
+    if (folder / SEALED_UNITS).exists():
+        yield from read_jsonl(folder / SEALED_UNITS)
+
+
+def _is_good(folder: Path, record: dict[str, Any], *, retry_failed: bool) -> bool:
+    """Whether a unit can be kept: the files have the bytes that were recorded, and (retry_failed) its facts name no
+    failures."""
+    if retry_failed and record["facts"].get("failed"):
+        return False
+    return all(_is_whole(folder, FileEntry.model_validate(entry)) for entry in record["files"])
+
+
+def _take_over(build: Build, runtime: Runtime) -> None:
+    """Copy the good units of the sealed artifact of the same fingerprint."""
+    try:
+        sealed = read_manifest(build.target)
+    except TfcliError:
+        return
+    if sealed is None or sealed.fingerprint != build.stamp.fingerprint:
+        return
+    kept = count = 0
+    for record in _sealed_units(build.target):
+        runtime.interrupts.check()
+        count += 1
+        if not _is_good(build.target, record, retry_failed=runtime.retry_failed):
+            continue
+        copies = [build.folder / entry["path"] for entry in record["files"]]
+        for entry, copy in zip(record["files"], copies, strict=True):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(build.target / entry["path"], copy)
+        build.finish_unit(record["unit"], record["facts"], copies)
+        kept += 1
+    if count:
+        runtime.report(Note(f"{kept} of {count} shards of {build.target} are kept, the others are made again"))
+
+
+def _forget_failed(folder: Path) -> None:
+    for path in (folder / UNITS).glob("*.json"):
+        if json.loads(path.read_bytes())["facts"].get("failed"):
+            path.unlink()
+
+
+def _is_whole(folder: Path, entry: FileEntry) -> bool:
+    path = folder / entry.path
+    return path.is_file() and path.stat().st_size == entry.bytes and hash_file(path) == entry.sha256
 
 
 def _discard(folder: Path) -> None:

@@ -1,6 +1,9 @@
 """Latents: every picture of a source as raw latents, and the documents that they belong to.
 
-arrays/<grid>/            zarr, a row a picture: [0] posterior mean, [1] posterior deviation; NaN where it failed
+arrays/<grid>/            zarr, a row for each picture of the source: [0] posterior mean, [1] posterior deviation. A picture
+                          that failed has a NaN mean in the first grid; where there are several grids (buckets of aspect),
+                          each picture has its row in one of them, and that place in the others is empty (NaN)
+arrays/grids              uint8: the grid of each picture, where there are several
 documents/<shard>.jsonl   the documents in source order, images replaced by rows
 errors.jsonl              what was left out: key, path, reason code, message, and the row that is NaN for it
 check.png                 pictures before (above) and after (below) the stored latents
@@ -13,29 +16,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from stages.artifacts.arrays import RowReader
+from stages.artifacts.arrays import RowReader, read_flat
+from stages.artifacts.autoencoder import Identity
 from stages.artifacts.manifest import Manifest, open_artifact, open_input
 from stages.core.files import read_jsonl
 
-ARRAYS, DOCUMENTS, ERRORS, SHEET = "arrays", "documents", "errors.jsonl", "check.png"
+ARRAYS, GRIDS, DOCUMENTS, ERRORS, SHEET = "arrays", "grids", "documents", "errors.jsonl", "check.png"
+IntArray = np.ndarray[Any, np.dtype[Any]]
 
 
 class Grid(BaseModel):
-    """Latents of one size: height and width in latent pixels, number of rows."""
+    """Latents of one size: height and width in latent pixels, rows of the array, and how many of them hold a picture.
+    mirror: the grid that holds the same pictures, flipped left to right."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     height: int
     width: int
     rows: int
+    pictures: int
+    mirror: int | None = None
 
 
 class LatentsContent(BaseModel):
     """channel_mean, channel_std: of draws from the posterior, per channel, over all good rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    autoencoder: Identity
     picture_size: int
     latent_channels: int
     downsampling: int
@@ -95,11 +105,18 @@ class Latents:
     def documents(self) -> Iterator[StoredDocument]:
         """All documents in source order."""
         failed = {row["row"] for row in read_jsonl(self.folder / ERRORS) if "row" in row}
+        grids = self.grid_of_row()
         index = 0
         for path in sorted((self.folder / DOCUMENTS).glob("*.jsonl")):
             for row in read_jsonl(path):
-                yield _document(index, row, failed)
+                yield _document(index, row, failed, grids)
                 index += 1
+
+    def grid_of_row(self) -> IntArray:
+        """The grid of each picture."""
+        if len(self.content.grids) == 1:
+            return np.zeros(self.content.num_images, np.uint8)
+        return read_flat(self.folder / ARRAYS / GRIDS)
 
     def rows(self, grid: int = 0) -> RowReader:
         """Random access to the rows of a grid, each (2, channels, height, width)."""
@@ -109,11 +126,11 @@ class Latents:
         return open_input(self.folder, self.manifest, "autoencoder")[0]
 
 
-def _document(index: int, row: dict[str, Any], failed: set[int]) -> StoredDocument:
+def _document(index: int, row: dict[str, Any], failed: set[int], grids: IntArray) -> StoredDocument:
     segments = tuple(
         StoredText(part["text"])
         if "text" in part
-        else StoredImage(part["image"], part["grid"], part["name"], part["image"] not in failed)
+        else StoredImage(part["image"], int(grids[part["image"]]), part["name"], part["image"] not in failed)
         for part in row["segments"]
     )
     return StoredDocument(index, row["key"], row["group"], row["fixed_order"], row["heldout"], row["facts"], segments)

@@ -20,7 +20,7 @@ from stages.core.hashing import hash_value
 ENVELOPE = 1
 MANIFEST = "manifest.json"
 # The content schema of each kind. A change of the files or of `content` bumps it.
-SCHEMAS = {"autoencoder": 1, "latents": 1, "tokens": 1, "sequences": 1, "checkpoint": 1, "samples": 1, "scores": 1}
+SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 1, "sequences": 1, "checkpoint": 1, "samples": 1, "scores": 1}
 # The command that makes each kind: error messages name it.
 MAKERS = {
     "autoencoder": "vae",
@@ -175,6 +175,11 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
     if manifest.kind != kind:
         raise TfcliError(
             f"{folder} holds {manifest.kind}, not {kind}", fix=f"give the folder of a {kind}", code=ExitCode.ARTIFACT
+        )
+    if manifest.schema_version < SCHEMAS[kind]:
+        why = f"{kind} of schema {manifest.schema_version}, this tfcli reads {SCHEMAS[kind]}"
+        raise TfcliError(
+            f"{folder} was made by an older tfcli", why=why, fix=f"run '{command}'", code=ExitCode.ARTIFACT
         )
     for entry in manifest.files:
         check_size(folder, entry, f"run '{command} --force' to make it again")

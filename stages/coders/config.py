@@ -1,18 +1,57 @@
-"""The recipe section [images]: how every picture becomes square pixels. Said once; `vae` and `encode` both obey it."""
+"""The recipe section [images]: how every picture becomes pixels of a known size. Said once; `vae` and `encode` obey it."""
 
 from __future__ import annotations
 
+from math import log
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.coders.pixels import PixelPolicy
 from stages.core.config import Section
 
+Shape = tuple[int, int]  # height and width in pixels
+
 
 class Images(Section):
-    """size: side in pixels after fitting. fit: centre crop (paper, section 4.1) or pad to a square on white."""
+    """size: side in pixels after fitting. fit: centre crop (paper, section 4.1), pad to a square on white, or buckets: each
+    picture keeps its aspect as far as one of `shapes` does, and the rest is cropped.
+
+    bucket_step: sides of buckets are multiples of this (0: an eighth of size); the autoencoder's factor times pack.patch_side
+    must divide it. bucket_aspect: the longest bucket, longer side to shorter.
+    """
 
     size: int = Field(64, ge=8, le=4096)
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Literal["crop", "pad", "buckets"] = "crop"
+    bucket_step: int = Field(0, ge=0)
+    bucket_aspect: float = Field(2.0, ge=1, le=8)
     policy: PixelPolicy = PixelPolicy()
+
+    @model_validator(mode="after")
+    def _check(self) -> Images:
+        if self.fit != "buckets" and (self.bucket_step or self.bucket_aspect != 2.0):
+            raise ValueError('bucket_step and bucket_aspect need fit = "buckets"')
+        if self.size % self.step:
+            raise ValueError(f"size {self.size} is no multiple of bucket_step {self.step}")
+        return self
+
+    @property
+    def step(self) -> int:
+        return self.bucket_step or (self.size // 8 if self.fit == "buckets" else self.size)
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """The square first, then the buckets by aspect, wide ones before tall ones: for each height the largest width within
+        the square's area."""
+        found = {(self.size, self.size)}
+        if self.fit == "buckets":
+            for short in range(self.step, self.size, self.step):
+                long = self.size**2 // short // self.step * self.step
+                if long <= short * self.bucket_aspect:
+                    found |= {(short, long), (long, short)}
+        return tuple(sorted(found, key=lambda shape: (max(shape) / min(shape), shape)))
+
+    def shape_of(self, height: int, width: int) -> Shape:
+        """The shape whose aspect is nearest (by ratio) to that of a picture."""
+        if self.fit != "buckets":
+            return self.size, self.size
+        return min(self.shapes(), key=lambda shape: abs(log(shape[0] * width / (shape[1] * height))))

@@ -1,4 +1,4 @@
-"""A source's picture -> square uint8 pixels of the recipe's size. Imports no torch: it runs in worker processes."""
+"""A source's picture -> uint8 pixels of the recipe's size. Imports no torch: it runs in worker processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from stages.coders.config import Images
-from stages.coders.pixels import BadImage, Pixels, decode, fit
+from stages.coders.pixels import BadImage, Pixels, crop, decode, pad
 from stages.sources.document import Picture
 
 _BATCH = 16  # pictures that go to a worker together
@@ -29,7 +29,8 @@ _MAX_MEMORY = 8 << 30  # of a worker; 64 MP with alpha in 16 bits, twice, is 1 G
 
 @dataclass(frozen=True)
 class Fitted:
-    """pixels (size, size, 3), or None with a reason code and a message. notes: codes of what was mended on the way."""
+    """pixels (height, width, 3) of one of Images.shapes, or None with a reason code and a message.
+    notes: codes of what was mended on the way."""
 
     pixels: Pixels | None
     reason: str = ""
@@ -37,14 +38,21 @@ class Fitted:
     notes: tuple[str, ...] = ()
 
 
+def fit(pixels: Pixels, images: Images) -> Pixels:
+    """The picture in the shape that the recipe gives it."""
+    if images.fit == "pad":
+        return pad(pixels, images.size)
+    return crop(pixels, *images.shape_of(*pixels.shape[:2]))
+
+
 def read_picture(picture: Picture, images: Images) -> Fitted:
     """Read, decode and fit one picture. Never raises for what the picture holds."""
     try:
         data = picture.read()
         if isinstance(data, np.ndarray):
-            return Fitted(fit(data, images.size, images.fit))
+            return Fitted(fit(data, images))
         decoded = decode(data, images.policy)
-        return Fitted(fit(decoded.pixels, images.size, images.fit), notes=decoded.notes)
+        return Fitted(fit(decoded.pixels, images), notes=decoded.notes)
     except BadImage as bad:
         return Fitted(None, bad.reason, bad.message)
     except OSError as error:

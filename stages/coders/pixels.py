@@ -99,23 +99,32 @@ def decode(data: bytes, policy: PixelPolicy) -> Decoded:
     return Decoded(pixels, tuple(notes))
 
 
-def fit(pixels: Pixels, size: int, how: Literal["crop", "pad"]) -> Pixels:
-    """A (size, size, 3) picture: the centre square (the paper's way), or the whole picture on a white square; resized
-    with antialiasing."""
-    height, width = pixels.shape[:2]
-    if how == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = pixels[top : top + side, left : left + side]
+def crop(pixels: Pixels, height: int, width: int) -> Pixels:
+    """A (height, width, 3) picture: the largest part of that aspect around the centre, resized with antialiasing."""
+    old_height, old_width = pixels.shape[:2]
+    if old_width * height > old_height * width:
+        cut_height, cut_width = old_height, max(1, round(old_height * width / height))
     else:
-        side = max(height, width)
-        top, left = (side - height) // 2, (side - width) // 2
-        square = np.full((side, side, 3), 255, dtype=np.uint8)
-        square[top : top + height, left : left + width] = pixels
-    if side == size:
-        return np.ascontiguousarray(square)
-    image = Image.fromarray(np.ascontiguousarray(square))
-    return np.array(image.resize((size, size), Image.Resampling.LANCZOS))
+        cut_height, cut_width = max(1, round(old_width * height / width)), old_width
+    top, left = (old_height - cut_height) // 2, (old_width - cut_width) // 2
+    return _resized(pixels[top : top + cut_height, left : left + cut_width], height, width)
+
+
+def pad(pixels: Pixels, size: int) -> Pixels:
+    """A (size, size, 3) picture: all of it in the middle of a white square, resized with antialiasing."""
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.full((side, side, 3), 255, dtype=np.uint8)
+    square[top : top + height, left : left + width] = pixels
+    return _resized(square, size, size)
+
+
+def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def encode_png(pixels: Pixels, text: dict[str, str] | None = None) -> bytes:

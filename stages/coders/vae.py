@@ -5,33 +5,53 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stages.coders.pixels import Pixels
-from stages.core.device import autocast, resolve_device
+from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.hashing import hash_file, hash_value
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Vae:
-    """An autoencoder on a device. Latents are raw: no scaling factor is applied, that is the business of LatentScale."""
+    """An autoencoder on a device. Latents are raw: no scaling factor is applied, that is the business of LatentScale.
 
-    def __init__(self, model: Any, device: torch.device, precision: str = "fp32") -> None:
-        self.model = model.to(device).eval()
+    Weights lie channels_last: 1.3 times as fast as else in float32 on two cores at 64 px, 1.6 in bfloat16 (measured).
+    precision: of weights and computation. compiled: by torch.compile, for `encode` alone.
+    """
+
+    def __init__(
+        self, model: Any, device: torch.device, precision: Literal["fp32", "bf16"] = "fp32", compiled: bool = False
+    ) -> None:
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        # not the model's own `to`, which warns of casts
+        torch.nn.Module.to(model, device, self.dtype)
+        model.to(memory_format=torch.channels_last)
+        self.model = model.eval()
         self.device = device
-        self.precision = precision
         self.class_name = type(model).__name__
+        self.max_batch = 0  # 0: no bound was met yet
+        self._encode = torch.compile(model.encode) if compiled else model.encode
 
     @property
     def latent_channels(self) -> int:
         return int(self.model.config["latent_channels"])
+
+    def probe(self) -> list[float]:
+        """Mean over places of each latent channel of a fixed picture of ramps: other weights, or a library that computes
+        otherwise, give other numbers."""
+        down, right = np.indices((64, 64))
+        picture = np.stack([4 * right, 3 * down, 2 * right], -1).astype(np.uint8)
+        return [round(float(value), 4) for value in self.encode(picture[None])[0][0].mean((1, 2))]
 
     def downsampling(self) -> int:
         """Pixels along a side of a latent pixel, measured on a small blank picture."""
@@ -44,9 +64,28 @@ class Vae:
 
     @torch.inference_mode()
     def encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """uint8 (N, H, W, 3) -> posterior mean and deviation, float32 (N, C, h, w). Deviation 0 for classes without one."""
-        with autocast(self.device, self.precision):
-            encoded = self.model.encode(to_signed(pixels).to(self.device))
+        """uint8 (N, H, W, 3) -> posterior mean and deviation, float32 (N, C, h, w). Deviation 0 for classes without one.
+
+        Where the device's memory is too small for N pictures, they go in smaller batches from then on (max_batch).
+        Raises TfcliError (ENVIRONMENT) where it is too small for one.
+        """
+        try:
+            step = self.max_batch or len(pixels)
+            parts = [self._encode_batch(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        except torch.OutOfMemoryError as error:
+            self.max_batch = step // 2
+            if self.max_batch == 0:
+                raise TfcliError(
+                    f"{self.device} has too little memory to encode one picture of {pixels.shape[1]} x {pixels.shape[2]}",
+                    fix="make images.size smaller, or use --device cpu",
+                    code=ExitCode.ENVIRONMENT,
+                ) from error
+            torch.cuda.empty_cache()
+            return self.encode(pixels)
+        return np.concatenate([mean for mean, _ in parts]), np.concatenate([deviation for _, deviation in parts])
+
+    def _encode_batch(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        encoded = self._encode(self._to_input(pixels))
         if hasattr(encoded, "latent_dist"):
             mean, deviation = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
         else:
@@ -57,14 +96,21 @@ class Vae:
     @torch.inference_mode()
     def decode(self, raw: Floats) -> Pixels:
         """Raw latents (N, C, h, w) -> uint8 (N, H, W, 3)."""
-        with autocast(self.device, self.precision):
-            decoded = self.model.decode(torch.from_numpy(np.ascontiguousarray(raw)).float().to(self.device)).sample
-        return to_pixels(decoded)
+        latents = torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, self.dtype)
+        return to_pixels(self.model.decode(latents).sample)
+
+    def _to_input(self, pixels: Pixels) -> Tensor:
+        """Bytes go to the device as they are: a quarter of what floats would be."""
+        values = torch.from_numpy(np.ascontiguousarray(pixels))
+        if self.device.type == "cuda":
+            values = values.pin_memory().to(self.device, non_blocking=True)
+        # channels_last by itself: the channels of pixels are last
+        return to_signed(values).to(self.dtype)
 
 
-def to_signed(pixels: Pixels) -> Tensor:
+def to_signed(pixels_NHW3: Tensor) -> Tensor:
     """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels_NHW3.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(signed: Tensor) -> Pixels:
@@ -73,10 +119,10 @@ def to_pixels(signed: Tensor) -> Pixels:
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def psnr(first: Pixels, second: Pixels) -> float:
+def psnr(first: Iterable[Pixels], second: Iterable[Pixels]) -> float:
     """Mean over pictures of 10 log10(255^2 / mean squared error), in dB."""
-    error = ((first.astype(np.float64) - second.astype(np.float64)) ** 2).mean((1, 2, 3))
-    return float((10 * np.log10(255**2 / np.maximum(error, 1e-6))).mean())
+    errors = [((one.astype(np.float64) - two) ** 2).mean() for one, two in zip(first, second, strict=True)]
+    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-6))).mean())
 
 
 def build_vae(channels: tuple[int, ...], layers_per_block: int, latent_channels: int, norm_groups: int) -> Any:
@@ -94,7 +140,14 @@ def build_vae(channels: tuple[int, ...], layers_per_block: int, latent_channels:
     )
 
 
-def load_vae(path: Path | str, *, revision: str | None = None, device: str = "auto", precision: str = "fp32") -> Vae:
+def load_vae(
+    path: Path | str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    compiled: bool = False,
+) -> Vae:
     """Load from a local folder, or from the hub by id and 40-hex revision.
 
     Raises TfcliError (ARTIFACT) for a wrong class, missing or surplus weights, non-finite weights or no safetensors;
@@ -110,7 +163,21 @@ def load_vae(path: Path | str, *, revision: str | None = None, device: str = "au
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor.float()).all()):
             raise _refused(path, f"the weight {name} holds non-finite numbers", "get a clean copy of the weights")
-    return Vae(model, target, precision)
+    return Vae(model, target, precision, compiled)
+
+
+def save_vae(vae: Vae, folder: Path) -> dict[str, Any]:
+    """Write the autoencoder as diffusers does; returns what identifies it (the fields of Identity in stages.artifacts)."""
+    probe = vae.probe()
+    vae.model.to("cpu").save_pretrained(folder, safe_serialization=True)
+    hashes = [hash_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    return {
+        "class_name": vae.class_name,
+        "weights_sha256": hashes[0] if len(hashes) == 1 else hash_value(hashes),
+        "scaling_factor": vae.model.config.get("scaling_factor"),
+        "shift_factor": vae.model.config.get("shift_factor"),
+        "probe": probe,
+    }
 
 
 def _check_folder(folder: Path) -> None:

@@ -30,7 +30,8 @@ class Part:
 @dataclass(frozen=True)
 class Runtime:
     """report: listener for events. interrupts: the stop flag. device: "auto", "cpu", "cuda", "cuda:0". workers: processes
-    for decoding (0: in this process). part: which units this process does. engine: where units run, "local" or "ray"."""
+    for decoding (0: in this process). part: which units this process does. engine: where units run, "local" or "ray".
+    retry_failed: units with failures, and damaged ones, of an artifact that is there are made again."""
 
     report: Report = silent
     interrupts: Interrupts = field(default_factory=Interrupts)
@@ -38,3 +39,4 @@ class Runtime:
     workers: int = 2
     part: Part = Part()
     engine: str = "local"
+    retry_failed: bool = False

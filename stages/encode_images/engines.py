@@ -16,7 +16,8 @@ from stages.coders.vae import Vae
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
-from stages.encode_images.shards import Failures, Job, Record, Shard, encode_shard
+from stages.encode_images.failures import Failures
+from stages.encode_images.shards import Job, Record, Shard, encode_shard
 
 
 def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterator[tuple[Shard, Record]]:
@@ -93,4 +94,11 @@ class _Actor:
     def encode(self, shard: Shard) -> Record:
         # no workers of its own: a crash takes this actor, Ray starts another, and gives up on the shard after three
         with PictureReader(self.job.images, 0) as reader:
-            return encode_shard(self.job, shard, self.vae, reader, Failures(self.job.encode.max_bad), Runtime())
+            return encode_shard(
+                self.job,
+                shard,
+                self.vae,
+                reader,
+                Failures(self.job.encode.max_bad, self.job.encode.bad_window),
+                Runtime(),
+            )

@@ -41,19 +41,23 @@ def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path
     opened = Autoencoder.open(autoencoder)
     facts = opened.content
     row = 2 * facts.latent_channels * (images.size // facts.downsampling) ** 2 * np.dtype(encode.dtype).itemsize
-    # each row with its sum (4 bytes) and its place in the index of the shard (16)
-    size = counted.shards * encode.shard_rows * 16 + pictures * (row + 4)
+    # each row with its sum (4 bytes) and its place in the index of the shard (16); a bucket is at most as large as the square
+    variants = 2 if encode.mirror else 1
+    size = variants * (counted.shards * encode.shard_rows * 16 * len(images.shapes()) + pictures * (row + 4))
     first = list(islice(pictures_of(source.documents()), encode.batch_size))
     started = time.perf_counter()
     batch = [fitted.pixels for picture in first if (fitted := read_picture(picture, images)).pixels is not None]
     reading = (time.perf_counter() - started) / max(1, len(first))
     if not batch:
         return EncodePlan(documents, pictures, counted.shards, size)
-    vae = load_vae(opened.model_folder, device=runtime.device, precision=encode.precision)
-    pixels = np.stack([batch[place % len(batch)] for place in range(encode.batch_size)])
+    vae = load_vae(opened.model_folder, device=runtime.device, precision=encode.precision, compiled=encode.compile)
+    shape = batch[0].shape  # of buckets the first: all have about as many pixels
+    alike = [picture for picture in batch if picture.shape == shape]
+    pixels = np.stack([alike[place % len(alike)] for place in range(encode.batch_size)])
     vae.encode(pixels)
     started = time.perf_counter()
     vae.encode(pixels)
     encoding = (time.perf_counter() - started) / encode.batch_size
+    encoding *= variants
     each = max(reading / runtime.workers, encoding) if runtime.workers else reading + encoding
     return EncodePlan(documents, pictures, counted.shards, size, pictures * each)

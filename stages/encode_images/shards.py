@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.arrays import write_shard
-from stages.artifacts.latents import DOCUMENTS
+from stages.artifacts.latents import ARRAYS, DOCUMENTS
 from stages.coders.config import Images
-from stages.coders.pictures import Fitted, PictureReader
+from stages.coders.pictures import PictureReader
+from stages.coders.pixels import Pixels
 from stages.coders.vae import Vae, load_vae
-from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.failures import Failures
+from stages.encode_images.rows import ShardRows, pack_grids
 from stages.sources.document import Document, ImageSegment, Omission, Source, TextSegment
-from stages.sources.text_rules import printable
 
 Record = dict[str, Any]
 
@@ -41,18 +41,36 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """What every shard of a run has in common. model: the autoencoder's folder; array: where rows go, below folder."""
+    """What every shard of a run has in common. model: the autoencoder's folder; folder: of the artifact that grows."""
 
     model: Path
     images: Images
     encode: EncodeConfig
     folder: Path
-    array: Path
-    row_shape: tuple[int, ...]
+    latent_channels: int
+    downsampling: int
     device: str
 
     def load(self) -> Vae:
-        return load_vae(self.model, device=self.device, precision=self.encode.precision)
+        return load_vae(self.model, device=self.device, precision=self.encode.precision, compiled=self.encode.compile)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width in latent pixels of each base grid; with mirror, as many grids of mirrored pictures follow."""
+        return [(height // self.downsampling, width // self.downsampling) for height, width in self.images.shapes()]
+
+    @property
+    def num_grids(self) -> int:
+        return len(self.sizes()) * (2 if self.encode.mirror else 1)
+
+    def array(self, grid: int) -> Path:
+        """Where the rows of a grid (base or mirrored) lie."""
+        sizes = self.sizes()
+        height, width = sizes[grid % len(sizes)]
+        return self.folder / ARRAYS / f"{height}x{width}{'-mirrored' if grid >= len(sizes) else ''}"
+
+    def row_shape(self, grid: int) -> tuple[int, int, int, int]:
+        sizes = self.sizes()
+        return (2, self.latent_channels, *sizes[grid % len(sizes)])
 
 
 def num_shards(num_images: int, encode: EncodeConfig) -> int:
@@ -85,14 +103,11 @@ def encode_shard(
     job: Job, shard: Shard, vae: Vae, reader: PictureReader, failures: Failures, runtime: Runtime
 ) -> Record:
     """Decode, encode and write one shard; returns its facts (counts, sums, reasons, files)."""
-    encode = job.encode
-    # A row that fails keeps a NaN mean and a deviation of 0: zarr leaves a chunk of nothing but its fill value out of the
-    # shard (write_empty_chunks does not reach inside), and a row that is missing must stay a sign of damage.
-    rows = np.full((len(shard.images), *job.row_shape), np.nan, dtype=encode.dtype)
-    rows[:, 1] = 0
+    rows = ShardRows(job, len(shard.images))
     errors: list[dict[str, Any]] = [dict(vars(omission)) for omission in shard.omissions]
     notes: Counter[str] = Counter()
-    waiting: list[tuple[int, Fitted]] = []
+    shapes = job.images.shapes()
+    waiting: list[list[tuple[int, Pixels]]] = [[] for _ in shapes]  # for each grid
 
     def fail(place: int, reason: str, message: str) -> None:
         key, image = shard.images[place]
@@ -100,57 +115,49 @@ def encode_shard(
         errors.append({"key": key, "path": image.name, "reason": reason, "message": message, "row": row})
         failures.saw(0, errors[-1:])
 
-    def flush() -> None:
+    def flush(grid: int) -> None:
         """Encode the waiting pictures. A batch holds the same rows whatever the number of workers, and is always full: for
         a shorter one the autoencoder may take another path, which rounds by the number of threads."""
-        if waiting:
-            side = reader.images.size
-            batch = np.zeros((encode.batch_size, side, side, 3), dtype=np.uint8)
-            for row, (_, fitted) in zip(batch, waiting, strict=False):
-                assert fitted.pixels is not None
-                row[:] = fitted.pixels
-            mean, deviation = (values[: len(waiting)] for values in vae.encode(batch))
-            for (place, _), one, two in zip(waiting, mean, deviation, strict=True):
-                with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is refused below
-                    row = np.stack([one, two]).astype(encode.dtype)
-                if np.isfinite(row).all():
-                    rows[place] = row
-                    failures.saw(1, [])
-                else:
-                    fail(
-                        place,
-                        "LATENT_NONFINITE",
-                        "the autoencoder gave numbers that are not finite, or too large for encode.dtype",
-                    )
-            waiting.clear()
+        batch = np.zeros((job.encode.batch_size, *shapes[grid], 3), dtype=np.uint8)
+        for place, (_, pixels) in enumerate(waiting[grid]):
+            batch[place] = pixels
+        variants = [vae.encode(batch)]
+        if job.encode.mirror:
+            variants.append(vae.encode(batch[:, :, ::-1]))
+        for number, (place, _) in enumerate(waiting[grid]):
+            if rows.put(place, grid, [(mean[number], deviation[number]) for mean, deviation in variants]):
+                failures.saw(1, [])
+            else:
+                why = "the autoencoder gave numbers that are not finite, or too large for encode.dtype"
+                fail(place, "LATENT_NONFINITE", why)
+        waiting[grid].clear()
 
     pictures = (image.picture for _, image in shard.images)
     for place, fitted in enumerate(reader.read(pictures)):
         notes.update(fitted.notes)
         if fitted.pixels is None:
             fail(place, fitted.reason, fitted.message)
-        else:
-            waiting.append((place, fitted))
-        if len(waiting) == encode.batch_size:
-            flush()
+            continue
+        grid = shapes.index(fitted.pixels.shape[:2])
+        waiting[grid].append((place, fitted.pixels))
+        if len(waiting[grid]) == job.encode.batch_size:
+            flush(grid)
             runtime.interrupts.check()
-    flush()
-    good = np.isfinite(rows).all((1, 2, 3, 4))
+    for grid in range(len(shapes)):
+        if waiting[grid]:
+            flush(grid)
     documents = f"{DOCUMENTS}/{shard.number:05d}.jsonl"
-    files = [documents]
-    if len(rows):
-        files.append(write_shard(job.array, shard.number, rows).relative_to(job.folder).as_posix())
+    files = [documents, *rows.write(shard.number)]
     write_jsonl(job.folder / documents, (_document_row(row, item) for row, item in shard.documents))
-    kept = rows[good].astype(np.float64)
     return {
         "shard": shard.number,
         "files": files,
-        "good": int(good.sum()),
+        "good": int(rows.good.sum()),
+        "failed": int((~rows.good).sum()),
         "errors": errors,
         "notes": dict(notes),
-        "values": int(kept[:, 0, 0].size),
-        "sum": kept[:, 0].sum((0, 2, 3)).tolist(),
-        "square": (kept[:, 0] ** 2 + kept[:, 1] ** 2).sum((0, 2, 3)).tolist(),
+        "grids": pack_grids(rows.grids),
+        **rows.sums(),
     }
 
 
@@ -161,7 +168,7 @@ def _document_row(first_row: int, document: Document) -> dict[str, Any]:
         if isinstance(segment, TextSegment):
             segments.append({"text": segment.text})
             continue
-        segments.append({"image": row, "grid": 0, "name": segment.name})
+        segments.append({"image": row, "name": segment.name})
         row += 1
     return {
         "key": document.key,
@@ -171,34 +178,3 @@ def _document_row(first_row: int, document: Document) -> dict[str, Any]:
         "facts": document.facts,
         "segments": segments,
     }
-
-
-class Failures:
-    """Stops the run where too many pictures fail: a wrong folder or a missing codec must not be found at the end.
-
-    The limit is max_bad of the pictures seen so far, and of the first 100 where fewer were seen.
-    """
-
-    def __init__(self, max_bad: float) -> None:
-        self.max_bad = max_bad
-        self.bad = self.seen = 0
-        self.reasons: Counter[str] = Counter()
-
-    def saw_record(self, record: Record) -> None:
-        """The same of a finished shard."""
-        self.saw(record["good"], [error for error in record["errors"] if "row" in error])
-
-    def saw(self, good: int, errors: list[dict[str, Any]]) -> None:
-        self.bad += len(errors)
-        self.seen += good + len(errors)
-        self.reasons.update(error["reason"] for error in errors)
-        if self.bad <= self.max_bad * max(100, self.seen):
-            return
-        reason, count = self.reasons.most_common(1)[0]
-        example = errors[-1]
-        raise TfcliError(
-            f"{self.bad} of the first {self.seen} pictures cannot be used",
-            why=f"mostly {reason} ({count}), e.g. {printable(example['path'])}: {example['message']}",
-            fix="mend the source, or raise encode.max_bad if that is expected",
-            code=ExitCode.INPUT,
-        )

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.arrays import RowReader, create_rows
-from stages.artifacts.autoencoder import Autoencoder
+from stages.artifacts.arrays import RowReader, create_rows, write_flat
+from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identity
 from stages.artifacts.folder import Build
-from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, SHEET, Grid, LatentsContent
+from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader, read_picture
-from stages.coders.pixels import contact_sheet, encode_png
+from stages.coders.pixels import Pixels, contact_sheet, encode_png
 from stages.coders.vae import Vae, psnr
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
@@ -23,9 +23,13 @@ from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.engines import encode_on_ray
-from stages.encode_images.shards import Failures, Job, Shard, cut_shards, encode_shard, num_shards
+from stages.encode_images.failures import Failures
+from stages.encode_images.rows import unpack_grids
+from stages.encode_images.shards import Job, Record, Shard, cut_shards, encode_shard, num_shards
 from stages.sources.document import Source, count_documents, pictures_of
 from stages.sources.text_rules import printable
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def run(
@@ -33,43 +37,68 @@ def run(
 ) -> None:
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
     del seed  # nothing is drawn here
-    opened = Autoencoder.open(autoencoder)
-    facts = opened.content
+    facts = Autoencoder.open(autoencoder).content
     if (facts.picture_size, facts.fit) != (images.size, images.fit):
         raise TfcliError(
             f"the autoencoder was made for {facts.picture_size} px ({facts.fit}), the recipe says {images.size} ({images.fit})",
             fix="run 'tfcli vae' again",
             code=ExitCode.ARTIFACT,
         )
+    if images.step % facts.downsampling:
+        why = f"sides of pictures are multiples of {images.step}, the autoencoder divides them by {facts.downsampling}"
+        raise TfcliError(
+            "pictures and autoencoder do not fit", why=why, fix="set images.bucket_step", code=ExitCode.USAGE
+        )
     runtime.report(Note(f"reading {source.describe()}"))
     num_documents, num_images = count_documents(source.documents())
     if num_images == 0:
         why = f"{source.describe()}: {num_documents} documents, none with a picture"
         raise TfcliError("no pictures to encode", why=why, fix="check the source's path", code=ExitCode.INPUT)
-    side = images.size // facts.downsampling
-    grid = Grid(name=f"{side}x{side}", height=side, width=side, rows=num_images)
-    array = build.folder / ARRAYS / grid.name
-    row_shape = (2, facts.latent_channels, side, side)
+    model = Autoencoder.open(autoencoder).model_folder
+    job = Job(model, images, encode, build.folder, facts.latent_channels, facts.downsampling, runtime.device)
     with build.claim("array", wait=True):
-        if not (array / "zarr.json").exists():
-            create_rows(array, num_images, row_shape, encode.dtype, encode.shard_rows)
+        for grid in range(job.num_grids):
+            if not (job.array(grid) / "zarr.json").exists():
+                create_rows(job.array(grid), num_images, job.row_shape(grid), encode.dtype, encode.shard_rows)
     (build.folder / DOCUMENTS).mkdir(exist_ok=True)
-    job = Job(opened.model_folder, images, encode, build.folder, array, row_shape, runtime.device)
     vae = job.load()
+    _check_probe(vae, facts.identity, encode)
 
     _encode(source, job, vae, num_images, build, runtime)
-    units = [_unit(number) for number in range(num_shards(num_images, encode))]
+    records = _records(build, num_shards(num_images, encode), runtime)
+    if records:
+        if vae.max_batch:
+            told = f"the device's memory held batches of {vae.max_batch} pictures, not encode.batch_size"
+            runtime.report(Warn(f"{told}: latents differ from those of full batches by rounding"))
+        _seal(source, job, vae, facts, num_documents, records, build, runtime)
+
+
+def _records(build: Build, count: int, runtime: Runtime) -> list[Record]:
+    """The records of all shards, in order; none while other parts have some to make."""
     if not build.may_seal():
         runtime.report(Note("this part is done; others are still at work, and the last one to end seals the latents"))
-        return
-    found = [build.unit(unit) for unit in units]
+        return []
+    found = [build.unit(_unit(number)) for number in range(count)]
     records = [record for record in found if record is not None]
-    if len(records) < len(units):
-        missing = len(units) - len(records)
-        runtime.report(Note(f"this part is done; {missing} of {len(units)} shards are still to be made by other parts"))
-        return
+    if len(records) == count:
+        return records
+    missing = count - len(records)
+    runtime.report(Note(f"this part is done; {missing} of {count} shards are still to be made by other parts"))
+    return []
 
-    whole = Failures(encode.max_bad)  # each part knew its own pictures only
+
+def _seal(
+    source: Source,
+    job: Job,
+    vae: Vae,
+    facts: AutoencoderContent,
+    num_documents: int,
+    records: list[Record],
+    build: Build,
+    runtime: Runtime,
+) -> None:
+    """All shards are there: what was left out, the statistics, the check, the manifest."""
+    whole = Failures(job.encode.max_bad, job.encode.bad_window)  # each part knew its own pictures only
     for record in records:
         whole.saw_record(record)
     errors = [row for record in records for row in record["errors"]]
@@ -78,30 +107,34 @@ def run(
         shown = "; ".join(f"{printable(row['path'])}: {row['reason']} ({row['message']})" for row in errors[:5])
         runtime.report(Warn(f"{len(errors)} left out, see errors.jsonl: {shown}"))
     mean, deviation = _channel_statistics(records)
+    grid_of_row = np.concatenate([unpack_grids(record) for record in records])
+    if len(job.sizes()) > 1:
+        write_flat(build.folder / ARRAYS / GRIDS, grid_of_row)
     num_good = sum(record["good"] for record in records)
     content = LatentsContent(
-        picture_size=images.size,
+        autoencoder=facts.identity,
+        picture_size=job.images.size,
         latent_channels=facts.latent_channels,
         downsampling=facts.downsampling,
-        num_images=num_images,
+        num_images=len(grid_of_row),
         num_good=num_good,
         num_documents=num_documents,
-        shard_rows=encode.shard_rows,
-        dtype=encode.dtype,
-        grids=[grid],
+        shard_rows=job.encode.shard_rows,
+        dtype=job.encode.dtype,
+        grids=_grids(job, grid_of_row),
         channel_mean=mean,
         channel_std=deviation,
     )
-    quality = _check(source, images, encode, vae, array, build.folder)
-    runtime.report(Note(f"{num_good} of {num_images} pictures encoded, {quality:.2f} dB PSNR from the store"))
-    notes = sum((Counter(record["notes"]) for record in records), Counter())
+    quality = _check(source, job, vae, grid_of_row)
+    runtime.report(Note(f"{num_good} of {len(grid_of_row)} pictures encoded, {quality:.2f} dB PSNR from the store"))
+    notes: Counter[str] = sum((Counter(record["notes"]) for record in records), Counter())
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
     build.seal(content.model_dump(), stats)
 
 
 def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, runtime: Runtime) -> None:
     """Make every shard of this part that is not there yet, here or on Ray."""
-    failures = Failures(job.encode.max_bad)
+    failures = Failures(job.encode.max_bad, job.encode.bad_window)
     size = job.encode.shard_rows
     mine = [number for number in range(num_shards(num_images, job.encode)) if runtime.part.has(number)]
     total = sum(min(size, num_images - number * size) for number in mine)
@@ -145,7 +178,41 @@ def _unit(shard: int) -> str:
     return f"shard-{shard:05d}"
 
 
-def _channel_statistics(records: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+def _grids(job: Job, grid_of_row: Bytes) -> list[Grid]:
+    """The description of each array, base grids first."""
+    counts = np.bincount(grid_of_row, minlength=len(job.sizes())).tolist()
+    base = len(counts)
+    found = []
+    for number in range(job.num_grids):
+        height, width = job.sizes()[number % base]
+        mirror = number + base if job.encode.mirror and number < base else None
+        grid = Grid(
+            name=job.array(number).name,
+            height=height,
+            width=width,
+            rows=len(grid_of_row),
+            pictures=counts[number % base],
+            mirror=mirror,
+        )
+        found.append(grid)
+    return found
+
+
+def _check_probe(vae: Vae, identity: Identity, encode: EncodeConfig) -> None:
+    """Raise TfcliError (ARTIFACT) where the weights, loaded here, do not compute what they did when they were made."""
+    found = vae.probe()
+    tolerance = 0.1 if encode.precision == "bf16" else 0.01
+    if np.allclose(found, identity.probe, rtol=tolerance, atol=tolerance):
+        return
+    raise TfcliError(
+        f"the autoencoder ({identity.class_name}) does not compute what it did when it was made",
+        why=f"channel means of a fixed picture were {identity.probe[:4]}, now {found[:4]}",
+        fix="check the versions of torch and diffusers, or run 'tfcli vae --force'",
+        code=ExitCode.ARTIFACT,
+    )
+
+
+def _channel_statistics(records: list[Record]) -> tuple[list[float], list[float]]:
     """Mean and deviation of posterior draws per channel, from the shards' sums in shard order."""
     values = sum(record["values"] for record in records)
     if values == 0:
@@ -158,18 +225,19 @@ def _channel_statistics(records: list[dict[str, Any]]) -> tuple[list[float], lis
     return [float(value) for value in mean], [float(value) for value in deviation]
 
 
-def _check(source: Source, images: Images, encode: EncodeConfig, vae: Vae, array: Path, folder: Path) -> float:
+def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes) -> float:
     """Decode stored latents of the first good pictures, draw the sheet, return the PSNR."""
-    reader = RowReader(array)
-    before, rows = [], []
-    for row, fitted in enumerate(read_picture(picture, images) for picture in pictures_of(source.documents())):
-        if fitted.pixels is not None and np.isfinite(reader.read(np.array([row]))).all():
-            before.append(fitted.pixels)
-            rows.append(row)
-        if len(before) == encode.check_pictures:
+    readers = [RowReader(job.array(grid)) for grid in range(len(job.sizes()))]
+    before: list[Pixels] = []
+    after: list[Pixels] = []
+    for row, fitted in enumerate(read_picture(picture, job.images) for picture in pictures_of(source.documents())):
+        if len(before) == job.encode.check_pictures:
             break
-    stored = reader.read(np.array(rows))[:, 0].astype(np.float32)
-    after = np.concatenate([vae.decode(stored[start : start + 32]) for start in range(0, len(stored), 32)])
+        if fitted.pixels is not None:
+            stored = readers[grid_of_row[row]].read(np.array([row]))[:, 0].astype(np.float32)
+            if np.isfinite(stored).all():
+                before.append(fitted.pixels)
+                after.append(vae.decode(stored)[0])
     shown = min(8, len(before))
-    write_atomic(folder / SHEET, encode_png(contact_sheet([*before[:shown], *after[:shown]], columns=shown)))
-    return psnr(np.stack(before), after)
+    write_atomic(job.folder / SHEET, encode_png(contact_sheet([*before[:shown], *after[:shown]], columns=shown)))
+    return psnr(before, after)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderContent
+from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderContent, Identity
 from stages.artifacts.checkpoint import read_tensors, write_tensors
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, contact_sheet, encode_png
-from stages.coders.vae import Vae, build_vae, load_vae, psnr, to_signed
+from stages.coders.vae import Vae, build_vae, load_vae, psnr, save_vae, to_signed
 from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
@@ -55,13 +55,13 @@ def run(
     shown = min(8, len(heldout))
     sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
     write_atomic(build.folder / SHEET, encode_png(sheet))
-    coder.model.to("cpu").save_pretrained(build.folder / MODEL, safe_serialization=True)
+    facts = save_vae(coder, build.folder / MODEL)
     # the commit goes first: a kill between the two must not leave a state.json that names a file already gone
     (build.folder / "state" / "state.json").unlink(missing_ok=True)
     shutil.rmtree(build.folder / "state", ignore_errors=True)
     parameters = sum(weight.numel() for weight in coder.model.parameters())
     content = AutoencoderContent(
-        class_name=coder.class_name,
+        identity=Identity.model_validate(facts),
         latent_channels=coder.latent_channels,
         downsampling=coder.downsampling(),
         picture_size=images.size,
@@ -127,7 +127,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, build: Build, runti
 
         step = state.step
         chosen = numpy_generator(seed, "vae batch", step).integers(len(training), size=vae.batch_size)
-        truth = to_signed(training[chosen]).to(device)
+        truth = to_signed(torch.from_numpy(training[chosen]).to(device))
         for group in state.optimizer.param_groups:
             group["lr"] = _rate(step, vae)
         with autocast(device, vae.precision):

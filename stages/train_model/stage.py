@@ -159,8 +159,12 @@ class _Data:
         """Largest absolute normalised value among (at most 4,096) latents: samplers hold x_0 inside it."""
         scale = LatentScale(self.content.channel_mean, self.content.channel_std)
         limit = 0.0
-        for reader in self.readers:
-            rows = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), 4096)).astype(np.int64))
+        images = np.concatenate([maker.table.images for maker in (self.train, self.heldout)])
+        for grid, reader in enumerate(self.readers):
+            used = np.unique(images[images[:, 4] == grid, 3])
+            if not len(used):
+                continue
+            rows = used[np.unique(np.linspace(0, len(used) - 1, min(len(used), 4096)).astype(np.int64))]
             normal = scale.normalise(torch.from_numpy(reader.read(rows)[:, 0]).float())
             limit = max(limit, float(normal[torch.isfinite(normal)].abs().max()))
         return limit

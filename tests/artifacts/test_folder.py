@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.artifacts import folder as folder_module
-from stages.artifacts.folder import Build, building
+from stages.artifacts.folder import Build, building, units_to_redo
 from stages.artifacts.manifest import Manifest, Stamp, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Note
@@ -48,7 +48,9 @@ def test_a_sealed_artifact_opens_and_holds_only_its_own_files(tmp_path: Path) ->
     assert open_artifact(tmp_path / "t", "tokens") == manifest
     names = {path.relative_to(tmp_path / "t").as_posix() for path in (tmp_path / "t").rglob("*")}
     assert (
-        names == {"manifest.json", *(entry.path for entry in manifest.files)} == {"manifest.json", "one.txt", "log.txt"}
+        names
+        == {"manifest.json", *(entry.path for entry in manifest.files)}
+        == {"manifest.json", "one.txt", "log.txt", "units.jsonl"}
     )
     assert not (tmp_path / "t.partial").exists()
 
@@ -68,7 +70,49 @@ def test_finished_units_are_kept_and_damaged_ones_done_again(tmp_path: Path) -> 
         "one.txt",
         "three.txt",
         "two.txt",
+        "units.jsonl",
     ]
+
+
+def test_units_of_a_damaged_artifact_that_are_whole_are_kept(tmp_path: Path) -> None:
+    def run(retry: bool = False, force: bool = False) -> list[str]:
+        """The units that had to be made."""
+        with building(tmp_path / "t", stamp(), Runtime(retry_failed=retry), force=force) as build:
+            made = [name for name in ("one", "two", "three") if write_unit(build, name, name)]
+            build.seal({}, {})
+        return made
+
+    assert run() == ["one", "two", "three"]
+    whole = open_artifact(tmp_path / "t", "tokens")
+    assert run() == []
+    (tmp_path / "t" / "two.txt").unlink()
+    assert units_to_redo(tmp_path / "t") == 1
+    assert run() == ["two"]
+    (tmp_path / "t" / "three.txt").write_text("thref")  # the same size
+    assert run() == ["three"]
+    assert open_artifact(tmp_path / "t", "tokens").digest == whole.digest
+    assert run(force=True) == ["one", "two", "three"]
+
+
+def test_failed_units_are_made_again_where_that_is_wanted(tmp_path: Path) -> None:
+    def run(retry: bool, failed: int) -> list[str]:
+        made = []
+        with building(tmp_path / "t", stamp(), Runtime(retry_failed=retry)) as build:
+            for name, number in (("one", 0), ("two", failed)):
+                if build.unit(name) is None:
+                    made.append(name)
+                    (build.folder / name).write_text(f"{number}")
+                    build.finish_unit(name, {"failed": number}, [build.folder / name])
+            if failed < 3:
+                build.seal({}, {})
+        return made
+
+    assert run(False, 3) == ["one", "two"]  # not sealed
+    assert run(True, 2) == ["two"]
+    assert units_to_redo(tmp_path / "t") == 1
+    assert run(False, 2) == []
+    assert run(True, 0) == ["two"]
+    assert units_to_redo(tmp_path / "t") == 0
 
 
 def test_a_unit_with_half_a_record_is_not_done(tmp_path: Path) -> None:
@@ -173,7 +217,11 @@ def test_half_written_files_of_a_killed_process_are_swept_and_no_others(tmp_path
 def test_the_digest_is_about_content_only(tmp_path: Path) -> None:
     first, second = make(tmp_path / "a", log="10 s"), make(tmp_path / "b", log="11 s")
     assert first.digest == second.digest
-    assert [entry.volatile for entry in first.files] == [True, False]
+    assert {entry.path: entry.volatile for entry in first.files} == {
+        "log.txt": True,
+        "one.txt": False,
+        "units.jsonl": True,
+    }
     with building(tmp_path / "c", stamp(), Runtime()) as build:
         write_unit(build, "one", "other")
         third = build.seal({"n": 1}, {})

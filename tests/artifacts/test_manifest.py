@@ -57,7 +57,8 @@ def test_a_missing_one_is_none_and_says_which_command_makes_it(tmp_path: Path) -
     ("changes", "why"),
     [
         ({"envelope": 2, "surprise": 1}, "newer tfcli"),
-        ({"schema_version": 2}, "newer tfcli"),
+        ({"schema_version": 9}, "newer tfcli"),
+        ({"schema_version": 1}, "reads 2"),
         ({"kind": "dreams"}, "newer tfcli"),
         ({"digest": 3}, "digest"),
         ({"surprise": 1}, "surprise"),

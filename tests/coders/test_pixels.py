@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from stages.coders.pixels import BadImage, PixelPolicy, contact_sheet, decode, encode_png, fit
+from stages.coders.pixels import BadImage, PixelPolicy, contact_sheet, crop, decode, encode_png, pad
 
 POLICY = PixelPolicy()
 ORIENTATION = 0x0112
@@ -349,7 +349,7 @@ def test_fit_keeps_the_middle(shape: tuple[int, int]) -> None:
     height, width = shape
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[height // 2 - 7 : height // 2 + 7, width // 2 - 7 : width // 2 + 7] = (200, 100, 50)
-    cropped, padded = fit(pixels, 32, "crop"), fit(pixels, 32, "pad")
+    cropped, padded = crop(pixels, 32, 32), pad(pixels, 32)
     assert cropped.shape == padded.shape == (32, 32, 3)
     assert np.abs(cropped[15:17, 15:17].mean(axis=(0, 1)) - (200, 100, 50)).max() < 12
     assert np.abs(padded[15:17, 15:17].mean(axis=(0, 1)) - (200, 100, 50)).max() < 12
@@ -359,13 +359,13 @@ def test_fit_keeps_the_middle(shape: tuple[int, int]) -> None:
 
 def test_fit_at_the_same_size_changes_nothing() -> None:
     pixels = np.array(photo(32, 32))
-    np.testing.assert_array_equal(fit(pixels, 32, "crop"), pixels)
-    np.testing.assert_array_equal(fit(pixels, 32, "pad"), pixels)
+    np.testing.assert_array_equal(crop(pixels, 32, 32), pixels)
+    np.testing.assert_array_equal(pad(pixels, 32), pixels)
 
 
 def test_fit_averages_and_does_not_pick() -> None:
     checks = ((np.indices((256, 256)).sum(axis=0) % 2) * 255).astype(np.uint8)
-    small = fit(np.repeat(checks[:, :, None], 3, axis=2), 16, "crop")
+    small = crop(np.repeat(checks[:, :, None], 3, axis=2), 16, 16)
     assert np.abs(small.astype(int) - 127).max() <= 3
 
 

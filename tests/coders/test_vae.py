@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderDC, AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
-from stages.coders.vae import build_vae, load_vae, psnr, to_pixels, to_signed
+from stages.coders.vae import CLASSES, Vae, build_vae, load_vae, psnr, save_vae, to_pixels, to_signed
 from stages.core.errors import ExitCode, TfcliError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -40,7 +42,7 @@ def change_weights(folder: Path, name: str, tensor: torch.Tensor | None) -> None
 
 def test_pixels_survive_the_way_to_signed_and_back() -> None:
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    assert np.array_equal(to_pixels(to_signed(pixels)), pixels)
+    assert np.array_equal(to_pixels(to_signed(torch.from_numpy(pixels))), pixels)
     assert psnr(pixels, pixels) > 100 > psnr(pixels, 255 - pixels)
 
 
@@ -54,6 +56,77 @@ def test_encode_and_decode_have_the_right_shapes(folder: Path) -> None:
     after = vae.decode(mean)
     assert after.shape == (3, 16, 16, 3)
     assert after.dtype == np.uint8
+
+
+def small(name: str) -> Any:
+    """A small model of one of the classes that may be loaded."""
+    torch.manual_seed(0)
+    if name == "AutoencoderKL":
+        return build_vae((8, 8), 1, 4, 4)
+    if name == "AutoencoderTiny":
+        widths, blocks = (8, 8, 8), (1, 1, 1)
+        return AutoencoderTiny(
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            num_encoder_blocks=blocks,
+            num_decoder_blocks=blocks,
+        )
+    halves: dict[str, Any] = {}
+    for half in ("encoder", "decoder"):
+        halves[f"{half}_block_types"] = ("ResBlock", "EfficientViTBlock")
+        halves[f"{half}_block_out_channels"] = (8, 16)
+        halves[f"{half}_layers_per_block"] = (1, 1)
+        halves[f"{half}_qkv_multiscales"] = ((), (5,))
+    return AutoencoderDC(latent_channels=8, attention_head_dim=8, scaling_factor=0.4, **halves)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "factor", "facts"),
+    [
+        ("AutoencoderKL", 4, 2, (0.18215, None)),
+        ("AutoencoderTiny", 4, 4, (1.0, 0.0)),
+        ("AutoencoderDC", 8, 2, (0.4, None)),
+    ],
+)
+def test_every_class_that_may_be_loaded_works(
+    tmp_path: Path, name: str, channels: int, factor: int, facts: tuple[float, float | None]
+) -> None:
+    assert name in CLASSES
+    saved = save_vae(Vae(small(name), torch.device("cpu")), tmp_path / "a")
+    assert saved["class_name"] == name
+    assert (saved["scaling_factor"], saved["shift_factor"]) == facts
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    means = {}
+    for precision in ("fp32", "bf16"):
+        vae = load_vae(tmp_path / "a", device="cpu", precision=precision)
+        assert (vae.latent_channels, vae.downsampling()) == (channels, factor)
+        means[precision], deviation = vae.encode(pixels)
+        assert means[precision].shape == deviation.shape == (2, channels, 16 // factor, 24 // factor)
+        assert (deviation > 0).all() == (name == "AutoencoderKL")
+        assert vae.decode(means[precision]).shape == pixels.shape
+        assert np.allclose(vae.probe(), saved["probe"], rtol=0.02, atol=0.02)
+    error = np.linalg.norm(means["bf16"] - means["fp32"]) / np.linalg.norm(means["fp32"])
+    assert 0 < error < 0.03
+    # saved again, they are the same weights, whatever hands they went through
+    again = save_vae(load_vae(tmp_path / "a", device="cpu"), tmp_path / "b")
+    assert again == saved
+
+
+def test_the_probe_knows_other_weights(folder: Path) -> None:
+    before = load_vae(folder, device="cpu").probe()
+    weight = load_file(folder / WEIGHTS)["quant_conv.bias"]
+    change_weights(folder, "quant_conv.bias", weight + 0.1)
+    after = load_vae(folder, device="cpu").probe()
+    assert np.allclose(np.subtract(after, before), 0.1, atol=1e-3)
+
+
+def test_compiling_changes_nothing_but_rounding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    plain, fast = load_vae(folder, device="cpu"), load_vae(folder, device="cpu", compiled=True)
+    assert len(compiled) == 1
+    assert np.array_equal(plain.encode(pixels)[0], fast.encode(pixels)[0])
 
 
 def test_only_safetensors(folder: Path) -> None:

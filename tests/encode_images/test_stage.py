@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.artifacts.autoencoder import AutoencoderContent
+from stages.artifacts.autoencoder import AutoencoderContent, Identity
 from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
-from stages.coders.pixels import decode, fit
-from stages.coders.vae import Vae, build_vae, load_vae
+from stages.coders.pixels import crop, decode
+from stages.coders.vae import Vae, build_vae, load_vae, save_vae
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Event, Warn
 from stages.core.runtime import Runtime
-from stages.encode_images import shards, stage
+from stages.encode_images import rows as shard_rows
+from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.failures import Failures
 from stages.encode_images.plan import plan
 from stages.sources.document import Document, ImageSegment, TextSegment
 
@@ -64,12 +68,20 @@ class Pairs:
 
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("vae") / "autoencoder"
+    return make_autoencoder(tmp_path_factory.mktemp("vae") / "autoencoder")
+
+
+def make_autoencoder(target: Path, images: Images | None = None) -> Path:
+    images = images or Images(size=16)
     with building(target, Stamp("autoencoder", "vae", 1, 0, {}), Runtime()) as build:
         torch.manual_seed(0)
-        build_vae((8, 8), 1, 4, 4).save_pretrained(build.folder / "model", safe_serialization=True)
+        identity = save_vae(Vae(build_vae((8, 8), 1, 4, 4), torch.device("cpu")), build.folder / "model")
         content = AutoencoderContent(
-            class_name="AutoencoderKL", latent_channels=4, downsampling=2, picture_size=16, fit="crop"
+            identity=Identity.model_validate(identity),
+            latent_channels=4,
+            downsampling=2,
+            picture_size=images.size,
+            fit=images.fit,
         )
         build.seal(content.model_dump(), {})
     return target
@@ -135,8 +147,8 @@ def test_a_killed_run_ends_in_the_same_bytes(
             raise Killed
         return real(path, shard, rows)
 
-    real = shards.write_shard
-    monkeypatch.setattr(shards, "write_shard", dying)
+    real = shard_rows.write_shard
+    monkeypatch.setattr(shard_rows, "write_shard", dying)
     with pytest.raises(Killed):
         encode(tmp_path / "cut", autoencoder)
     again = encode(tmp_path / "cut", autoencoder)
@@ -148,6 +160,105 @@ def test_too_many_bad_pictures_stop_the_run(tmp_path: Path, autoencoder: Path) -
     with pytest.raises(TfcliError) as caught:
         encode(tmp_path / "latents", autoencoder, Pairs(bad=tuple(range(8))))
     assert caught.value.code == ExitCode.INPUT
+
+
+@pytest.mark.parametrize(("window", "stops"), [(100, True), (1000, False)])
+def test_a_run_of_bad_pictures_late_stops_as_well(window: int, stops: bool) -> None:
+    failures = Failures(0.05, window)
+    error = {"path": "p", "reason": "UNREADABLE", "message": "gone", "row": 1}
+    for _ in range(900):
+        failures.saw(1, [])
+    with pytest.raises(TfcliError, match="6 of the last 100") if stops else nullcontext():
+        for _ in range(30):
+            failures.saw(0, [error])
+    assert failures.bad == (6 if stops else 30)
+    for _ in range(1000):
+        failures.saw(1, [])
+    for _ in range(3):
+        failures.saw(0, [error])  # the bad ones of long ago are forgotten
+
+
+def test_failed_pictures_are_tried_again_and_the_other_shards_kept(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as after a disk was away: the source is the same, one picture can be read now."""
+    whole = encode(tmp_path / "whole", autoencoder, Pairs(bad=()))
+    first = encode(tmp_path / "latents", autoencoder)
+    assert first.content.num_good == 10
+    written: list[int] = []
+    real = shard_rows.write_shard
+
+    def noted(path: Path, shard: int, rows: Any) -> Path:
+        written.append(shard)
+        return real(path, shard, rows)
+
+    monkeypatch.setattr(shard_rows, "write_shard", noted)
+    work(tmp_path / "latents", autoencoder, Runtime(device="cpu", workers=0, retry_failed=True), Pairs(bad=()))
+    again = Latents.open(tmp_path / "latents")
+    assert written == [BAD // 4]
+    assert again.manifest.digest == whole.manifest.digest
+
+
+def test_a_deleted_shard_is_made_again_alone(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode(tmp_path / "latents", autoencoder)
+    (tmp_path / "latents" / "arrays" / "8x8" / "c" / "2" / "0" / "0" / "0" / "0").unlink()
+    written: list[int] = []
+    real = shard_rows.write_shard
+
+    def noted(path: Path, shard: int, rows: Any) -> Path:
+        written.append(shard)
+        return real(path, shard, rows)
+
+    monkeypatch.setattr(shard_rows, "write_shard", noted)
+    assert encode(tmp_path / "latents", autoencoder).manifest.digest == whole.manifest.digest
+    assert written == [2]
+
+
+def test_an_autoencoder_that_computes_otherwise_is_refused(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = Vae.probe
+    monkeypatch.setattr(Vae, "probe", lambda vae: [value * 1.05 + 0.05 for value in probe(vae)])
+    with pytest.raises(TfcliError, match="does not compute what it did") as caught:
+        encode(tmp_path / "latents", autoencoder)
+    assert caught.value.code == ExitCode.ARTIFACT
+
+
+def test_too_little_device_memory_makes_batches_smaller_and_says_so(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode(tmp_path / "whole", autoencoder)
+    real = Vae._encode_batch
+    sizes: list[int] = []
+
+    def small(vae: Vae, pixels: Any) -> Any:
+        sizes.append(len(pixels))
+        if len(pixels) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(vae, pixels)
+
+    monkeypatch.setattr(Vae, "_encode_batch", small)
+    events: list[Event] = []
+    assert work(tmp_path / "latents", autoencoder, Runtime(events.append, device="cpu", workers=0))
+    assert sizes == [1, 3, *[1] * 12]  # the probe, a failure, then one by one
+    assert any("batches of 1" in event.text for event in events if isinstance(event, Warn))
+    rows = [Latents.open(tmp_path / name).rows().read(np.arange(11)) for name in ("whole", "latents")]
+    assert np.allclose(rows[0].astype(float), rows[1].astype(float), atol=2e-3, equal_nan=True)
+    del whole
+
+
+def test_no_device_memory_at_all_is_an_error_of_the_environment(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Vae, "_encode_batch", none)
+    with pytest.raises(TfcliError, match="too little memory") as caught:
+        encode(tmp_path / "latents", autoencoder)
+    assert caught.value.code == ExitCode.ENVIRONMENT
 
 
 def test_every_batch_is_full_whatever_is_left_or_failed(
@@ -163,10 +274,10 @@ def test_every_batch_is_full_whatever_is_left_or_failed(
 
     monkeypatch.setattr(Vae, "encode", noted)
     latents = encode(tmp_path / "latents", autoencoder)
-    assert sizes == [3] * 4  # shards of 4 (two batches), of 4 with one bad, of 3
+    assert sizes == [1, *[3] * 4]  # the probe; shards of 4 (two batches), of 4 with one bad, of 3
     monkeypatch.undo()
     vae = load_vae(autoencoder / "model", device="cpu")
-    last = vae.encode(fit(decode(Png(10, False).read(), Images().policy).pixels, 16, "crop")[None])[0]
+    last = vae.encode(crop(decode(Png(10, False).read(), Images().policy).pixels, 16, 16)[None])[0]
     assert np.allclose(latents.rows().read(np.array([10]))[0, 0], last[0], atol=2e-3)
 
 

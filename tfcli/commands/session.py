@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from stages.artifacts.manifest import Manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.interrupts import Interrupts
-from stages.core.runtime import Part, Runtime
+from stages.core.runtime import Runtime
 from stages.pipeline import Stage, Status, Workspace
 from stages.recipe import load_recipe
 from tfcli.options import Call
@@ -59,18 +59,18 @@ def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
 
 def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts) -> Outcome:
     """Run `stage` unless its artifact is fresh, and tell how it stood before."""
-    outcome = make_part(workspace, stage, call, interrupts, Part(), "local")
+    outcome = make_part(workspace, stage, call, interrupts, Runtime())
     assert outcome is not None
     return outcome
 
 
 def make_part(
-    workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, part: Part, engine: str
+    workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, wanted: Runtime
 ) -> Outcome | None:
-    """The same for one part of the work and by an engine; None where the part is done and others are not."""
+    """The same with the part, the engine and the retrying of `wanted`; None where the part is done and others are not."""
     began = time.monotonic()
     with Reporter(quiet=call.quiet) as report:
-        runtime = Runtime(report, interrupts, call.device, call.workers, part, engine)
+        runtime = replace(wanted, report=report, interrupts=interrupts, device=call.device, workers=call.workers)
         interrupts.check()
         if not call.force:
             status = workspace.status(stage)

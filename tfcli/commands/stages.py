@@ -23,7 +23,8 @@ HELP = {
 
     \b
     Examples: tfcli encode -r smoke --workers 4
-              tfcli encode -r smoke --shards 2/4     (and 1/4, 3/4, 4/4 elsewhere)""",
+              tfcli encode -r smoke --shards 2/4     (and 1/4, 3/4, 4/4 elsewhere)
+              tfcli encode -r smoke --retry-failed""",
     "tokenize": """Train or load the SentencePiece tokenizer and turn all text into ids.
 
     \b
@@ -72,16 +73,24 @@ def _command(name: str) -> Callable[..., None]:
 
 
 def encode(
-    call: options.Call, shards: options.ShardsOption = "1/1", engine: options.EngineOption = Runtime.engine
+    call: options.Call,
+    shards: options.ShardsOption = "1/1",
+    engine: options.EngineOption = Runtime.engine,
+    retry_failed: options.RetryFailedOption = False,
 ) -> None:
     part = _part(shards)
     if engine not in ("local", "ray"):
         raise TfcliError(f"no engine {engine}", fix="local or ray", code=ExitCode.USAGE)
-    if not part.whole and (call.force or engine == "ray"):
-        what = f"--shards and {'--force' if call.force else '--engine ray'} exclude each other"
-        why = "each part would begin anew" if call.force else "Ray shares the work out itself"
-        raise TfcliError(what, why=why, fix="leave one of them out", code=ExitCode.USAGE)
-    run_stage("encode", call, part=part, engine=engine)
+    alone = {
+        "--force": call.force and "each part would begin anew",
+        "--engine ray": engine == "ray" and "Ray shares the work out itself",
+        "--retry-failed": retry_failed and "each part would begin anew",
+    }
+    for name, why in alone.items():
+        if why and not part.whole:
+            what = f"--shards and {name} exclude each other"
+            raise TfcliError(what, why=why, fix="leave one of them out", code=ExitCode.USAGE)
+    run_stage("encode", call, wanted=Runtime(part=part, engine=engine, retry_failed=retry_failed))
 
 
 def _part(text: str) -> Part:
@@ -101,8 +110,7 @@ def run_stage(
     name: str,
     call: options.Call,
     prompts: tuple[str, ...] = (),
-    part: Part = Runtime.part,
-    engine: str = Runtime.engine,
+    wanted: Runtime | None = None,
 ) -> None:
     """Make the artifact of one stage and print where it lies; nothing is printed of a part that is not the last."""
     # here, not at the top: the recipe needs numpy and pillow, '--help' does not
@@ -129,7 +137,7 @@ def run_stage(
             render.show(f"{plan.bytes / 1e9:,.3g} GB of latents{time}")
         return
     with watch_signals() as interrupts:
-        outcome = make_part(workspace, stage, call, interrupts, part, engine)
+        outcome = make_part(workspace, stage, call, interrupts, wanted or Runtime())
     if outcome is None:
         if call.json:
             render.show_json({"stage": name, "path": None, "state": "partial"})
