@@ -17,6 +17,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from stages.coders.config import Images
 from stages.coders.pixels import BadImage, Pixels, crop, decode, pad
@@ -38,11 +39,11 @@ class Fitted:
     notes: tuple[str, ...] = ()
 
 
-def fit(pixels: Pixels, images: Images) -> Pixels:
+def fit(image: Image.Image, images: Images) -> Pixels:
     """The picture in the shape that the recipe gives it."""
     if images.fit == "pad":
-        return pad(pixels, images.size)
-    return crop(pixels, *images.shape_of(*pixels.shape[:2]))
+        return pad(image, images.size)
+    return crop(image, *images.shape_of(image.size[1], image.size[0]))
 
 
 def read_picture(picture: Picture, images: Images) -> Fitted:
@@ -50,9 +51,10 @@ def read_picture(picture: Picture, images: Images) -> Fitted:
     try:
         data = picture.read()
         if isinstance(data, np.ndarray):
-            return Fitted(fit(data, images))
-        decoded = decode(data, images.policy)
-        return Fitted(fit(decoded.pixels, images), notes=decoded.notes)
+            return Fitted(fit(Image.fromarray(data), images))
+        # twice the size: what is averaged in decoding is no longer seen after resizing
+        decoded = decode(data, images.policy, least=2 * images.size)
+        return Fitted(fit(decoded.image, images), notes=decoded.notes)
     except BadImage as bad:
         return Fitted(None, bad.reason, bad.message)
     except OSError as error:

@@ -38,6 +38,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FILTER = Image.Resampling.BICUBIC  # takes two thirds of the time of LANCZOS
 _MAX_ICC_BYTES = 4 << 20  # press profiles reach 2 MB
 
 
@@ -64,14 +65,24 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pixels (height, width, 3) and codes of what was done or passed over: FIRST_FRAME, EXIF_BROKEN, ICC_BROKEN."""
+    """An RGB image and codes of what was done or passed over: FIRST_FRAME, EXIF_BROKEN, ICC_BROKEN."""
 
-    pixels: Pixels
+    image: Image.Image
     notes: tuple[str, ...]
 
+    @property
+    def pixels(self) -> Pixels:
+        """(height, width, 3)."""
+        return np.array(self.image)
 
-def decode(data: bytes, policy: PixelPolicy) -> Decoded:
-    """Pixels of an encoded picture, upright, in sRGB, over the policy's background; or BadImage with a reason."""
+
+def decode(data: bytes, policy: PixelPolicy, least: int = 0) -> Decoded:
+    """An encoded picture, upright, in sRGB, over the policy's background; or BadImage with a reason.
+
+    least: pixels of the shorter side that are enough. A JPEG file of more is decoded at a half, a quarter or an eighth of its
+    size as long as that many are left: its blocks are averaged as they are decoded, which for a photo of 12 MP takes a fifth
+    of the time.
+    """
     if not data:
         raise BadImage("EMPTY_FILE", "the file has no bytes")
     if len(data) > policy.max_bytes:
@@ -82,8 +93,11 @@ def decode(data: bytes, policy: PixelPolicy) -> Decoded:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, policy)
                 _check_frames(image, policy, notes)
+                if least and image.format in ("JPEG", "MPO"):
+                    shorter = min(image.size)
+                    image.draft(None, (-(-image.size[0] * least // shorter), -(-image.size[1] * least // shorter)))
                 image.load()
-                pixels = _to_pixels(_upright(image, notes), policy, notes)
+                rgb = _to_rgb(_upright(image, notes), policy, notes)
         except BadImage:
             raise
         except UnidentifiedImageError as error:
@@ -96,35 +110,27 @@ def decode(data: bytes, policy: PixelPolicy) -> Decoded:
             raise _broken(data, error) from error
     if any("EXIF" in str(warning.message) for warning in caught) and "EXIF_BROKEN" not in notes:
         notes.append("EXIF_BROKEN")
-    return Decoded(pixels, tuple(notes))
+    return Decoded(rgb, tuple(notes))
 
 
-def crop(pixels: Pixels, height: int, width: int) -> Pixels:
+def crop(image: Image.Image, height: int, width: int) -> Pixels:
     """A (height, width, 3) picture: the largest part of that aspect around the centre, resized with antialiasing."""
-    old_height, old_width = pixels.shape[:2]
+    old_width, old_height = image.size
     if old_width * height > old_height * width:
         cut_height, cut_width = old_height, max(1, round(old_height * width / height))
     else:
         cut_height, cut_width = max(1, round(old_width * height / width)), old_width
     top, left = (old_height - cut_height) // 2, (old_width - cut_width) // 2
-    return _resized(pixels[top : top + cut_height, left : left + cut_width], height, width)
+    box = (left, top, left + cut_width, top + cut_height)
+    return np.array(image.resize((width, height), _FILTER, box=box))
 
 
-def pad(pixels: Pixels, size: int) -> Pixels:
+def pad(image: Image.Image, size: int) -> Pixels:
     """A (size, size, 3) picture: all of it in the middle of a white square, resized with antialiasing."""
-    height, width = pixels.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = np.full((side, side, 3), 255, dtype=np.uint8)
-    square[top : top + height, left : left + width] = pixels
-    return _resized(square, size, size)
-
-
-def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    if pixels.shape[:2] == (height, width):
-        return np.ascontiguousarray(pixels)
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(image, ((side - image.size[0]) // 2, (side - image.size[1]) // 2))
+    return np.array(square.resize((size, size), _FILTER))
 
 
 def encode_png(pixels: Pixels, text: dict[str, str] | None = None) -> bytes:
@@ -213,21 +219,21 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     return turned
 
 
-def _to_pixels(image: Image.Image, policy: PixelPolicy, notes: list[str]) -> Pixels:
-    """uint8 RGB from any mode that pillow opens."""
+def _to_rgb(image: Image.Image, policy: PixelPolicy, notes: list[str]) -> Image.Image:
+    """8-bit RGB from any mode that pillow opens."""
     if image.mode == "F" or image.mode.startswith("I"):
         colour, alpha = _deep_grey(image)
     else:
         colour, alpha = _split_alpha(image)
     rgb = _to_srgb(colour, image.info.get("icc_profile"), notes)
     if alpha is None or alpha.getextrema() == (255, 255):
-        return np.array(rgb)
+        return rgb
     if policy.alpha == "skip":
         raise BadImage("ALPHA", "has transparent pixels (alpha = skip)")
     # before any resizing: the hidden colours of transparent pixels must not bleed into their neighbours
     background = Image.new("RGB", rgb.size, policy.alpha)
     background.paste(rgb, mask=alpha)
-    return np.array(background)
+    return background
 
 
 def _deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from stages.coders.pictures import PictureReader
 from stages.coders.vae import Vae
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
+from stages.encode_images.encoder import Encoder
 from stages.encode_images.failures import Failures
 from stages.encode_images.shards import Job, Record, Shard, encode_shard
 
@@ -43,7 +42,7 @@ def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterat
         if count == 0:
             raise TfcliError("the Ray cluster has no GPU", fix="give --device cpu", code=ExitCode.ENVIRONMENT)
     actor_class = ray.remote(max_restarts=3, max_task_retries=3, num_gpus=1 if device == "cuda" else 0)(_Actor)
-    idle = [actor_class.remote(replace(job, device=device), torch.get_num_threads()) for _ in range(count)]
+    idle = [actor_class.remote(replace(job, device=device)) for _ in range(count)]
     busy: dict[Any, tuple[Any, Shard]] = {}
     try:
         for shard in shards:
@@ -84,21 +83,14 @@ class _Actor:
     """Lives in a process of Ray and keeps the autoencoder loaded."""
 
     job: Job
-    threads: int  # as in the calling process, not as Ray sets it: small convolutions round by it
     vae: Vae = field(init=False)
 
     def __post_init__(self) -> None:
-        torch.set_num_threads(self.threads)
         self.vae = self.job.load()
 
     def encode(self, shard: Shard) -> Record:
         # no workers of its own: a crash takes this actor, Ray starts another, and gives up on the shard after three
-        with PictureReader(self.job.images, 0) as reader:
-            return encode_shard(
-                self.job,
-                shard,
-                self.vae,
-                reader,
-                Failures(self.job.encode.max_bad, self.job.encode.bad_window),
-                Runtime(),
-            )
+        settings = self.job.encode
+        failures = Failures(settings.max_bad, settings.bad_window)
+        with PictureReader(self.job.images, 0) as reader, Encoder(self.vae, settings.mirror) as encoder:
+            return encode_shard(self.job, shard, encoder, reader, failures, Runtime())

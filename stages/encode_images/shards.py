@@ -21,6 +21,7 @@ from stages.coders.vae import Vae, load_vae
 from stages.core.files import write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.encoder import Encoder
 from stages.encode_images.failures import Failures
 from stages.encode_images.rows import ShardRows, pack_grids
 from stages.sources.document import Document, ImageSegment, Omission, Source, TextSegment
@@ -100,7 +101,7 @@ def cut_shards(source: Source, size: int) -> Iterator[Shard]:
 
 
 def encode_shard(
-    job: Job, shard: Shard, vae: Vae, reader: PictureReader, failures: Failures, runtime: Runtime
+    job: Job, shard: Shard, encoder: Encoder, reader: PictureReader, failures: Failures, runtime: Runtime
 ) -> Record:
     """Decode, encode and write one shard; returns its facts (counts, sums, reasons, files)."""
     rows = ShardRows(job, len(shard.images))
@@ -116,21 +117,22 @@ def encode_shard(
         failures.saw(0, errors[-1:])
 
     def flush(grid: int) -> None:
-        """Encode the waiting pictures. A batch holds the same rows whatever the number of workers, and is always full: for
-        a shorter one the autoencoder may take another path, which rounds by the number of threads."""
+        """A batch holds the same rows whatever the number of workers, and is always full: the autoencoder rounds by its size."""
         batch = np.zeros((job.encode.batch_size, *shapes[grid], 3), dtype=np.uint8)
-        for place, (_, pixels) in enumerate(waiting[grid]):
-            batch[place] = pixels
-        variants = [vae.encode(batch)]
-        if job.encode.mirror:
-            variants.append(vae.encode(batch[:, :, ::-1]))
-        for number, (place, _) in enumerate(waiting[grid]):
-            if rows.put(place, grid, [(mean[number], deviation[number]) for mean, deviation in variants]):
-                failures.saw(1, [])
-            else:
-                why = "the autoencoder gave numbers that are not finite, or too large for encode.dtype"
-                fail(place, "LATENT_NONFINITE", why)
+        for number, (_, pixels) in enumerate(waiting[grid]):
+            batch[number] = pixels
+        encoder.give((grid, [place for place, _ in waiting[grid]]), batch)
         waiting[grid].clear()
+
+    def collect(*, all_of_them: bool = False) -> None:
+        for (grid, places), variants in encoder.take(all_of_them=all_of_them):
+            runtime.interrupts.check()
+            for number, place in enumerate(places):
+                if rows.put(place, grid, [(mean[number], deviation[number]) for mean, deviation in variants]):
+                    failures.saw(1, [])
+                else:
+                    why = "the autoencoder gave numbers that are not finite, or too large for encode.dtype"
+                    fail(place, "LATENT_NONFINITE", why)
 
     pictures = (image.picture for _, image in shard.images)
     for place, fitted in enumerate(reader.read(pictures)):
@@ -142,10 +144,11 @@ def encode_shard(
         waiting[grid].append((place, fitted.pixels))
         if len(waiting[grid]) == job.encode.batch_size:
             flush(grid)
-            runtime.interrupts.check()
+            collect()
     for grid in range(len(shapes)):
         if waiting[grid]:
             flush(grid)
+    collect(all_of_them=True)
     documents = f"{DOCUMENTS}/{shard.number:05d}.jsonl"
     files = [documents, *rows.write(shard.number)]
     write_jsonl(job.folder / documents, (_document_row(row, item) for row, item in shard.documents))
@@ -154,7 +157,7 @@ def encode_shard(
         "files": files,
         "good": int(rows.good.sum()),
         "failed": int((~rows.good).sum()),
-        "errors": errors,
+        "errors": sorted(errors, key=lambda error: error.get("row", -1)),
         "notes": dict(notes),
         "grids": pack_grids(rows.grids),
         **rows.sums(),

@@ -22,6 +22,7 @@ from stages.core.events import Note, Progress, Warn
 from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.encoder import Encoder
 from stages.encode_images.engines import encode_on_ray
 from stages.encode_images.failures import Failures
 from stages.encode_images.rows import unpack_grids
@@ -163,13 +164,13 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
             build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
             report(shard)
         return
-    with PictureReader(job.images, runtime.workers) as reader:
+    with PictureReader(job.images, runtime.workers) as reader, Encoder(vae, job.encode.mirror) as encoder:
         for shard in missing():
             runtime.interrupts.check()
             unit = _unit(shard.number)
             with build.claim(unit) as free:
                 if free and build.unit(unit) is None:
-                    record = encode_shard(job, shard, vae, reader, failures, runtime)
+                    record = encode_shard(job, shard, encoder, reader, failures, runtime)
                     build.finish_unit(unit, record, [build.folder / name for name in record["files"]])
                     report(shard)
 

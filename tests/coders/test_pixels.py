@@ -349,7 +349,7 @@ def test_fit_keeps_the_middle(shape: tuple[int, int]) -> None:
     height, width = shape
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[height // 2 - 7 : height // 2 + 7, width // 2 - 7 : width // 2 + 7] = (200, 100, 50)
-    cropped, padded = crop(pixels, 32, 32), pad(pixels, 32)
+    cropped, padded = crop(Image.fromarray(pixels), 32, 32), pad(Image.fromarray(pixels), 32)
     assert cropped.shape == padded.shape == (32, 32, 3)
     assert np.abs(cropped[15:17, 15:17].mean(axis=(0, 1)) - (200, 100, 50)).max() < 12
     assert np.abs(padded[15:17, 15:17].mean(axis=(0, 1)) - (200, 100, 50)).max() < 12
@@ -359,14 +359,41 @@ def test_fit_keeps_the_middle(shape: tuple[int, int]) -> None:
 
 def test_fit_at_the_same_size_changes_nothing() -> None:
     pixels = np.array(photo(32, 32))
-    np.testing.assert_array_equal(crop(pixels, 32, 32), pixels)
-    np.testing.assert_array_equal(pad(pixels, 32), pixels)
+    np.testing.assert_array_equal(crop(Image.fromarray(pixels), 32, 32), pixels)
+    np.testing.assert_array_equal(pad(Image.fromarray(pixels), 32), pixels)
 
 
 def test_fit_averages_and_does_not_pick() -> None:
     checks = ((np.indices((256, 256)).sum(axis=0) % 2) * 255).astype(np.uint8)
-    small = crop(np.repeat(checks[:, :, None], 3, axis=2), 16, 16)
+    small = crop(Image.fromarray(np.repeat(checks[:, :, None], 3, axis=2)), 16, 16)
     assert np.abs(small.astype(int) - 127).max() <= 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 24), (24, 8), (16, 12)])
+def test_a_crop_of_any_aspect_is_the_middle_unstretched(height: int, width: int) -> None:
+    pixels = np.zeros((96, 96, 3), dtype=np.uint8)
+    pixels[40:56, 40:56] = 255  # a square, and so in the result
+    small = crop(Image.fromarray(pixels), height, width)[..., 0].astype(float) / 255
+    assert small.shape == (height, width)
+    scale = min(96 / height, 96 / width)
+    assert small.sum() * scale**2 == pytest.approx(256, rel=0.05)
+    rows, columns = np.nonzero(small > 0.5)
+    assert abs(np.ptp(rows) - np.ptp(columns)) <= 1
+    assert abs(rows.mean() - (height - 1) / 2) < 0.6
+    assert abs(columns.mean() - (width - 1) / 2) < 0.6
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((1500, 1000))
+    data = saved(smooth, "JPEG", quality=95)
+    small = decode(data, POLICY, least=128)
+    assert 128 <= min(small.image.size) < 256
+    assert decode(data, POLICY).image.size == (1500, 1000)
+    exact, quick = crop(decode(data, POLICY).image, 64, 64), crop(small.image, 64, 64)
+    assert np.abs(exact.astype(int) - quick).mean() < 1
+    assert decode(saved(smooth.resize((200, 140)), "JPEG"), POLICY, least=128).image.size == (200, 140)
+    assert decode(saved(smooth), POLICY, least=128).image.size == (1500, 1000)  # a PNG
 
 
 def test_png_round_trip_with_hostile_text() -> None:

@@ -277,7 +277,7 @@ def test_every_batch_is_full_whatever_is_left_or_failed(
     assert sizes == [1, *[3] * 4]  # the probe; shards of 4 (two batches), of 4 with one bad, of 3
     monkeypatch.undo()
     vae = load_vae(autoencoder / "model", device="cpu")
-    last = vae.encode(crop(decode(Png(10, False).read(), Images().policy).pixels, 16, 16)[None])[0]
+    last = vae.encode(crop(decode(Png(10, False).read(), Images().policy).image, 16, 16)[None])[0]
     assert np.allclose(latents.rows().read(np.array([10]))[0, 0], last[0], atol=2e-3)
 
 
