@@ -16,7 +16,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.failures import Failures
-from stages.encode_images.shards import Job, Record, Shard, encode_shard
+from stages.encode_images.shards import Job, Record, Shard, encode_shards
 
 
 def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterator[tuple[Shard, Record]]:
@@ -93,4 +93,4 @@ class _Actor:
         settings = self.job.encode
         failures = Failures(settings.max_bad, settings.bad_window)
         with PictureReader(self.job.images, 0) as reader, Encoder(self.vae, settings.mirror) as encoder:
-            return encode_shard(self.job, shard, encoder, reader, failures, Runtime())
+            return next(encode_shards(self.job, [shard], encoder, reader, failures, Runtime()))[1]

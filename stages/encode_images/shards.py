@@ -5,8 +5,8 @@ Everything that a shard needs can be pickled, so that it can be encoded anywhere
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from stages.coders.vae import Vae, load_vae
 from stages.core.files import write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
-from stages.encode_images.encoder import Encoder
+from stages.encode_images.encoder import Encoded, Encoder
 from stages.encode_images.failures import Failures
 from stages.encode_images.rows import ShardRows, pack_grids
 from stages.sources.document import Document, ImageSegment, Omission, Source, TextSegment
@@ -100,68 +100,104 @@ def cut_shards(source: Source, size: int) -> Iterator[Shard]:
     yield shard
 
 
-def encode_shard(
-    job: Job, shard: Shard, encoder: Encoder, reader: PictureReader, failures: Failures, runtime: Runtime
-) -> Record:
-    """Decode, encode and write one shard; returns its facts (counts, sums, reasons, files)."""
-    rows = ShardRows(job, len(shard.images))
-    errors: list[dict[str, Any]] = [dict(vars(omission)) for omission in shard.omissions]
-    notes: Counter[str] = Counter()
-    shapes = job.images.shapes()
-    waiting: list[list[tuple[int, Pixels]]] = [[] for _ in shapes]  # for each grid
+def encode_shards(
+    job: Job, shards: Iterable[Shard], encoder: Encoder, reader: PictureReader, failures: Failures, runtime: Runtime
+) -> Iterator[tuple[Shard, Record]]:
+    """Decode, encode and write shards; yields each with its facts (counts, sums, reasons, files). The next shard is decoded
+    while the batches of the one before are on their way and its files are written."""
+    under_way: deque[_Work] = deque()
 
-    def fail(place: int, reason: str, message: str) -> None:
-        key, image = shard.images[place]
-        row = shard.first_row + place
-        errors.append({"key": key, "path": image.name, "reason": reason, "message": message, "row": row})
-        failures.saw(0, errors[-1:])
-
-    def flush(grid: int) -> None:
-        """A batch holds the same rows whatever the number of workers, and is always full: the autoencoder rounds by its size."""
-        batch = np.zeros((job.encode.batch_size, *shapes[grid], 3), dtype=np.uint8)
-        for number, (_, pixels) in enumerate(waiting[grid]):
-            batch[number] = pixels
-        encoder.give((grid, [place for place, _ in waiting[grid]]), batch)
-        waiting[grid].clear()
-
-    def collect(*, all_of_them: bool = False) -> None:
-        for (grid, places), variants in encoder.take(all_of_them=all_of_them):
+    def collect(*, all_of_them: bool = False) -> Iterator[tuple[Shard, Record]]:
+        for (work, grid, places), variants in encoder.take(all_of_them=all_of_them):
             runtime.interrupts.check()
-            for number, place in enumerate(places):
-                if rows.put(place, grid, [(mean[number], deviation[number]) for mean, deviation in variants]):
-                    failures.saw(1, [])
-                else:
-                    why = "the autoencoder gave numbers that are not finite, or too large for encode.dtype"
-                    fail(place, "LATENT_NONFINITE", why)
+            work.store(grid, places, variants)
+        while under_way and under_way[0].done:
+            work = under_way.popleft()
+            yield work.shard, work.finish()
 
-    pictures = (image.picture for _, image in shard.images)
-    for place, fitted in enumerate(reader.read(pictures)):
-        notes.update(fitted.notes)
-        if fitted.pixels is None:
-            fail(place, fitted.reason, fitted.message)
-            continue
-        grid = shapes.index(fitted.pixels.shape[:2])
-        waiting[grid].append((place, fitted.pixels))
-        if len(waiting[grid]) == job.encode.batch_size:
-            flush(grid)
-            collect()
-    for grid in range(len(shapes)):
-        if waiting[grid]:
-            flush(grid)
-    collect(all_of_them=True)
-    documents = f"{DOCUMENTS}/{shard.number:05d}.jsonl"
-    files = [documents, *rows.write(shard.number)]
-    write_jsonl(job.folder / documents, (_document_row(row, item) for row, item in shard.documents))
-    return {
-        "shard": shard.number,
-        "files": files,
-        "good": int(rows.good.sum()),
-        "failed": int((~rows.good).sum()),
-        "errors": sorted(errors, key=lambda error: error.get("row", -1)),
-        "notes": dict(notes),
-        "grids": pack_grids(rows.grids),
-        **rows.sums(),
-    }
+    for shard in shards:
+        work = _Work(job, shard, failures)
+        under_way.append(work)
+        for grid, places, batch in work.batches(reader):
+            encoder.give((work, grid, places), batch)
+            yield from collect()
+    yield from collect(all_of_them=True)
+
+
+class _Work:
+    """A shard between its first picture and its record."""
+
+    def __init__(self, job: Job, shard: Shard, failures: Failures) -> None:
+        self.job = job
+        self.shard = shard
+        self.done = False
+        self._failures = failures
+        self._rows = ShardRows(job, len(shard.images))
+        self._errors: list[dict[str, Any]] = [dict(vars(omission)) for omission in shard.omissions]
+        self._notes: Counter[str] = Counter()
+        self._missing = len(shard.images)
+
+    def batches(self, reader: PictureReader) -> Iterator[tuple[int, list[int], Pixels]]:
+        """Decode the pictures; yields (grid, places in the shard, batch). A batch holds the same rows whatever the number of
+        workers, and is always full, as the autoencoder rounds by its size."""
+        shapes = self.job.images.shapes()
+        waiting: list[list[tuple[int, Pixels]]] = [[] for _ in shapes]  # for each grid
+        pictures = (image.picture for _, image in self.shard.images)
+        for place, fitted in enumerate(reader.read(pictures)):
+            self._notes.update(fitted.notes)
+            if fitted.pixels is None:
+                self._fail(place, fitted.reason, fitted.message)
+                continue
+            grid = shapes.index(fitted.pixels.shape[:2])
+            waiting[grid].append((place, fitted.pixels))
+            if len(waiting[grid]) == self.job.encode.batch_size:
+                yield self._batch(grid, waiting[grid])
+                waiting[grid] = []
+        for grid, left in enumerate(waiting):
+            if left:
+                yield self._batch(grid, left)
+        self.done = self._missing == 0
+
+    def store(self, grid: int, places: list[int], variants: Encoded) -> None:
+        """What became of a batch."""
+        for number, place in enumerate(places):
+            if self._rows.put(place, grid, [(mean[number], deviation[number]) for mean, deviation in variants]):
+                self._failures.saw(1, [])
+                self._missing -= 1
+            else:
+                why = "the autoencoder gave numbers that are not finite, or too large for encode.dtype"
+                self._fail(place, "LATENT_NONFINITE", why)
+        self.done = self._missing == 0
+
+    def finish(self) -> Record:
+        """Write the files."""
+        documents = f"{DOCUMENTS}/{self.shard.number:05d}.jsonl"
+        files = [documents, *self._rows.write(self.shard.number)]
+        write_jsonl(self.job.folder / documents, (_document_row(row, item) for row, item in self.shard.documents))
+        good = int(self._rows.good.sum())
+        return {
+            "shard": self.shard.number,
+            "files": files,
+            "good": good,
+            "failed": len(self.shard.images) - good,
+            "errors": sorted(self._errors, key=lambda error: error.get("row", -1)),
+            "notes": dict(self._notes),
+            "grids": pack_grids(self._rows.grids),
+            **self._rows.sums(),
+        }
+
+    def _batch(self, grid: int, pictures: list[tuple[int, Pixels]]) -> tuple[int, list[int], Pixels]:
+        batch = np.zeros((self.job.encode.batch_size, *self.job.images.shapes()[grid], 3), dtype=np.uint8)
+        for number, (_, pixels) in enumerate(pictures):
+            batch[number] = pixels
+        return grid, [place for place, _ in pictures], batch
+
+    def _fail(self, place: int, reason: str, message: str) -> None:
+        key, image = self.shard.images[place]
+        row = self.shard.first_row + place
+        self._errors.append({"key": key, "path": image.name, "reason": reason, "message": message, "row": row})
+        self._missing -= 1
+        self._failures.saw(0, self._errors[-1:])
 
 
 def _document_row(first_row: int, document: Document) -> dict[str, Any]:

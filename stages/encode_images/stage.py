@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from stages.encode_images.encoder import Encoder
 from stages.encode_images.engines import encode_on_ray
 from stages.encode_images.failures import Failures
 from stages.encode_images.rows import unpack_grids
-from stages.encode_images.shards import Job, Record, Shard, cut_shards, encode_shard, num_shards
+from stages.encode_images.shards import Job, Record, Shard, cut_shards, encode_shards, num_shards
 from stages.sources.document import Source, count_documents, pictures_of
 from stages.sources.text_rules import printable
 
@@ -164,15 +165,27 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
             build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
             report(shard)
         return
-    with PictureReader(job.images, runtime.workers) as reader, Encoder(vae, job.encode.mirror) as encoder:
-        for shard in missing():
-            runtime.interrupts.check()
-            unit = _unit(shard.number)
-            with build.claim(unit) as free:
-                if free and build.unit(unit) is None:
-                    record = encode_shard(job, shard, encoder, reader, failures, runtime)
-                    build.finish_unit(unit, record, [build.folder / name for name in record["files"]])
-                    report(shard)
+    with (
+        ExitStack() as claims,
+        PictureReader(job.images, runtime.workers) as reader,
+        Encoder(vae, job.encode.mirror) as encoder,
+    ):
+        held: dict[int, ExitStack] = {}
+
+        def claimed() -> Iterator[Shard]:
+            """Those that no other process is at work on, each held until it is finished."""
+            for shard in missing():
+                claim = claims.enter_context(ExitStack())
+                if claim.enter_context(build.claim(_unit(shard.number))) and build.unit(_unit(shard.number)) is None:
+                    held[shard.number] = claim
+                    yield shard
+                else:
+                    claim.close()
+
+        for shard, record in encode_shards(job, claimed(), encoder, reader, failures, runtime):
+            build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
+            held.pop(shard.number).close()
+            report(shard)
 
 
 def _unit(shard: int) -> str:

@@ -119,7 +119,7 @@ def encode(work: Path) -> list[Figure]:
     """The encode stage on 96 px JPEG files at 64 px: its steady rate (first shard apart), against the bare forward pass of
     the same batch, and against the usual script: one file after another, PIL, diffusers, float32."""
     size, batch = 64, 32
-    pictures(work / "jpg", 1536, 96)
+    pictures(work / "jpg", 5120, 96)
     vae_folder = autoencoder(work / "vae", (32, 64, 128), size, 8, attention=True)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     files = sorted((work / "jpg").glob("*.jpg"))[:128]
@@ -148,7 +148,7 @@ def encode(work: Path) -> list[Figure]:
                     marks.append((event.done, time.perf_counter()))
 
             target = work / f"latents-{precision}-{turn}"
-            config = EncodeConfig(batch_size=batch, shard_rows=256, precision=precision, check_pictures=1)
+            config = EncodeConfig(batch_size=batch, precision=precision, check_pictures=1)
             runtime = Runtime(listen, device="cpu", workers=2)
             with building(target, Stamp("latents", "encode", 1, turn, {}), runtime) as build:
                 encode_stage.run(
