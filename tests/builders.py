@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.arrays import create_rows, write_shard
+from stages.artifacts.autoencoder import AutoencoderContent
 from stages.artifacts.folder import building
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, Grid, LatentsContent
 from stages.artifacts.manifest import Stamp, input_entry, open_artifact
@@ -116,3 +117,19 @@ def make_all(work: Path, stories: list[Story], config: PackConfig) -> Path:
     latents = make_latents(work / "latents", stories)
     tokens = make_tokens(work / "tokens", latents)
     return make_sequences(work / "sequences", tokens, latents, config)
+
+
+def make_autoencoder(folder: Path) -> Path:
+    """An untrained autoencoder for pictures of 16 px with latents of 4 x 8 x 8."""
+    import torch
+
+    from stages.coders.vae import build_vae
+
+    with building(folder, stamp("autoencoder", "vae"), Runtime()) as build:
+        torch.manual_seed(0)
+        build_vae((8, 8), 1, 4, 4).save_pretrained(build.folder / "model", safe_serialization=True)
+        content = AutoencoderContent(
+            class_name="AutoencoderKL", latent_channels=4, downsampling=2, picture_size=16, fit="crop"
+        )
+        build.seal(content.model_dump(), {})
+    return folder
