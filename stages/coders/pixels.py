@@ -83,6 +83,8 @@ def decode(data: bytes, policy: PixelPolicy) -> Decoded:
                 _check_size(image.size, policy)
                 _check_frames(image, policy, notes)
                 image.load()
+                if image.format == "PNG" and sniff.png_sum_is_wrong(data):
+                    raise BadImage("CORRUPT", "the checksum of its pixels is wrong")
                 pixels = _to_pixels(_upright(image, notes), policy, notes)
         except BadImage:
             raise
@@ -293,6 +295,7 @@ def _unidentified(data: bytes) -> BadImage:
 
 
 def _broken(data: bytes, error: Exception) -> BadImage:
-    message = f"{type(error).__name__}: {error}"[:200]
+    # what pillow says of a file is a sentence; what breaks inside it is not, without the kind
+    message = (str(error) if isinstance(error, OSError) and str(error) else f"{type(error).__name__}: {error}")[:200]
     cut = "truncated" in str(error).lower() or isinstance(error, EOFError) or sniff.lacks_end(data)
     return BadImage("TRUNCATED" if cut else "CORRUPT", message)
