@@ -9,6 +9,7 @@ stages stale that read it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -178,7 +179,7 @@ class Workspace:
 
 def _hashes(path: Path) -> dict[str, str]:
     """SHA-256 of a file, or of the files right inside a folder, by name; empty where there is nothing (a hub id)."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return {file.name: hash_file(file) for file in files if file.is_file()}
 

@@ -159,24 +159,23 @@ def _metadata(path: Path) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())
         codec = meta["codecs"][0]
         inner = codec["configuration"]["codecs"]
-        as_expected = (
-            meta["zarr_format"] == 3
-            and meta["node_type"] == "array"
-            and meta["data_type"] in ("float16", "float32")
-            and codec["name"] == "sharding_indexed"
-            and meta["fill_value"] == "NaN"
-            and meta["chunk_grid"]["configuration"]["chunk_shape"][1:] == meta["shape"][1:]
+        expected = {
+            "zarr_format": meta["zarr_format"] == 3,
+            "node_type": meta["node_type"] == "array",
+            "data_type": meta["data_type"] in ("float16", "float32"),
+            "fill_value": meta["fill_value"] == "NaN",
+            "chunk_grid": meta["chunk_grid"]["configuration"]["chunk_shape"][1:] == meta["shape"][1:],
+            "codecs": codec["name"] == "sharding_indexed"
             and codec["configuration"]["chunk_shape"] == [1, *meta["shape"][1:]]
             and codec["configuration"].get("index_location", "end") == "end"
             and [item["name"] for item in inner] == ["bytes", "crc32c"]
-            and inner[0]["configuration"]["endian"] == "little"
-        )
+            and inner[0]["configuration"]["endian"] == "little",
+        }
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise _damaged(path / "zarr.json", f"{type(error).__name__}: {error}") from error
-    if not as_expected:
-        raise _damaged(
-            path / "zarr.json", f"not an array that tfcli writes (codecs {inner}, type {meta.get('data_type')})"
-        )
+    for name, holds in expected.items():
+        if not holds:
+            raise _damaged(path / "zarr.json", f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}")
     return meta
 
 

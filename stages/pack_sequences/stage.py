@@ -10,6 +10,7 @@ import numpy as np
 
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents, LatentsContent
+from stages.artifacts.manifest import check_built_on
 from stages.artifacts.sequences import (
     HELDOUT_DOCUMENTS,
     HISTOGRAM,
@@ -35,7 +36,9 @@ BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
     """Split by group, draw the order of each pass, pack, check every row, write both sides, report, seal."""
     source = Tokens.open(tokens)
-    facts = Latents.open(latents).content
+    stored = Latents.open(latents)
+    check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures
+    facts = stored.content
     patches = _patches(facts, pack.patch_side)
     units, flags, left_out = _units(source, pack, patches)
     if len(units) == 0:

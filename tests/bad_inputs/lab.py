@@ -172,6 +172,7 @@ class Lab:
         text = text.replace(str(self.folder.resolve()) + "/", "").replace(str(self.folder) + "/", "")
         text = text.replace(str(self.folder), ".")
         text = re.sub(r"\d[\d,]* MiB are free", "N MiB are free", text)
+        text = re.sub(r"(digest|built on) [0-9a-f]{12}", r"\1 ...", text)
         text = re.sub(r"pid \d+ on \S+", "pid N on HOST", text)
         return re.sub(r"0x[0-9a-f]{8,}", "0x...", text)
 
