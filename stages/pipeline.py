@@ -159,11 +159,12 @@ class Workspace:
         """Make the artifact of `stage` unless it is fresh. The status is the one before the run; no manifest where this was
         a part of the work (`runtime.part`) and others are not done."""
         target = self.target(stage.kind)
-        # not asked where it is forced: a manifest that cannot be read is what --force is for
-        before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
-        if before.state == "fresh":
-            return before, open_artifact(target, stage.kind)
-        stamp = self.stamp(stage)
+        with runtime.interrupts.at_once():  # hashing a large source takes minutes, and keeps nothing
+            # not asked where it is forced: a manifest that cannot be read is what --force is for
+            before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
+            if before.state == "fresh":
+                return before, open_artifact(target, stage.kind)
+            stamp = self.stamp(stage)
         with building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:
                 tree = recipe_tree(self.recipe)

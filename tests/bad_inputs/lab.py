@@ -157,7 +157,10 @@ class Lab:
             args += ["--workers", "0"] if "--workers" not in more else []
             args += ["--device", "cpu"] if "--device" not in more else []
         result = CliRunner().invoke(app, [*args, *more], prog_name="tfcli")
-        return Outcome(result.exit_code, self._lines(result.exit_code, result.stderr), result.stderr)
+        lines = self._lines(result.exit_code, result.stderr)
+        if result.exit_code == 0 and "--dry-run" in more:
+            lines = tuple(self.plain(line) for line in result.stdout.splitlines())
+        return Outcome(result.exit_code, lines, result.stderr)
 
     def _lines(self, code: int, stderr: str) -> tuple[str, ...]:
         if code:
@@ -173,6 +176,8 @@ class Lab:
         text = text.replace(str(self.folder), ".")
         text = re.sub(r"\d[\d,]* MiB are free", "N MiB are free", text)
         text = re.sub(r"(digest|built on) [0-9a-f]{12}", r"\1 ...", text)
+        text = re.sub(r"about \S+ \S+ on this machine", "about N s on this machine", text)
+        text = re.sub(r"fresh, [0-9a-f]{12}", "fresh, ...", text)
         text = re.sub(r"pid \d+ on \S+", "pid N on HOST", text)
         return re.sub(r"0x[0-9a-f]{8,}", "0x...", text)
 

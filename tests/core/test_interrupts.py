@@ -47,6 +47,17 @@ def test_a_signal_is_noticed_at_the_next_check(number: signal.Signals, code: Exi
     assert caught.value.why == "all is saved"
 
 
+def test_a_signal_ends_work_without_state_where_it_meets_it() -> None:
+    with watch_signals() as interrupts:
+        with pytest.raises(TfcliError, match="SIGTERM") as caught, interrupts.at_once("nothing was begun"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("the work went on")
+        assert caught.value.why == "nothing was begun"
+        os.kill(os.getpid(), signal.SIGTERM)  # outside the block it only sets the flag
+        with pytest.raises(TfcliError), interrupts.at_once():
+            pytest.fail("a stop that was asked for before is seen at the start")
+
+
 def test_the_old_handlers_come_back_even_after_an_error() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
