@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import disk_errors
 
 ROWS_PER_SHARD = 1024
 _MISSING = np.uint64(2**64 - 1)
@@ -25,18 +26,19 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
     import zarr
     from zarr.codecs import Crc32cCodec
 
-    zarr.create_array(
-        store=str(path),
-        shape=(num_rows, *row_shape),
-        chunks=(1, *row_shape),
-        shards=(shard_rows, *row_shape),
-        dtype=dtype,
-        compressors=[Crc32cCodec()],
-        fill_value=float("nan"),
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-        overwrite=True,
-    )
+    with disk_errors(path):
+        zarr.create_array(
+            store=str(path),
+            shape=(num_rows, *row_shape),
+            chunks=(1, *row_shape),
+            shards=(shard_rows, *row_shape),
+            dtype=dtype,
+            compressors=[Crc32cCodec()],
+            fill_value=float("nan"),
+            config={"write_empty_chunks": True},
+            zarr_format=3,
+            overwrite=True,
+        )
 
 
 def write_shard(path: Path, shard: int, rows: Array) -> Path:
@@ -47,7 +49,8 @@ def write_shard(path: Path, shard: int, rows: Array) -> Path:
     array = zarr.open_array(store=str(path), mode="r+", zarr_format=3)
     assert array.shards is not None
     start = shard * array.shards[0]
-    array[start : start + len(rows)] = rows
+    with disk_errors(path):
+        array[start : start + len(rows)] = rows
     return path / "c" / "/".join([str(shard), *["0"] * (array.ndim - 1)])
 
 
@@ -57,18 +60,19 @@ def write_flat(path: Path, values: Array) -> None:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     shape = tuple(max(1, size) for size in values.shape)
-    array = zarr.create_array(
-        store=str(path),
-        shape=values.shape,
-        chunks=shape,
-        dtype=values.dtype,
-        compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-        overwrite=True,
-    )
-    if values.size:
-        array[...] = values
+    with disk_errors(path):
+        array = zarr.create_array(
+            store=str(path),
+            shape=values.shape,
+            chunks=shape,
+            dtype=values.dtype,
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+            config={"write_empty_chunks": True},
+            zarr_format=3,
+            overwrite=True,
+        )
+        if values.size:
+            array[...] = values
 
 
 def read_flat(path: Path) -> Array:

@@ -51,16 +51,17 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
 
     passes = []
     for number in range(pack.passes):
-        runtime.interrupts.check("nothing to save: packing starts again")
-        passes.append(packer.side(units, np.nonzero(~is_heldout)[0], number, train=True))
+        with runtime.interrupts.at_once("nothing to save: packing starts again"):
+            passes.append(packer.side(units, np.nonzero(~is_heldout)[0], number, train=True))
         runtime.report(Progress("pack", number + 1, pack.passes, "passes"))
     train = _joined(passes)
     if len(train.ids) == 0:
         why = f"all {len(units)} documents are held out"
         raise TfcliError("no documents to train on", why=why, fix="lower pack.heldout_fraction", code=ExitCode.INPUT)
-    kept = packer.side(units, np.nonzero(is_heldout)[0], 0, train=False)
-    for table in (train, kept):
-        check_rows(table, source.content, patches)
+    with runtime.interrupts.at_once("nothing to save: packing starts again"):
+        kept = packer.side(units, np.nonzero(is_heldout)[0], 0, train=False)
+        for table in (train, kept):
+            check_rows(table, source.content, patches)
     train.write(build.folder / "train")
     kept.write(build.folder / "heldout")
     chosen = np.unique(units.document[is_heldout])
