@@ -149,8 +149,10 @@ class _Worker:
 
 
 def _serve(pipe: Connection, images: Images) -> None:
-    """In a worker process: decode batches until the other side is gone. Ctrl-C is the business of the other side."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker process: decode batches until the other side is gone. Signals are the business of the other side: they
+    reach the whole group, and a picture whose worker they ended would be taken for a damaged one."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # memory beyond this is a MemoryError of one picture, not the end of other programs
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = _MAX_MEMORY if hard == resource.RLIM_INFINITY else min(_MAX_MEMORY, hard)
