@@ -8,6 +8,8 @@ Flat arrays (token ids, offsets, spans): one chunk, zstd and crc32c.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
     import zarr
     from zarr.codecs import Crc32cCodec
 
-    with disk_errors(path):
+    with disk_errors(path), _own_settings():
         zarr.create_array(
             store=str(path),
             shape=(num_rows, *row_shape),
@@ -46,10 +48,10 @@ def write_shard(path: Path, shard: int, rows: Array) -> Path:
     that equals the fill value out of a shard, and the reader takes a row that is not there for damage."""
     import zarr
 
-    array = zarr.open_array(store=str(path), mode="r+", zarr_format=3)
-    assert array.shards is not None
-    start = shard * array.shards[0]
-    with disk_errors(path):
+    with disk_errors(path), _own_settings():
+        array = zarr.open_array(store=str(path), mode="r+", zarr_format=3)
+        assert array.shards is not None
+        start = shard * array.shards[0]
         array[start : start + len(rows)] = rows
     return path / "c" / "/".join([str(shard), *["0"] * (array.ndim - 1)])
 
@@ -60,7 +62,7 @@ def write_flat(path: Path, values: Array) -> None:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     shape = tuple(max(1, size) for size in values.shape)
-    with disk_errors(path):
+    with disk_errors(path), _own_settings():
         array = zarr.create_array(
             store=str(path),
             shape=values.shape,
@@ -80,11 +82,21 @@ def read_flat(path: Path) -> Array:
     import zarr
 
     try:
-        array = zarr.open_array(store=str(path), mode="r", zarr_format=3)
-        values = np.asarray(array[...])
+        with _own_settings():
+            array = zarr.open_array(store=str(path), mode="r", zarr_format=3)
+            values = np.asarray(array[...])
     except Exception as error:  # zarr and its codecs raise many kinds; each means that the bytes are not what we wrote
         raise TfcliError(f"{path} cannot be read", why=str(error), fix=_FIX, code=ExitCode.ARTIFACT) from error
     return values
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """zarr as it comes: ZARR_* in the environment or a zarr.yaml of the user could change bytes, or stop every write."""
+    import zarr
+
+    with zarr.config.set(zarr.config.defaults[0]):
+        yield
 
 
 class RowReader:
@@ -179,7 +191,9 @@ def _metadata(path: Path) -> dict[str, Any]:
         raise _damaged(path / "zarr.json", f"{type(error).__name__}: {error}") from error
     for name, holds in expected.items():
         if not holds:
-            raise _damaged(path / "zarr.json", f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}")
+            raise _damaged(
+                path / "zarr.json", f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}"
+            )
     return meta
 
 

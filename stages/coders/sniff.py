@@ -118,7 +118,9 @@ def png_sum_is_wrong(data: bytes) -> bool:
     while place + 12 <= len(data):
         (size,) = struct.unpack_from(">I", data, place)
         body = view[place + 4 : place + 8 + size]
-        if body[:4] == b"IDAT" and data[place + 8 + size : place + 12 + size] != struct.pack(">I", zlib.crc32(body)):
+        if bytes(body[:4]) == b"IDAT" and data[place + 8 + size : place + 12 + size] != struct.pack(
+            ">I", zlib.crc32(body)
+        ):
             return True
         place += 12 + size
     return False

@@ -72,9 +72,8 @@ def made_again(lab: Lab, _outcome: Outcome) -> None:
 def at_work_already(lab: Lab) -> None:
     from stages.artifacts.folder import _Lock
 
-    lock = _Lock((lab.folder / "work" / "latents").absolute(), "whole run")
+    lock = lab.open.enter_context(_Lock((lab.folder / "work" / "latents").absolute(), "whole run"))
     assert lock.take_alone()
-    lab.patch.setattr(lab, "held", lock, raising=False)  # until the case ends
 
 
 def limited(size: int, more: tuple[str, ...] = (), ready: Callable[[Lab], object] = lambda _: None) -> Callable[[Lab], tuple[str, ...]]:  # fmt: skip
@@ -201,6 +200,11 @@ def one_red(lab: Lab) -> None:
     breaks(lambda pixels: (pixels == (255, 0, 0)).all((1, 2, 3)))(lab)
 
 
+def all_nan(lab: Lab) -> None:
+    many_pictures(lab)
+    breaks(lambda pixels: np.ones(len(pixels), bool))(lab)
+
+
 def times_wrong(lab: Lab) -> tuple[str, ...]:
     for path in [*lab.finish().rglob("*"), *(lab.folder / "pictures").iterdir()]:
         os.utime(path, (0, 0) if path.suffix == ".png" else (4e9, 4e9))
@@ -244,7 +248,7 @@ CASES = [
     Case(13, "folder that may not be written", read_only, 5, ("cannot write sealed/work/autoencoder", "Read-only file system"), "vae"),
     Case(13, "folder below one that is missing", lambda _: ("--work", "a/b/c", *sets("vae.steps=1")), 4, ("no autoencoder at a/b/c/autoencoder",), note="the folders above --work are made; here encode lacks its input"),
     Case(15, "the autoencoder gives NaN for one picture", one_red, 0, ("red.png: LATENT_NONFINITE",)),
-    Case(16, "the autoencoder gives NaN for all", lambda lab: (many_pictures(lab), breaks(lambda pixels: np.ones(len(pixels), bool))(lab)) and None, 3, ("of the first", "LATENT_NONFINITE")),
+    Case(16, "the autoencoder gives NaN for all", all_nan, 3, ("of the first", "LATENT_NONFINITE")),
     Case(17, "the device is out of memory whatever the batch", breaks(None), 5, ("out of memory",)),
     Case(18, "SIGTERM while the source is hashed", hit("stages.sources.folder", "files_hash", TERM), 75, ("stopped by SIGTERM", "nothing was begun"), check=goes_on("encode")),
     Case(18, "SIGTERM while pictures are read for vae", hit("stages.coders.pictures", "decode", TERM, finished_vae, PRETRAINED), 75, ("stopped by SIGTERM",), "vae", check=goes_on("vae", *PRETRAINED)),

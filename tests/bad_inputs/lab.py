@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +78,6 @@ class Case:
     check: Callable[[Lab, Outcome], None] | None = None
     note: str = ""
     held: tuple[str, ...] = ()
-    slow: bool = False
 
     @property
     def id(self) -> str:
@@ -113,19 +113,17 @@ class Shelf:
 class Lab:
     """The folder of one case, which is also the current folder, so that paths in messages are short."""
 
-    def __init__(self, folder: Path, shelf: Shelf, patch: pytest.MonkeyPatch, finished: bool = False) -> None:
+    def __init__(self, folder: Path, shelf: Shelf, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.shelf = shelf
         self.patch = patch
-        if finished:
-            shutil.copytree(shelf.finished, folder, dirs_exist_ok=True)
-        else:
-            (folder / "pictures").mkdir(parents=True)
-            (folder / "work").mkdir()
-            (folder / "recipe.toml").write_text(RECIPE)
-            shutil.copytree(shelf.autoencoder, folder / "work" / "autoencoder")
-            for number, data in enumerate(shelf.pictures):
-                self.add(f"good{number}.png", data)
+        self.open = ExitStack()  # what a case holds until it ends: a lock, a socket
+        (folder / "pictures").mkdir(parents=True)
+        (folder / "work").mkdir()
+        (folder / "recipe.toml").write_text(RECIPE)
+        shutil.copytree(shelf.autoencoder, folder / "work" / "autoencoder")
+        for number, data in enumerate(shelf.pictures):
+            self.add(f"good{number}.png", data)
         patch.chdir(folder)
 
     def finish(self) -> Path:
@@ -228,15 +226,16 @@ def try_case(case: Case, folder: Path, shelf: Shelf) -> Outcome:
     """Run the case below `folder` and check what is true of every case; returns what the user saw."""
     with pytest.MonkeyPatch.context() as patch:
         lab = Lab(folder, shelf, patch)
-        more = case.make(lab) or ()
-        before = lab.sealed()
-        outcome = lab.run(case.command, *more)
-        assert "Traceback" not in outcome.stderr, outcome.stderr
-        assert outcome.code != 1, f"a bug of ours: {outcome.stderr}"
-        if outcome.code:
-            assert outcome.lines, outcome.stderr
-            assert outcome.lines[0].startswith("error: "), outcome.stderr
-            assert lab.sealed() == before, "a command that failed left something under a final name"
-        if case.check is not None:
-            case.check(lab, outcome)
+        with lab.open:
+            more = case.make(lab) or ()
+            before = lab.sealed()
+            outcome = lab.run(case.command, *more)
+            assert "Traceback" not in outcome.stderr, outcome.stderr
+            assert outcome.code != 1, f"a bug of ours: {outcome.stderr}"
+            if outcome.code:
+                assert outcome.lines, outcome.stderr
+                assert outcome.lines[0].startswith("error: "), outcome.stderr
+                assert lab.sealed() == before, "a command that failed left something under a final name"
+            if case.check is not None:
+                case.check(lab, outcome)
     return outcome

@@ -165,6 +165,12 @@ def corpus(name: str, data: bytes, *settings: str) -> Callable[[Lab], tuple[str,
     return make
 
 
+def no_text(lab: Lab) -> None:
+    for path in (lab.folder / "pictures").glob("*.txt"):
+        path.unlink()
+    assert lab.run("encode", *sets("source.missing_caption=empty")).code == 0
+
+
 def tokens_made(lab: Lab, _outcome: Outcome) -> None:
     assert lab.manifest("tokens")["content"]["num_documents"] > 0
 
@@ -213,6 +219,7 @@ CASES = [
     Case(31, "tokenizer: no BOI, no bytes", tokenizer(lambda: piece_model()), 0, ("goes through",), "tokenize", check=tokens_made, note="BOI, EOI and pad go behind its vocabulary", held=(CODER + "test_marks_go_behind_a_vocabulary_that_lacks_them",)),
     Case(31, "tokenizer: BOI that text could write", tokenizer(lambda: piece_model(user_defined_symbols=["<boi>"])), 4, ("so text could forge it",), "tokenize"),
     Case(32, "corpus: empty file", corpus("c.txt", b""), 0, ("goes through",), "tokenize", check=tokens_made, note="the captions are there all the same"),
+    Case(32, "corpus: no text at all", no_text, 3, ("no text to train a tokenizer on", "every text is empty"), "tokenize"),
     Case(32, "corpus: one line", corpus("c.txt", b"one line"), 0, ("goes through",), "tokenize", check=tokens_made),
     Case(32, "corpus: a line of 10 MB", corpus("c.txt", b"x" * 10_000_000), 0, ("goes through",), "tokenize", check=tokens_made, note="left out and counted: longer than max_text_bytes, 100,000 here"),
     Case(32, "corpus: binary", corpus("c.txt", bytes(range(256)) * 9), 0, ("goes through",), "tokenize", check=tokens_made, note="left out and counted"),

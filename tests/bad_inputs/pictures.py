@@ -59,6 +59,17 @@ def nothing_here(lab: Lab) -> tuple[str, ...]:
     return sets("source.path=notes")
 
 
+def all_pages(lab: Lab) -> None:
+    for number in range(20):
+        lab.add(f"a{number}.jpg", b"<!DOCTYPE html><html>404</html>")
+
+
+def none_good(lab: Lab) -> None:
+    for path in (lab.folder / "pictures").glob("*.png"):
+        path.write_bytes(b"")
+    (lab.folder / "pictures" / "good5.png").unlink()
+
+
 def cut_jpegs(lab: Lab) -> None:
     rng = np.random.default_rng(1)
     data = png(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
@@ -135,14 +146,16 @@ def special(lab: Lab) -> None:
     (folder / "folder.jpg").mkdir()
     (folder / "loop").symlink_to(folder)
     lab.patch.chdir(folder)  # a socket's path has to be short
-    socket.socket(socket.AF_UNIX).bind("socket.png")
+    lab.open.enter_context(socket.socket(socket.AF_UNIX)).bind("socket.png")
     lab.patch.chdir(lab.folder)
 
 
 def unreadable(lab: Lab) -> None:
     path = lab.add("secret.png", lab.shelf.pictures[0])
     real = os.access  # root may read everything, so the answer of the system is made up
-    lab.patch.setattr(os, "access", lambda name, mode: str(name) != str(path.relative_to(lab.folder)) and real(name, mode))
+    lab.patch.setattr(
+        os, "access", lambda name, mode: str(name) != str(path.relative_to(lab.folder)) and real(name, mode)
+    )
 
 
 def link_out(lab: Lab) -> None:
@@ -161,6 +174,8 @@ CASES = [
     Case(2, "folder without pictures", nothing_here, 3, ("no images in notes", "in 1 files")),
     Case(3, "file of no bytes", adds(("empty.png", b"")), 0, ("EMPTY_FILE",), check=only_the_bad),
     Case(4, "HTML saved as .jpg", adds(("page.jpg", b"<!DOCTYPE html><html>404</html>")), 0, ("NOT_AN_IMAGE (looks like HTML)",), check=only_the_bad),
+    Case(4, "most pictures HTML", all_pages, 3, ("6 of the first 6 pictures cannot be used", "mostly NOT_AN_IMAGE (6), e.g. a13.jpg: looks like HTML"), note="encode.max_bad: more than 5 of the first 100, or more than 5 % later"),
+    Case(4, "five pictures, none of them good", none_good, 3, ("no picture could be encoded",)),
     Case(5, "JPEG cut at 2, 50 and 99 %", cut_jpegs, 0, ("cut2.jpg: TRUNCATED", "cut50.jpg: TRUNCATED", "cut99.jpg: TRUNCATED"), check=only_the_bad),
     Case(6, "PNG with a wrong checksum", adds(("sum.png", bad_sum())), 0, ("CORRUPT",), check=only_the_bad),
     Case(7, "PNG header of 30000x30000", adds(("huge.png", raw_png(30000, 30000, b""))), 0, ("TOO_MANY_PIXELS (900.0 MP > 64 MP",), check=only_the_bad,

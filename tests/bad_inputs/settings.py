@@ -52,6 +52,11 @@ def made_in(*folders: str) -> Callable[[Lab, Outcome], None]:
     return check
 
 
+def work_is_a_file(lab: Lab) -> None:
+    shutil.rmtree(lab.folder / "work")
+    (lab.folder / "work").write_text("x")
+
+
 def at_home(lab: Lab) -> tuple[str, ...]:
     lab.patch.setenv("HOME", str(lab.folder))
     return ("--work", "~/work", *sets("source.path=~/pictures"))
@@ -94,7 +99,7 @@ CASES = [
     Case(41, "~ of nobody as source", lambda _: sets("source.path=~nobody-of-that-name/x"), 2, ("images folder not found",)),
     Case(41, "~ of nobody as autoencoder", lambda _: sets("vae.kind=pretrained", "vae.path=~nobody-of-that-name/x"), 4, ("no such folder",), "vae"),
     Case(41, "trailing slash", moved("pictures", "work/"), 0, ("goes through",), check=made_in("work")),
-    Case(41, "--work is a file", lambda lab: (shutil.rmtree(lab.folder / "work"), (lab.folder / "work").write_text("x")) and None, 2, ("--work work: work is a file", "fix: give a folder")),
+    Case(41, "--work is a file", work_is_a_file, 2, ("--work work: work is a file", "fix: give a folder")),
 ]  # fmt: skip
 
 
