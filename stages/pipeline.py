@@ -9,6 +9,7 @@ stages stale that read it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,15 +159,16 @@ class Workspace:
         """Make the artifact of `stage` unless it is fresh. The status is the one before the run; no manifest where this was
         a part of the work (`runtime.part`) and others are not done."""
         target = self.target(stage.kind)
-        # not asked where it is forced: a manifest that cannot be read is what --force is for
-        before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
-        if before.state == "fresh":
-            sealed = open_artifact(target, stage.kind)
-            redo = units_to_redo(target) if runtime.retry_failed else 0
-            if not redo:
-                return before, sealed
-            before = Status(stage, "stale", f"{redo} shards have failures or are damaged", target)
-        stamp = self.stamp(stage)
+        with runtime.interrupts.at_once():  # hashing a large source takes minutes, and keeps nothing
+            # not asked where it is forced: a manifest that cannot be read is what --force is for
+            before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
+            if before.state == "fresh":
+                sealed = open_artifact(target, stage.kind)
+                redo = units_to_redo(target) if runtime.retry_failed else 0
+                if not redo:
+                    return before, sealed
+                before = Status(stage, "stale", f"{redo} shards have failures or are damaged", target)
+            stamp = self.stamp(stage)
         with building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:
                 tree = recipe_tree(self.recipe)
@@ -182,7 +184,7 @@ class Workspace:
 
 def _hashes(path: Path) -> dict[str, str]:
     """SHA-256 of a file, or of the files right inside a folder, by name; empty where there is nothing (a hub id)."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return {file.name: hash_file(file) for file in files if file.is_file()}
 

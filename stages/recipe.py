@@ -174,7 +174,11 @@ def _explained(path: Path, error: ValidationError) -> TfcliError:
         )
     given = problem.get("input")
     shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
-    return _bad(path, f"{name}: {problem['msg']}{shown}", "change the key in the file or with --set")
+    return _bad(
+        path,
+        f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}",
+        "change the key in the file or with --set",
+    )
 
 
 def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.arrays import create_rows, write_shard
-from stages.artifacts.autoencoder import Identity
+from stages.artifacts.autoencoder import AutoencoderContent, Identity
 from stages.artifacts.folder import building
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, Grid, LatentsContent
 from stages.artifacts.manifest import Stamp, input_entry, open_artifact
+from stages.coders.config import Images
 from stages.core.files import write_jsonl
 from stages.core.runtime import Runtime
 from stages.pack_sequences.config import PackConfig
@@ -120,3 +121,24 @@ def make_all(work: Path, stories: list[Story], config: PackConfig) -> Path:
     latents = make_latents(work / "latents", stories)
     tokens = make_tokens(work / "tokens", latents)
     return make_sequences(work / "sequences", tokens, latents, config)
+
+
+def make_autoencoder(folder: Path, images: Images | None = None) -> Path:
+    """An untrained autoencoder that halves sides, with 4 latent channels; for pictures of 16 px."""
+    import torch
+
+    from stages.coders.vae import Vae, build_vae, save_vae
+
+    images = images or Images(size=16)
+    with building(folder, stamp("autoencoder", "vae"), Runtime()) as build:
+        torch.manual_seed(0)
+        identity = save_vae(Vae(build_vae((8, 8), 1, 4, 4), torch.device("cpu")), build.folder / "model")
+        content = AutoencoderContent(
+            identity=Identity.model_validate(identity),
+            latent_channels=4,
+            downsampling=2,
+            picture_size=images.size,
+            fit=images.fit,
+        )
+        build.seal(content.model_dump(), {})
+    return folder

@@ -8,12 +8,15 @@ Flat arrays (token ids, offsets, spans): one chunk, zstd and crc32c.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import disk_errors
 
 ROWS_PER_SHARD = 1024
 _MISSING = np.uint64(2**64 - 1)
@@ -26,18 +29,19 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
     import zarr
     from zarr.codecs import Crc32cCodec
 
-    zarr.create_array(
-        store=str(path),
-        shape=(num_rows, *row_shape),
-        chunks=(1, *row_shape),
-        shards=(shard_rows, *row_shape),
-        dtype=dtype,
-        compressors=[Crc32cCodec()],
-        fill_value=float("nan"),
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-        overwrite=False,
-    )
+    with disk_errors(path), _own_settings():
+        zarr.create_array(
+            store=str(path),
+            shape=(num_rows, *row_shape),
+            chunks=(1, *row_shape),
+            shards=(shard_rows, *row_shape),
+            dtype=dtype,
+            compressors=[Crc32cCodec()],
+            fill_value=float("nan"),
+            config={"write_empty_chunks": True},
+            zarr_format=3,
+            overwrite=False,
+        )
 
 
 def write_shard(path: Path, shard: int, rows: Array) -> Path:
@@ -45,10 +49,11 @@ def write_shard(path: Path, shard: int, rows: Array) -> Path:
     that equals the fill value out of a shard, and the reader takes a row that is not there for damage."""
     import zarr
 
-    array = zarr.open_array(store=str(path), mode="r+", zarr_format=3)
-    assert array.shards is not None
-    start = shard * array.shards[0]
-    array[start : start + len(rows)] = rows
+    with disk_errors(path), _own_settings():
+        array = zarr.open_array(store=str(path), mode="r+", zarr_format=3)
+        assert array.shards is not None
+        start = shard * array.shards[0]
+        array[start : start + len(rows)] = rows
     return path / "c" / "/".join([str(shard), *["0"] * (array.ndim - 1)])
 
 
@@ -58,18 +63,19 @@ def write_flat(path: Path, values: Array) -> None:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     shape = tuple(max(1, size) for size in values.shape)
-    array = zarr.create_array(
-        store=str(path),
-        shape=values.shape,
-        chunks=shape,
-        dtype=values.dtype,
-        compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-        overwrite=True,
-    )
-    if values.size:
-        array[...] = values
+    with disk_errors(path), _own_settings():
+        array = zarr.create_array(
+            store=str(path),
+            shape=values.shape,
+            chunks=shape,
+            dtype=values.dtype,
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+            config={"write_empty_chunks": True},
+            zarr_format=3,
+            overwrite=True,
+        )
+        if values.size:
+            array[...] = values
 
 
 def read_flat(path: Path) -> Array:
@@ -77,11 +83,21 @@ def read_flat(path: Path) -> Array:
     import zarr
 
     try:
-        array = zarr.open_array(store=str(path), mode="r", zarr_format=3)
-        values = np.asarray(array[...])
+        with _own_settings():
+            array = zarr.open_array(store=str(path), mode="r", zarr_format=3)
+            values = np.asarray(array[...])
     except Exception as error:  # zarr and its codecs raise many kinds; each means that the bytes are not what we wrote
         raise TfcliError(f"{path} cannot be read", why=str(error), fix=_FIX, code=ExitCode.ARTIFACT) from error
     return values
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """zarr as it comes: ZARR_* in the environment or a zarr.yaml of the user could change bytes, or stop every write."""
+    import zarr
+
+    with zarr.config.set(zarr.config.defaults[0]):
+        yield
 
 
 class RowReader:
@@ -165,24 +181,25 @@ def _metadata(path: Path) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())
         codec = meta["codecs"][0]
         inner = codec["configuration"]["codecs"]
-        as_expected = (
-            meta["zarr_format"] == 3
-            and meta["node_type"] == "array"
-            and meta["data_type"] in ("float16", "float32")
-            and codec["name"] == "sharding_indexed"
-            and meta["fill_value"] == "NaN"
-            and meta["chunk_grid"]["configuration"]["chunk_shape"][1:] == meta["shape"][1:]
+        expected = {
+            "zarr_format": meta["zarr_format"] == 3,
+            "node_type": meta["node_type"] == "array",
+            "data_type": meta["data_type"] in ("float16", "float32"),
+            "fill_value": meta["fill_value"] == "NaN",
+            "chunk_grid": meta["chunk_grid"]["configuration"]["chunk_shape"][1:] == meta["shape"][1:],
+            "codecs": codec["name"] == "sharding_indexed"
             and codec["configuration"]["chunk_shape"] == [1, *meta["shape"][1:]]
             and codec["configuration"].get("index_location", "end") == "end"
             and [item["name"] for item in inner] == ["bytes", "crc32c"]
-            and inner[0]["configuration"]["endian"] == "little"
-        )
+            and inner[0]["configuration"]["endian"] == "little",
+        }
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise _damaged(path / "zarr.json", f"{type(error).__name__}: {error}") from error
-    if not as_expected:
-        raise _damaged(
-            path / "zarr.json", f"not an array that tfcli writes (codecs {inner}, type {meta.get('data_type')})"
-        )
+    for name, holds in expected.items():
+        if not holds:
+            raise _damaged(
+                path / "zarr.json", f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}"
+            )
     return meta
 
 

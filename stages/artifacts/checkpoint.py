@@ -7,7 +7,10 @@ metrics.jsonl         losses by step (exact)     timing.jsonl      seconds and t
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,16 +73,27 @@ class Checkpoint:
         return open_input(self.folder, self.manifest, "sequences")[0]
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write and flush a safetensors file."""
+@contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """Around a write by safetensors: its word for a full or read-only disk becomes the error that every other file gives."""
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     with disk_errors(path):
         try:
-            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+            yield
         except SafetensorError as error:
-            raise OSError(28, f"No space left on device ({error})") from error
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write and flush a safetensors file."""
+    from safetensors.torch import save_file
+
+    with writing_tensors(path):
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
         sync_file(path)
 
 

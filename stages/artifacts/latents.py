@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from stages.artifacts.arrays import RowReader, read_flat
 from stages.artifacts.autoencoder import Identity
 from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import read_jsonl
 
 ARRAYS, GRIDS, DOCUMENTS, ERRORS, SHEET = "arrays", "grids", "documents", "errors.jsonl", "check.png"
@@ -119,8 +120,19 @@ class Latents:
         return read_flat(self.folder / ARRAYS / GRIDS)
 
     def rows(self, grid: int = 0) -> RowReader:
-        """Random access to the rows of a grid, each (2, channels, height, width)."""
-        return RowReader(self.folder / ARRAYS / self.content.grids[grid].name)
+        """Random access to the rows of a grid, each (2, channels, height, width). Raises TfcliError (ARTIFACT) where the array
+        is not as the manifest says."""
+        facts = self.content.grids[grid]
+        reader = RowReader(self.folder / ARRAYS / facts.name)
+        wanted = (facts.rows, 2, self.content.latent_channels, facts.height, facts.width)
+        if (reader.num_rows, *reader.row_shape) != wanted:
+            raise TfcliError(
+                f"{reader.path} is damaged",
+                why=f"its shape is {(reader.num_rows, *reader.row_shape)}, that of the latents is {wanted}",
+                fix="run 'tfcli encode --force'",
+                code=ExitCode.ARTIFACT,
+            )
+        return reader
 
     def autoencoder_folder(self) -> Path:
         return open_input(self.folder, self.manifest, "autoencoder")[0]

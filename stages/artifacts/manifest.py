@@ -208,9 +208,16 @@ def input_entry(folder: Path, consumer: Path, manifest: Manifest) -> InputEntry:
 
 def open_input(folder: Path, manifest: Manifest, name: str) -> tuple[Path, Manifest]:
     """Follow an input of an artifact; ARTIFACT error if what lies there is no longer what it was built on."""
-    entry = manifest.inputs[name]
+    entry = _input(folder, manifest, name)
     path = (folder / entry.path).resolve()
     found = open_artifact(path, entry.kind)
+    check_built_on(folder, manifest, name, path, found)
+    return path, found
+
+
+def check_built_on(folder: Path, manifest: Manifest, name: str, path: Path, found: Manifest) -> None:
+    """Raise TfcliError (ARTIFACT) if the artifact at `folder` was not built on `found`, which lies at `path`."""
+    entry = _input(folder, manifest, name)
     if found.digest != entry.digest:
         raise TfcliError(
             f"{folder} was made from other {entry.kind} than {path} holds now",
@@ -218,7 +225,12 @@ def open_input(folder: Path, manifest: Manifest, name: str) -> tuple[Path, Manif
             fix=f"run 'tfcli {MAKERS[manifest.kind]}' again",
             code=ExitCode.ARTIFACT,
         )
-    return path, found
+
+
+def _input(folder: Path, manifest: Manifest, name: str) -> InputEntry:
+    if name not in manifest.inputs:
+        raise _unreadable(folder / MANIFEST, f"it does not say from which {name} it was made")
+    return manifest.inputs[name]
 
 
 def _unreadable(path: Path, why: str) -> TfcliError:

@@ -17,10 +17,9 @@ from threading import Event
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from stages.coders.config import Images
-from stages.coders.pixels import BadImage, Pixels, crop, decode, pad
+from stages.coders.pixels import BadImage, Pixels, crop, decode, pad, to_image
 from stages.sources.document import Picture
 
 _BATCH = 16  # pictures that go to a worker together
@@ -39,26 +38,26 @@ class Fitted:
     notes: tuple[str, ...] = ()
 
 
-def fit(image: Image.Image, images: Images) -> Pixels:
-    """The picture in the shape that the recipe gives it."""
-    if images.fit == "pad":
-        return pad(image, images.size)
-    return crop(image, *images.shape_of(image.size[1], image.size[0]))
-
-
 def read_picture(picture: Picture, images: Images) -> Fitted:
     """Read, decode and fit one picture. Never raises for what the picture holds."""
     try:
         data = picture.read()
         if isinstance(data, np.ndarray):
-            return Fitted(fit(Image.fromarray(data), images))
+            return Fitted(_fit(to_image(data), images))
         # twice the size: what is averaged in decoding is no longer seen after resizing
         decoded = decode(data, images.policy, least=2 * images.size)
-        return Fitted(fit(decoded.image, images), notes=decoded.notes)
+        return Fitted(_fit(decoded.image, images), notes=decoded.notes)
     except BadImage as bad:
         return Fitted(None, bad.reason, bad.message)
     except OSError as error:
         return Fitted(None, "UNREADABLE", error.strerror or str(error))
+
+
+def _fit(image: Any, images: Images) -> Pixels:
+    """The image in the shape that the recipe gives it."""
+    if images.fit == "pad":
+        return pad(image, images.size)
+    return crop(image, *images.shape_of(image.size[1], image.size[0]))
 
 
 class PictureReader:
@@ -159,8 +158,10 @@ class _Worker:
 
 
 def _serve(pipe: Connection, images: Images) -> None:
-    """In a worker process: decode batches until the other side is gone. Ctrl-C is the business of the other side."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker process: decode batches until the other side is gone. Signals are the business of the other side: they
+    reach the whole group, and a picture whose worker they ended would be taken for a damaged one."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # memory beyond this is a MemoryError of one picture, not the end of other programs
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = _MAX_MEMORY if hard == resource.RLIM_INFINITY else min(_MAX_MEMORY, hard)

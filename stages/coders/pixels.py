@@ -97,6 +97,8 @@ def decode(data: bytes, policy: PixelPolicy, least: int = 0) -> Decoded:
                     shorter = min(image.size)
                     image.draft(None, (-(-image.size[0] * least // shorter), -(-image.size[1] * least // shorter)))
                 image.load()
+                if image.format == "PNG" and sniff.png_sum_is_wrong(data):
+                    raise BadImage("CORRUPT", "the checksum of its pixels is wrong")
                 rgb = _to_rgb(_upright(image, notes), policy, notes)
         except BadImage:
             raise
@@ -111,6 +113,11 @@ def decode(data: bytes, policy: PixelPolicy, least: int = 0) -> Decoded:
     if any("EXIF" in str(warning.message) for warning in caught) and "EXIF_BROKEN" not in notes:
         notes.append("EXIF_BROKEN")
     return Decoded(rgb, tuple(notes))
+
+
+def to_image(pixels: Pixels) -> Image.Image:
+    """Pixels (height, width, 3) as an image."""
+    return Image.fromarray(pixels)
 
 
 def crop(image: Image.Image, height: int, width: int) -> Pixels:
@@ -308,6 +315,7 @@ def _unidentified(data: bytes) -> BadImage:
 
 
 def _broken(data: bytes, error: Exception) -> BadImage:
-    message = f"{type(error).__name__}: {error}"[:200]
+    # what pillow says of a file is a sentence; what breaks inside it is not, without the kind
+    message = (str(error) if isinstance(error, OSError) and str(error) else f"{type(error).__name__}: {error}")[:200]
     cut = "truncated" in str(error).lower() or isinstance(error, EOFError) or sniff.lacks_end(data)
     return BadImage("TRUNCATED" if cut else "CORRUPT", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -154,7 +155,7 @@ def load_vae(
     ENVIRONMENT where the hub cannot be reached.
     """
     target = resolve_device(device)
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.is_dir():
         _check_folder(folder)
         model = _from_pretrained(str(folder), _class_of(folder), local_files_only=True)
@@ -214,7 +215,7 @@ def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
             path, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise _refused(path, str(error).splitlines()[0][:300], "give a complete diffusers autoencoder") from error
+        raise _refused(path, " ".join(str(error).split())[:300], "give a complete diffusers autoencoder") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             word = kind.removesuffix("_keys")

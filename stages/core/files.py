@@ -72,7 +72,7 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an ENVIRONMENT error that names the free space."""
+    """Turn a full or read-only disk into an ENVIRONMENT error that names the path."""
     try:
         yield
     except OSError as error:
@@ -81,10 +81,10 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise
         # os.path.exists, not Path.exists: that one raises PermissionError below a folder that may not be entered
         existing = next(parent for parent in [path, *path.parents] if os.path.exists(parent))
-        free = shutil.disk_usage(existing).free
+        free = f"; {shutil.disk_usage(existing).free / 2**20:,.0f} MiB are free there" if full else ""
         raise TfcliError(
             f"cannot write {path}",
-            why=f"{error.strerror}; {free / 2**20:,.0f} MiB are free there",
+            why=f"{error.strerror}{free}",
             fix="free some space, then run the same command again" if full else "give --work a folder you may write",
             code=ExitCode.ENVIRONMENT,
         ) from error

@@ -17,6 +17,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._at_once: str | None = None
 
     @property
     def requested(self) -> bool:
@@ -30,10 +31,22 @@ class Interrupts:
         name = signal.Signals(self.signal_number).name
         raise TfcliError(f"stopped by {name}", why=saved, fix="run the same command again to go on", code=code)
 
+    @contextmanager
+    def at_once(self, saved: str = "nothing was begun") -> Iterator[None]:
+        """Inside the block a signal raises where it meets the code: for long work without state, such as hashing."""
+        self.check(saved)
+        self._at_once = saved
+        try:
+            yield
+        finally:
+            self._at_once = None
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_number == signal.SIGINT and number == signal.SIGINT:
             os._exit(int(ExitCode.INTERRUPTED))
         self.signal_number = number
+        if self._at_once is not None:
+            self.check(self._at_once)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents, LatentsContent
+from stages.artifacts.manifest import check_built_on
 from stages.artifacts.sequences import (
     HELDOUT_DOCUMENTS,
     HISTOGRAM,
@@ -35,7 +36,9 @@ BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
     """Split by group, draw the order of each pass, pack, check every row, write both sides, report, seal."""
     source = Tokens.open(tokens)
-    facts = Latents.open(latents).content
+    stored = Latents.open(latents)
+    check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures
+    facts = stored.content
     patches = _patches(facts, pack.patch_side)
     units, flags, left_out = _units(source, pack, patches)
     if len(units) == 0:
@@ -48,16 +51,17 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
 
     passes = []
     for number in range(pack.passes):
-        runtime.interrupts.check("nothing to save: packing starts again")
-        passes.append(packer.side(units, np.nonzero(~is_heldout)[0], number, train=True))
+        with runtime.interrupts.at_once("nothing to save: packing starts again"):
+            passes.append(packer.side(units, np.nonzero(~is_heldout)[0], number, train=True))
         runtime.report(Progress("pack", number + 1, pack.passes, "passes"))
     train = _joined(passes)
     if len(train.ids) == 0:
         why = f"all {len(units)} documents are held out"
         raise TfcliError("no documents to train on", why=why, fix="lower pack.heldout_fraction", code=ExitCode.INPUT)
-    kept = packer.side(units, np.nonzero(is_heldout)[0], 0, train=False)
-    for table in (train, kept):
-        check_rows(table, source.content, patches)
+    with runtime.interrupts.at_once("nothing to save: packing starts again"):
+        kept = packer.side(units, np.nonzero(is_heldout)[0], 0, train=False)
+        for table in (train, kept):
+            check_rows(table, source.content, patches)
     train.write(build.folder / "train")
     kept.write(build.folder / "heldout")
     chosen = np.unique(units.document[is_heldout])

@@ -65,6 +65,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 value = json.loads(text) if text else None
             except UnicodeDecodeError as error:
                 raise line_error(path, number, f"not UTF-8 (byte {error.start})") from error
+            except json.JSONDecodeError as error:  # its own text would add "line 1" to the number of the line
+                raise line_error(path, number, f"not JSON ({error.msg}, column {error.colno})") from error
             except (ValueError, RecursionError) as error:
                 raise line_error(path, number, f"not JSON ({error})") from error
             if isinstance(value, dict):

@@ -31,7 +31,7 @@ def existing(path: str, what: str) -> Path:
         raise TfcliError(
             f"only local paths are accepted (got {scheme[1]}:)", fix="download the data first", code=ExitCode.USAGE
         )
-    found = Path(path).expanduser()
+    found = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     if os.path.exists(found):
         return found
     fix = "check the path"

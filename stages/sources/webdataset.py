@@ -97,13 +97,13 @@ class Webdataset(Section):
                 done += 1
                 yield self._document(path, relative, key, sample)
         except TarTruncated as error:
-            why = f"after {done:,} samples: {error}"
             if not self.allow_truncated:
                 raise TfcliError(
-                    f"TAR_TRUNCATED {printable(str(path))} {why}",
-                    fix="fetch the tar again, or set allow_truncated = true to keep the whole samples",
+                    f"{printable(str(path))}: TAR_TRUNCATED after {done:,} samples",
+                    why=str(error),
+                    fix="fetch the tar again, or keep its whole samples with --set source.allow_truncated=true",
                 ) from error
-            yield Omission(relative, relative, "TAR_TRUNCATED", why)
+            yield Omission(relative, relative, "TAR_TRUNCATED", f"after {done:,} samples: {error}")
         yield from special
         if passed:
             counts = ", ".join(f"{count:,} {printable(name)[:40]}" for name, count in sorted(passed.items())[:20])

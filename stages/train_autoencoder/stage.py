@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderContent, Identity
-from stages.artifacts.checkpoint import read_tensors, write_tensors
+from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_tensors
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
@@ -55,7 +55,8 @@ def run(
     shown = min(8, len(heldout))
     sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
     write_atomic(build.folder / SHEET, encode_png(sheet))
-    facts = save_vae(coder, build.folder / MODEL)
+    with writing_tensors(build.folder / MODEL):
+        facts = save_vae(coder, build.folder / MODEL)
     # the commit goes first: a kill between the two must not leave a state.json that names a file already gone
     (build.folder / "state" / "state.json").unlink(missing_ok=True)
     shutil.rmtree(build.folder / "state", ignore_errors=True)

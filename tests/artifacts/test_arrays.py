@@ -149,3 +149,22 @@ def test_flat_arrays_come_back(tmp_path: Path, values: np.ndarray) -> None:  # t
     assert found.dtype == values.dtype
     assert np.array_equal(found, values)
     assert found.shape == values.shape
+
+
+def test_settings_of_zarr_from_outside_change_nothing(tmp_path: Path) -> None:
+    """As ZARR_ARRAY__WRITE_EMPTY_CHUNKS=false would set them: not even a value that zarr can read."""
+    rows = np.zeros((4, 2, 3), np.float32)
+    found = []
+    for name, settings in {
+        "plain": {},
+        "strange": {"array.write_empty_chunks": "false", "codec_pipeline.path": "nowhere"},
+    }.items():
+        with zarr.config.set(settings):
+            create_rows(tmp_path / name / "rows", 4, (2, 3), "float32", 4)
+            write_shard(tmp_path / name / "rows", 0, rows)
+            write_flat(tmp_path / name / "flat", np.arange(5))
+            assert read_flat(tmp_path / name / "flat").tolist() == [0, 1, 2, 3, 4]
+            assert not settings or zarr.config.get("codec_pipeline.path") == "nowhere"  # and it is given back
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        found.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
+    assert found[0] == found[1]

@@ -28,6 +28,8 @@ class Drawn:
     def read(self) -> Pixels:
         if self.fate == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if self.fate.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, self.fate))
         if self.fate == "hang":
             time.sleep(600)
         return np.full((16, 16, 3), self.grey, np.uint8)
@@ -51,6 +53,11 @@ def test_a_crash_costs_one_picture() -> None:
     expected: list[int | str] = list(range(100))
     expected[3] = expected[57] = "DECODER_CRASHED"
     assert outcome(2, {3: "crash", 57: "crash"}) == expected
+
+
+def test_a_signal_to_all_processes_costs_no_picture() -> None:
+    """Slurm and 'kill -- -GROUP' end the workers too: what they were at must not be written down as damaged."""
+    assert outcome(1, {3: "SIGTERM", 21: "SIGINT", 40: "SIGHUP"}, 60) == list(range(60))
 
 
 def test_a_picture_that_never_ends_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,25 @@ def test_a_signal_is_noticed_at_the_next_check(number: signal.Signals, code: Exi
     assert caught.value.why == "all is saved"
 
 
+def test_a_signal_ends_work_without_state_where_it_meets_it() -> None:
+    went_on: list[int] = []
+
+    def work(interrupts: Interrupts, number: int | None) -> None:
+        with interrupts.at_once("nothing was begun"):
+            if number is not None:
+                os.kill(os.getpid(), number)
+            went_on.append(1)
+
+    with watch_signals() as interrupts:
+        with pytest.raises(TfcliError, match="SIGTERM") as caught:
+            work(interrupts, signal.SIGTERM)
+        assert caught.value.why == "nothing was begun"
+        os.kill(os.getpid(), signal.SIGTERM)  # outside the block it only sets the flag
+        with pytest.raises(TfcliError):
+            work(interrupts, None)  # which is seen at the start of the next one
+    assert went_on == []
+
+
 def test_the_old_handlers_come_back_even_after_an_error() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]

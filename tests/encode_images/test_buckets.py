@@ -26,7 +26,8 @@ from stages.core.runtime import Part, Runtime
 from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
 from stages.sources.document import Document, ImageSegment
-from tests.encode_images.test_stage import Pairs, make_autoencoder
+from tests.builders import make_autoencoder
+from tests.encode_images.test_stage import Pairs
 
 BUCKETS = Images(size=32, fit="buckets", bucket_step=8)
 SIZES = [(32, 32), (40, 20), (20, 40), (64, 60), (100, 50), (31, 33), (50, 100)]  # width, height

@@ -14,13 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.artifacts.autoencoder import AutoencoderContent, Identity
 from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
 from stages.coders.pixels import crop, decode
-from stages.coders.vae import Vae, build_vae, load_vae, save_vae
+from stages.coders.vae import Vae, load_vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Warn
 from stages.core.runtime import Runtime
@@ -30,6 +29,7 @@ from stages.encode_images.config import EncodeConfig
 from stages.encode_images.failures import Failures
 from stages.encode_images.plan import plan
 from stages.sources.document import Document, ImageSegment, TextSegment
+from tests.builders import make_autoencoder
 
 BAD = 5
 
@@ -69,22 +69,6 @@ class Pairs:
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_autoencoder(tmp_path_factory.mktemp("vae") / "autoencoder")
-
-
-def make_autoencoder(target: Path, images: Images | None = None) -> Path:
-    images = images or Images(size=16)
-    with building(target, Stamp("autoencoder", "vae", 1, 0, {}), Runtime()) as build:
-        torch.manual_seed(0)
-        identity = save_vae(Vae(build_vae((8, 8), 1, 4, 4), torch.device("cpu")), build.folder / "model")
-        content = AutoencoderContent(
-            identity=Identity.model_validate(identity),
-            latent_channels=4,
-            downsampling=2,
-            picture_size=images.size,
-            fit=images.fit,
-        )
-        build.seal(content.model_dump(), {})
-    return target
 
 
 def encode(target: Path, autoencoder: Path, source: Pairs | None = None, workers: int = 0, **options: Any) -> Latents:

@@ -130,7 +130,7 @@ def test_every_cut_is_found(tmp_path: Path) -> None:
     for length in [0, 1, 511, 512, 513, 700, 1024, 1100, 5 * 1024, end - 1024, end - 512, end, end + 512, end + 1023]:
         cut.write_bytes(whole[:length])
         error = refused(cut)
-        assert error.what.startswith("TAR_TRUNCATED"), length
+        assert "TAR_TRUNCATED" in error.what, length
         assert error.code == ExitCode.INPUT
     cut.write_bytes(whole[: end + 1024])
     assert len(run(cut)[0]) == 6
@@ -145,7 +145,7 @@ def test_a_damaged_header_is_not_the_end(tmp_path: Path) -> None:
     data = bytearray(tar(tmp_path / "s.tar", pairs(4)).read_bytes())
     data[4 * 1024 + 150] ^= 0xFF  # the checksum of the fifth member
     (tmp_path / "s.tar").write_bytes(data)
-    assert refused(tmp_path / "s.tar").what.startswith("TAR_TRUNCATED")
+    assert "TAR_TRUNCATED" in refused(tmp_path / "s.tar").what
 
 
 def test_keys_that_come_back(tmp_path: Path) -> None:

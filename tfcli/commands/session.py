@@ -71,9 +71,9 @@ def make_part(
     began = time.monotonic()
     with Reporter(quiet=call.quiet) as report:
         runtime = replace(wanted, report=report, interrupts=interrupts, device=call.device, workers=call.workers)
-        interrupts.check()
         if not call.force:
-            status = workspace.status(stage)
+            with interrupts.at_once():
+                status = workspace.status(stage)
             if status.state != "fresh":
                 report(Note(f"{stage.name}: {status.state}, {status.reason}"))
         before, manifest = workspace.run(stage, runtime, force=call.force)
