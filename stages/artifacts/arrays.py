@@ -207,4 +207,5 @@ _FIX = "run the stage that made it again with --force"
 
 
 def _damaged(path: Path, why: str) -> TfcliError:
-    return TfcliError(f"{path} is damaged", why=why, fix=_FIX, code=ExitCode.ARTIFACT)
+    fix = "run 'tfcli encode --retry-failed': it makes damaged shards again and keeps the others"
+    return TfcliError(f"{path} is damaged", why=why, fix=fix, code=ExitCode.ARTIFACT)

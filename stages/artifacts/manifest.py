@@ -182,7 +182,7 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
             f"{folder} was made by an older tfcli", why=why, fix=f"run '{command}'", code=ExitCode.ARTIFACT
         )
     for entry in manifest.files:
-        check_size(folder, entry, f"run '{command} --force' to make it again")
+        check_size(folder, entry, f"run '{command}' to make it again")
     return manifest
 
 

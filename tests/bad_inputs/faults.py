@@ -233,8 +233,8 @@ PRETRAINED = sets("vae.kind=pretrained", "vae.path=vae")
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 CASES = [
     Case(2, "killed before the manifest; the next stage", unfinished, 4, ("no latents at work/latents", "it was started but not finished"), "tokenize"),
-    Case(4, "a shard deleted; verify", shard(Path.unlink), 4, (SHARD, "--force"), "verify work/latents", check=made_again, note="encode then makes all shards again, with the same bytes"),
-    Case(4, "a shard deleted; pack", shard(Path.unlink), 4, (f"error: work/latents/{SHARD} is missing", "run 'tfcli encode --force'"), "pack"),
+    Case(4, "a shard deleted; verify", shard(Path.unlink), 4, (SHARD, "--retry-failed"), "verify work/latents", check=made_again, note="encode then makes that shard alone again, with the same bytes"),
+    Case(4, "a shard deleted; pack", shard(Path.unlink), 4, (f"error: work/latents/{SHARD} is missing", "run 'tfcli encode' to make it again"), "pack"),
     Case(5, "a shard cut to 0 bytes", shard(keep(0)), 4, (f"error: work/latents/{SHARD} is damaged", "0 bytes, the manifest says"), "pack", check=made_again),
     Case(5, "a shard 1 byte short", shard(keep(1, 1)), 4, (f"error: work/latents/{SHARD} is damaged",), "pack"),
     Case(5, "half a shard", shard(keep(0.5)), 4, (f"error: work/latents/{SHARD} is damaged",), "verify work/latents"),

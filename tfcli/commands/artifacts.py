@@ -107,7 +107,7 @@ def verify(
         render.show(*[f"ok  {item.folder}" for item in found], f"{num_files} files are as their manifests say")
     if damaged:
         fix = (
-            f"run 'tfcli {MAKERS[found[0].manifest.kind]} --force', or bring the file back"
+            f"run '{_remake(found[0].manifest.kind)}', or bring the file back"
             if len(found) == 1
             else "run the stage that made it with --force"
         )
@@ -177,6 +177,11 @@ def _inside(item: Found, entry: FileEntry) -> str:
         what = f"{item.folder / MANIFEST} names a file outside of its folder: {entry.path}"
         raise TfcliError(what, fix="do not use this artifact", code=ExitCode.ARTIFACT)
     return entry.path
+
+
+def _remake(kind: str) -> str:
+    """The command that mends an artifact of `kind`."""
+    return f"tfcli {MAKERS[kind]} {'--retry-failed' if kind == 'latents' else '--force'}"
 
 
 def _damage(item: Found, report: Report, interrupts: Interrupts) -> list[str]:
