@@ -48,8 +48,8 @@ STAGES = (
     Stage(
         "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=3
     ),
-    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=2),
-    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=2),
+    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=3),
+    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=3),
     Stage(
         "train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=2
     ),

@@ -31,6 +31,7 @@ class Story:
     group: str | None = None
     heldout: bool = False
     bad: bool = False
+    source: str = "pictures"
 
 
 def stamp(
@@ -43,8 +44,8 @@ def stamp(
     return Stamp(kind=kind, stage=stage, stage_version=1, seed=0, config=config, inputs=entries)
 
 
-def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side: int = 4) -> Path:
-    """A Latents artifact with random rows; a bad story has a NaN row for each of its images."""
+def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side: int = 4, mirror: bool = False) -> Path:
+    """A Latents artifact with random rows; a bad story has a NaN row for each of its images. mirror: a second grid."""
     rng = np.random.default_rng(0)
     rows, lines, errors = [], [], []
     for number, story in enumerate(stories):
@@ -66,6 +67,7 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
         lines.append(
             {
                 "key": f"d{number}",
+                "source": story.source,
                 "group": story.group,
                 "fixed_order": story.fixed_order,
                 "heldout": story.heldout,
@@ -74,11 +76,13 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
             }
         )
     with building(folder, stamp("latents", "encode", stories=len(stories)), Runtime()) as build:
-        array = build.folder / ARRAYS / f"{side}x{side}"
-        create_rows(array, max(1, len(rows)), (2, channels, side, side), "float32", 64)
         stacked = np.stack(rows) if rows else np.zeros((1, 2, channels, side, side), np.float32)
-        for shard in range(-(-len(stacked) // 64)):
-            write_shard(array, shard, stacked[shard * 64 : (shard + 1) * 64])
+        names = [f"{side}x{side}", f"{side}x{side}-mirrored"][: 1 + mirror]
+        for name in names:
+            array = build.folder / ARRAYS / name
+            create_rows(array, len(stacked), (2, channels, side, side), "float32", 64)
+            for shard in range(-(-len(stacked) // 64)):
+                write_shard(array, shard, stacked[shard * 64 : (shard + 1) * 64])
         (build.folder / DOCUMENTS).mkdir()
         write_jsonl(build.folder / DOCUMENTS / "00000.jsonl", lines)
         write_jsonl(build.folder / ERRORS, errors)
@@ -94,7 +98,17 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
             num_documents=len(stories),
             shard_rows=64,
             dtype="float32",
-            grids=[Grid(name=f"{side}x{side}", height=side, width=side, rows=len(stacked), pictures=len(stacked))],
+            grids=[
+                Grid(
+                    name=name,
+                    height=side,
+                    width=side,
+                    rows=len(stacked),
+                    pictures=len(stacked),
+                    mirror=1 if mirror and number == 0 else None,
+                )
+                for number, name in enumerate(names)
+            ],
             channel_mean=[0.0] * channels,
             channel_std=[1.0] * channels,
         )

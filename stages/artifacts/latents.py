@@ -88,6 +88,7 @@ class StoredDocument:
     heldout: bool
     facts: Any
     segments: tuple[StoredText | StoredImage, ...]
+    source: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Latents:
 
     def grid_of_row(self) -> IntArray:
         """The grid of each picture."""
-        if len(self.content.grids) == 1:
+        mirrored = sum(grid.mirror is not None for grid in self.content.grids)
+        if len(self.content.grids) - mirrored == 1:
             return np.zeros(self.content.num_images, np.uint8)
         return read_flat(self.folder / ARRAYS / GRIDS)
 
@@ -145,4 +147,5 @@ def _document(index: int, row: dict[str, Any], failed: set[int], grids: IntArray
         else StoredImage(part["image"], int(grids[part["image"]]), part["name"], part["image"] not in failed)
         for part in row["segments"]
     )
-    return StoredDocument(index, row["key"], row["group"], row["fixed_order"], row["heldout"], row["facts"], segments)
+    facts = {name: row[name] for name in ("key", "group", "fixed_order", "heldout", "facts", "source")}
+    return StoredDocument(index=index, segments=segments, **facts)

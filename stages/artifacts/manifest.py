@@ -20,7 +20,7 @@ from stages.core.hashing import hash_value
 ENVELOPE = 1
 MANIFEST = "manifest.json"
 # The content schema of each kind. A change of the files or of `content` bumps it.
-SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 1, "sequences": 1, "checkpoint": 1, "samples": 1, "scores": 1}
+SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 2, "sequences": 2, "checkpoint": 1, "samples": 1, "scores": 1}
 # The command that makes each kind: error messages name it.
 MAKERS = {
     "autoencoder": "vae",

@@ -5,7 +5,7 @@
     <side>/images          int64 (n, 6): row, start of the first patch, patches, row of latents, grid, entry in documents
     <side>/row_documents, <side>/row_images   int64 (rows + 1): the entries of each row
     heldout_documents.jsonl   the documents of the held-out side
-    report.json, lengths.png  fill, waste, what was left out and why; histogram of lengths
+    report.json, report.txt, lengths.png   fill, waste, what was left out and why; histogram of lengths
 
 A document is bos, its segments (text ids; or boi, patches, eoi), eos.
 """
@@ -25,7 +25,8 @@ from stages.artifacts.manifest import Manifest, open_artifact, open_input
 from stages.artifacts.tokens import Marks
 from stages.core.files import read_jsonl
 
-HELDOUT_DOCUMENTS, REPORT, HISTOGRAM = "heldout_documents.jsonl", "report.json", "lengths.png"
+HELDOUT_DOCUMENTS, HISTOGRAM = "heldout_documents.jsonl", "lengths.png"
+REPORT, REPORT_TEXT = "report.json", "report.txt"
 TABLES = ("ids", "documents", "images", "row_documents", "row_images")
 Side = Literal["train", "heldout"]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]

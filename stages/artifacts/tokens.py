@@ -5,6 +5,7 @@ arrays/ids          int32, all text one behind another
 arrays/segments     int64 (n, 4): [0, start in ids, length, 0] for text, [1, row of latents, grid, ok] for an image
 arrays/offsets      int64 (documents + 1): the segments of each document
 arrays/flags        uint8: 1 fixed order, 2 held out by the source        arrays/groups  int64: equal for one group
+arrays/keys         int64: the hash of each document's key                 arrays/sources uint8: place in content.sources
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ class Marks(BaseModel):
 
 
 class TokensContent(Marks):
-    """The vocabulary and the counts. The documents of Latents come first, then text corpora."""
+    """The vocabulary, the counts, the names of the sources. The documents of Latents come first, then text corpora."""
 
     num_documents: int
     num_latent_documents: int
     num_text_tokens: int
+    sources: list[str]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Tokens:
         return cls(folder, manifest, TokensContent.model_validate(manifest.content))
 
     def array(self, name: str) -> IntArray:
-        """One of ids, segments, offsets, flags, groups."""
+        """One of ids, segments, offsets, flags, groups, keys, sources."""
         return read_flat(self.folder / ARRAYS / name)
 
     def text_coder(self) -> TextCoder:

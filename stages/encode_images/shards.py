@@ -211,6 +211,7 @@ def _document_row(first_row: int, document: Document) -> dict[str, Any]:
         row += 1
     return {
         "key": document.key,
+        "source": document.source,
         "group": document.group,
         "fixed_order": document.fixed_order,
         "heldout": document.heldout,

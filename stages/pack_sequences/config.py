@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,12 @@ class PackConfig(Section):
     condition_dropout: share of caption-first pairs whose text before the image is dropped, for guidance (paper: open).
     passes: times that every document is laid out, each with draws of its own.
     heldout_fraction: share of groups kept out of training, beside what the source itself holds out.
-    too_long: what happens to a document longer than a row; `split` cuts documents of text only.
+    weights: how often a pass lays out the documents of a source, by its name (1 where it is not named): 2.5 is twice, and a
+    third time for half of them, others in each pass. 0 leaves a source out of training.
+    text_to_image: elements of text and marks for each patch (paper: 1). Of the side that has too much (documents of text, or
+    documents with images) each pass takes a part, another one each time. Empty: as the documents come.
+    too_long_text: a text longer than a row is cut into pieces, or left out. too_long_documents: one with images is left out,
+    or ends where the row does: no image is cut, a text may be; of a caption pair the caption is cut.
     """
 
     row_length: int = Field(4096, ge=16)
@@ -25,4 +30,7 @@ class PackConfig(Section):
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     passes: int = Field(1, ge=1)
     heldout_fraction: float = Field(0.02, ge=0, lt=1)
-    too_long: Literal["skip", "split"] = "split"
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(default_factory=dict)
+    text_to_image: float | None = Field(None, gt=0)
+    too_long_text: Literal["split", "skip"] = "split"
+    too_long_documents: Literal["skip", "truncate"] = "skip"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.sequences import RowTable
+from stages.artifacts.tokens import Tokens
 from stages.coders.pixels import encode_png
 from stages.pack_sequences.config import PackConfig
 
@@ -14,7 +15,7 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def summary(
-    train: RowTable, heldout: RowTable, left_out: dict[str, int], lengths: IntArray, pack: PackConfig
+    train: RowTable, heldout: RowTable, left_out: dict[str, int], lengths: IntArray, pack: PackConfig, source: Tokens
 ) -> dict[str, Any]:
     """Counts and shares of both sides, documents left out by reason, quantiles of document lengths."""
     places = train.ids.size
@@ -22,22 +23,44 @@ def summary(
     patches = int(train.images[:, 2].sum())
     first_text = train.documents[:, 5] == 0
     quantiles = np.quantile(lengths, [0, 0.5, 0.9, 1]).astype(int).tolist()
+    of_source = np.bincount(source.array("sources")[train.documents[:, 3]], minlength=len(source.content.sources))
     return {
         "rows": len(train.ids),
         "heldout_rows": len(heldout.ids),
         "documents": len(np.unique(train.documents[:, 3])),
         "heldout_documents": len(np.unique(heldout.documents[:, 3])),
+        "laid_out_by_source": dict(zip(source.content.sources, of_source.tolist(), strict=True)),
         "images": len(train.images),
         "fill": used / places,
         "unused_places": places - used,
         "text_elements": used - patches,
         "patch_elements": patches,
+        "text_to_image": (used - patches) / max(1, patches),
         "begins_with_text": float(first_text.mean()),
         "caption_dropped": float(train.documents[:, 4].mean()),
         "left_out": left_out,
         "length_min_median_p90_max": quantiles,
         "passes": pack.passes,
     }
+
+
+def report_text(report: dict[str, Any], lengths: IntArray, row_length: int) -> str:
+    """The same for people, with the lengths of documents as bars."""
+    lines = [f"{name:26} {_plain(value)}" for name, value in report.items()]
+    counts, edges = np.histogram(lengths, bins=16, range=(0, row_length))
+    lines += ["", "elements of a document"]
+    for count, low, high in zip(counts.tolist(), edges, edges[1:], strict=False):
+        bar = "#" * int(np.ceil(50 * count / max(1, counts.max())))
+        lines.append(f"{low:7.0f} to {high:6.0f} {count:12,} {bar}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_plain(number)} {name}" for name, number in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def histogram(lengths: IntArray, row_length: int) -> bytes:

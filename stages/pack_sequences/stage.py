@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,28 @@ from stages.artifacts.sequences import (
     HELDOUT_DOCUMENTS,
     HISTOGRAM,
     REPORT,
+    REPORT_TEXT,
     RowTable,
     SequencesContent,
 )
-from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, TEXT, Marks, Tokens
+from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, Marks, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import write_atomic, write_json, write_jsonl
 from stages.core.runtime import Runtime
-from stages.core.seeds import derive_seed, numpy_generator
+from stages.core.seeds import hashed_uniform
+from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.fit import best_fit
-from stages.pack_sequences.layout import Units, drawn, write_rows
-from stages.pack_sequences.report import histogram, summary
+from stages.pack_sequences.layout import Units, drawn, segment_lengths, write_rows
+from stages.pack_sequences.lengths import fitting_units, joined_units
+from stages.pack_sequences.mix import balanced, copies, document_weights
+from stages.pack_sequences.report import histogram, report_text, summary
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+_KEPT = "nothing to save: packing starts again"
 
 
 def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
@@ -40,36 +46,53 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures
     facts = stored.content
     patches = _patches(facts, pack.patch_side)
-    units, flags, left_out = _units(source, pack, patches)
-    if len(units) == 0:
-        raise _nothing_fits(source, pack, patches)
-    heldout = _heldout(source.array("groups"), flags, pack.heldout_fraction, seed)
-    is_heldout = heldout[units.document]
-    ids = source.array("ids")
-    free_order = (flags[units.document] & FIXED_ORDER) == 0
-    packer = _Packer(pack, source.content, patches, ids, free_order, seed)
+    flags = source.array("flags")
+    free_order = (flags & FIXED_ORDER) == 0
+    units, left_out = fitting_units(source, pack, patches, free_order)
+    heldout = _heldout(source.array("groups"), flags, pack.heldout_fraction, seed)[units.document]
+    weights = _weights(pack, source, units, heldout, patches)
+    packer = _Packer(
+        pack=pack,
+        marks=source.content,
+        mirrors=np.array([-1 if grid.mirror is None else grid.mirror for grid in facts.grids]),
+        patches=patches,
+        ids=source.array("ids"),
+        units=units,
+        keys=source.array("keys")[units.document],
+        free_order=free_order[units.document],
+        seed=seed,
+    )
 
     passes = []
     for number in range(pack.passes):
-        with runtime.interrupts.at_once("nothing to save: packing starts again"):
-            passes.append(packer.side(units, np.nonzero(~is_heldout)[0], number, train=True))
+        with runtime.interrupts.at_once(_KEPT):
+            passes.append(packer.training(number, weights))
         runtime.report(Progress("pack", number + 1, pack.passes, "passes"))
     train = _joined(passes)
     if len(train.ids) == 0:
-        why = f"all {len(units)} documents are held out"
-        raise TfcliError("no documents to train on", why=why, fix="lower pack.heldout_fraction", code=ExitCode.INPUT)
-    with runtime.interrupts.at_once("nothing to save: packing starts again"):
-        kept = packer.side(units, np.nonzero(is_heldout)[0], 0, train=False)
+        why = f"all {len(units)} documents are held out" if heldout.all() else "pack.weights leave none"
+        fix = "lower pack.heldout_fraction" if heldout.all() else "raise a weight"
+        raise TfcliError("no documents to train on", why=why, fix=fix, code=ExitCode.INPUT)
+    with runtime.interrupts.at_once(_KEPT):
+        kept = packer.heldout(np.nonzero(heldout)[0])
         for table in (train, kept):
-            check_rows(table, source.content, patches)
+            check_rows(table, source.content, patches, facts.num_images)
     train.write(build.folder / "train")
     kept.write(build.folder / "heldout")
-    chosen = np.unique(units.document[is_heldout])
+    chosen = np.unique(units.document[heldout])
     write_jsonl(build.folder / HELDOUT_DOCUMENTS, ({"document": int(index)} for index in chosen))
-    report = summary(train, kept, left_out, units.lengths(patches), pack)
+    lengths = units.lengths(patches)
+    report = summary(train, kept, left_out, lengths, pack, source)
     write_json(build.folder / REPORT, report)
-    write_atomic(build.folder / HISTOGRAM, histogram(units.lengths(patches), pack.row_length))
-    runtime.report(Note(f"{len(train.ids)} rows, {100 * report['fill']:.2f} % full; {len(kept.ids)} rows held out"))
+    write_atomic(build.folder / REPORT_TEXT, report_text(report, lengths, pack.row_length).encode())
+    write_atomic(build.folder / HISTOGRAM, histogram(lengths, pack.row_length))
+    out = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
+    runtime.report(
+        Note(
+            f"{len(train.ids):,} rows, {100 * report['fill']:.2f} % full, {report['text_to_image']:.3g} of text for a patch; "
+            f"{len(kept.ids):,} rows held out" + (f"; documents: {out}" if out else "")
+        )
+    )
     build.seal(_content(pack, source.content, facts, train, kept).model_dump(), report)
 
 
@@ -84,96 +107,97 @@ def _patches(facts: LatentsContent, side: int) -> IntArray:
     return np.array([grid.height * grid.width // side**2 for grid in facts.grids], dtype=np.int64)
 
 
-def _units(source: Tokens, pack: PackConfig, patches: IntArray) -> tuple[Units, IntArray, dict[str, int]]:
-    """The units that can be packed; flags by document; how many documents were left out or cut, by reason."""
-    offsets, segments = source.array("offsets"), source.array("segments")
-    count = source.content.num_documents
-    whole = np.ones(count, dtype=bool)
-    units = Units(np.arange(count), whole, whole, offsets, segments)
-    failed = np.zeros(count, dtype=bool)
-    owner = np.repeat(np.arange(count), np.diff(offsets))
-    failed[owner[(segments[:, 0] == IMAGE) & (segments[:, 3] == 0)]] = True
-    empty = np.diff(offsets) == 0
-    too_long = (units.lengths(patches) > pack.row_length) & ~failed
-    text_only = np.ones(count, dtype=bool)
-    text_only[owner[segments[:, 0] == IMAGE]] = False
-    cut = too_long & text_only if pack.too_long == "split" else np.zeros(count, dtype=bool)
-    kept = units.take(np.nonzero(~failed & ~too_long & ~empty)[0])
-    left_out = {
-        "IMAGE_FAILED": int(failed.sum()),
-        "EMPTY": int((empty & ~failed).sum()),
-        "TOO_LONG": int((too_long & ~cut).sum()),
-        "CUT_INTO_PIECES": int(cut.sum()),
-    }
-    return _with_pieces(kept, units, np.nonzero(cut)[0], pack.row_length), source.array("flags"), left_out
-
-
-def _with_pieces(kept: Units, units: Units, cut: IntArray, row_length: int) -> Units:
-    """Append the pieces of long texts: bos only before the first, eos only behind the last."""
-    documents, bos, eos, segments = [], [], [], []
-    for index in cut.tolist():
-        own = units.segments[units.offsets[index] : units.offsets[index + 1]]
-        start, left = int(own[0, 1]), int(own[:, 2].sum())  # the texts of a document lie one behind another
-        first = True
-        while left > 0:
-            last = left + first < row_length  # with room for eos
-            # Text that would fill the row to its end leaves one token for a piece of its own, so that eos has a place.
-            size = left if last else min(left - 1, row_length - first)
-            documents.append(index)
-            bos.append(first)
-            eos.append(last)
-            segments.append((TEXT, start, size, 0))
-            start, left, first = start + size, left - size, False
-    if not documents:
-        return kept
-    return Units(
-        np.concatenate([kept.document, documents]),
-        np.concatenate([kept.bos, bos]),
-        np.concatenate([kept.eos, eos]),
-        np.concatenate([kept.offsets, kept.offsets[-1] + 1 + np.arange(len(documents))]),
-        np.concatenate([kept.segments, np.array(segments, dtype=np.int64)]),
-    )
-
-
 def _heldout(groups: IntArray, flags: IntArray, fraction: float, seed: int) -> BoolArray:
     """Which documents are held out: those whose group's hash with the seed falls below the fraction, and whole groups in
     which the source holds one out. At least one group where the fraction is above 0 and two groups are there."""
     names, group = np.unique(groups, return_inverse=True)
-    mixed = names.astype(np.uint64) ^ np.uint64(derive_seed(seed, "heldout"))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the mixing steps of SplitMix64
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    chosen = mixed.astype(np.float64) / 2.0**64 < fraction
+    draws = hashed_uniform(names, seed, "heldout")
+    chosen = draws < fraction
     chosen[group[(flags & HELDOUT) != 0]] = True
     if fraction > 0 and not chosen.any() and len(names) > 1:
-        chosen[mixed.argmin()] = True
+        chosen[draws.argmin()] = True
     result: BoolArray = chosen[group]
     return result
 
 
+def _weights(pack: PackConfig, source: Tokens, units: Units, heldout: BoolArray, patches: IntArray) -> Floats:
+    """How often a pass lays each unit out, 0 for those that are held out."""
+    sources = source.array("sources")[units.document]
+    weights = np.where(heldout, 0.0, document_weights(pack, sources, source.content.sources))
+    if pack.text_to_image is None:
+        return weights
+    own = segment_lengths(units.segments, patches)
+    owner = np.repeat(np.arange(len(units)), np.diff(units.offsets))
+    is_image = units.segments[:, 0] == IMAGE
+    in_images = np.bincount(owner[is_image], weights=own[is_image] - 2, minlength=len(units)).astype(np.int64)
+    # what a dropped condition takes away, on average
+    droppable = units.pairs() & ((source.array("flags") & FIXED_ORDER) == 0)[units.document]
+    text = units.lengths(patches) - in_images
+    captions = np.bincount(owner[~is_image], weights=own[~is_image], minlength=len(units))
+    text = text - np.where(droppable, captions * pack.caption_first * pack.condition_dropout, 0)
+    return balanced(weights, in_images > 0, text, in_images, pack.text_to_image)
+
+
 @dataclass(frozen=True)
 class _Packer:
-    """Packs one side of one pass."""
+    """Packs the units of one side in one pass. Every draw belongs to a document (its key), a pass and a copy: it depends
+    neither on the other documents nor on the length of rows."""
 
     pack: PackConfig
     marks: Marks
-    patches: IntArray
+    mirrors: IntArray  # of each grid: the grid of the same pictures mirrored, or -1
+    patches: IntArray  # of each grid
     ids: IntArray
-    free_order: BoolArray
+    units: Units
+    keys: IntArray  # of each unit's document
+    free_order: BoolArray  # of each unit
     seed: int
 
-    def side(self, units: Units, chosen: IntArray, number: int, *, train: bool) -> RowTable:
-        """Draw order and drops of this pass, shuffle, fit into rows. The draw of a unit does not depend on the packing."""
-        rng = numpy_generator(self.seed, "pack" if train else "pack heldout", number)
-        text_first = rng.random(len(units)) < self.pack.caption_first
-        dropped = (rng.random(len(units)) < self.pack.condition_dropout) & text_first & train
-        order = chosen[np.argsort(rng.random(len(units))[chosen], kind="stable")]
-        part = drawn(units, self.free_order, text_first, dropped).take(order)
-        dropped = (dropped & units.pairs() & self.free_order)[order]
-        rows, starts, num_rows = best_fit(part.lengths(self.patches), self.pack.row_length)
-        return write_rows(
-            part, dropped, rows, starts, num_rows, self.pack.row_length, self.patches, self.ids, self.marks
-        )
+    def training(self, number: int, weights: Floats) -> RowTable:
+        """Pass `number`: draw how often each unit comes, its order and drops, and its place; fit into rows."""
+        times = copies(weights, self._draws("weight", np.arange(len(self.units)), number))
+        parts, dropped, order = [], [], []
+        for copy in range(int(times.max(initial=0))):
+            chosen = np.nonzero(times > copy)[0]
+            text_first = self._draws("order", chosen, number, copy) < self.pack.caption_first
+            drop = (self._draws("drop", chosen, number, copy) < self.pack.condition_dropout) & text_first
+            one = self.units.take(chosen)
+            free = self.free_order[chosen]
+            parts.append(self._mirrored(drawn(one, free, text_first, drop), chosen, number, copy))
+            dropped.append(drop & one.pairs() & free)
+            order.append(self._draws("place", chosen, number, copy))
+        if not parts:
+            return self._fitted(self.units.take(np.zeros(0, np.int64)), np.zeros(0, bool))
+        shuffled = np.argsort(np.concatenate(order), kind="stable")
+        return self._fitted(joined_units(parts).take(shuffled), np.concatenate(dropped)[shuffled])
+
+    def heldout(self, chosen: IntArray) -> RowTable:
+        """The held-out side: each unit once, nothing dropped."""
+        text_first = self._draws("heldout order", chosen) < self.pack.caption_first
+        nothing = np.zeros(len(chosen), dtype=bool)
+        part = drawn(self.units.take(chosen), self.free_order[chosen], text_first, nothing)
+        shuffled = np.argsort(self._draws("heldout place", chosen), kind="stable")
+        return self._fitted(part.take(shuffled), nothing)
+
+    def _draws(self, purpose: str, chosen: IntArray, *index: int) -> Floats:
+        return hashed_uniform(self.keys[chosen], self.seed, f"pack {purpose}", *index)
+
+    def _mirrored(self, part: Units, chosen: IntArray, number: int, copy: int) -> Units:
+        """Half of the images from the grids of mirrored pictures, where there are such."""
+        if (self.mirrors < 0).all():
+            return part
+        keys = np.repeat(self.keys[chosen], np.diff(part.offsets))
+        segments = part.segments.copy()
+        images = np.nonzero(segments[:, 0] == IMAGE)[0]
+        draws = hashed_uniform(keys[images] + segments[images, 1], self.seed, "pack mirror", number, copy)
+        flipped = images[draws < 0.5]
+        segments[flipped, 2] = self.mirrors[segments[flipped, 2]]
+        return replace(part, segments=segments)
+
+    def _fitted(self, part: Units, dropped: BoolArray) -> RowTable:
+        length = self.pack.row_length
+        rows, starts, num_rows = best_fit(part.lengths(self.patches), length)
+        return write_rows(part, dropped, rows, starts, num_rows, length, self.patches, self.ids, self.marks)
 
 
 def _joined(tables: list[RowTable]) -> RowTable:
@@ -195,23 +219,6 @@ def _joined(tables: list[RowTable]) -> RowTable:
     )
 
 
-def check_rows(table: RowTable, marks: Marks, patches: IntArray) -> None:
-    """Spans lie inside their row and document and are closed by BOI and EOI, counts equal the grid, ids are in range."""
-    ids, documents, images = table.ids, table.documents, table.images
-    length = ids.shape[1]
-    assert ids.size == 0 or (ids.min() >= 0 and ids.max() < marks.vocab_size), "ids out of range"
-    assert (documents[:, 1] + documents[:, 2] <= length).all(), "a document crosses the end of its row"
-    behind = documents[1:, 0] == documents[:-1, 0]
-    assert (documents[1:, 1] >= documents[:-1, 1] + documents[:-1, 2])[behind].all(), "documents overlap"
-    assert (images[:, 2] == patches[images[:, 4]]).all(), "patches do not match the grid"
-    assert (ids[images[:, 0], images[:, 1] - 1] == marks.boi).all(), "an image without BOI"
-    assert (ids[images[:, 0], images[:, 1] + images[:, 2]] == marks.eoi).all(), "an image without EOI"
-    assert (ids == marks.boi).sum() == len(images), "BOI without an image"
-    owner = documents[images[:, 5]]
-    assert (images[:, 1] > owner[:, 1]).all(), "an image before its document"
-    assert (images[:, 1] + images[:, 2] < owner[:, 1] + owner[:, 2]).all(), "an image behind its document"
-
-
 def _content(
     pack: PackConfig, marks: Marks, facts: LatentsContent, train: RowTable, heldout: RowTable
 ) -> SequencesContent:
@@ -227,17 +234,4 @@ def _content(
         num_rows=len(train.ids),
         heldout_rows=len(heldout.ids),
         passes=pack.passes,
-    )
-
-
-def _nothing_fits(source: Tokens, pack: PackConfig, patches: IntArray) -> TfcliError:
-    count = source.content.num_documents
-    whole = np.ones(count, dtype=bool)
-    lengths = Units(np.arange(count), whole, whole, source.array("offsets"), source.array("segments")).lengths(patches)
-    shortest = int(lengths.min()) if count else 0
-    return TfcliError(
-        f"0 of {count:,} documents fit {pack.row_length} elements (shortest {shortest})",
-        why="a document is never cut through an image",
-        fix=f"set pack.row_length to {shortest} or more, or raise pack.patch_side",
-        code=ExitCode.INPUT,
     )

@@ -1,4 +1,4 @@
-"""The union of all sources: what a recipe's `source` may be. A new source is one file and one name in this union."""
+"""The union of all sources: what a recipe's `source` may be. A new source is one file and one name in `SingleSource`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from stages.sources.emoji import Emoji
-from stages.sources.folder import Folder
-from stages.sources.jsonl import Jsonl
-from stages.sources.parquet import Parquet
-from stages.sources.shapes.source import Shapes
-from stages.sources.text import Text
-from stages.sources.webdataset import Webdataset
+from stages.sources.mix import Mix, SingleSource
 
-SourceConfig = Annotated[Folder | Webdataset | Jsonl | Parquet | Text | Emoji | Shapes, Field(discriminator="kind")]
+SourceConfig = Annotated[SingleSource | Mix, Field(discriminator="kind")]

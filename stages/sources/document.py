@@ -68,7 +68,8 @@ class Document:
     key: unique and stable in its source. group: all documents of a group fall on the same side of the train/held-out
     split (None: the document is its own group). fixed_order: False for a caption pair, whose order packing draws;
     True where the order carries meaning. facts: what the source knows about the truth (shapes: the scenes), for
-    evaluation only. heldout: True sends the document to the held-out side whatever the split says.
+    evaluation only. heldout: True sends the document to the held-out side whatever the split says. source: the name by
+    which packing weighs it.
     """
 
     key: str
@@ -77,6 +78,7 @@ class Document:
     fixed_order: bool = False
     heldout: bool = False
     facts: Any = None
+    source: str = "pictures"
 
     @property
     def images(self) -> tuple[ImageSegment, ...]:

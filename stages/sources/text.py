@@ -19,6 +19,7 @@ class Text(Section):
 
     kind: Literal["text"] = "text"
     path: str
+    name: str = Field("text", min_length=1)  # by which pack.weights calls it
     split: Literal["file", "paragraph", "line"] = "file"  # what becomes one document; paragraphs end at blank lines
     recursive: bool = True
     follow_links: bool = False

@@ -62,6 +62,7 @@ def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime,
         num_documents=columns.num_documents,
         num_latent_documents=num_latent_documents,
         num_text_tokens=columns.num_ids,
+        sources=list(columns.names),
     )
     build.seal(content.model_dump(), {"tokens_per_document": columns.num_ids / max(1, columns.num_documents)})
 
@@ -73,6 +74,7 @@ class _CorpusDocument:
     key: str
     group: str | None
     segments: tuple[StoredText, ...]
+    source: str
     fixed_order: bool = True
     heldout: bool = False
 
@@ -83,7 +85,8 @@ class _Columns:
     def __init__(self) -> None:
         self.ids: list[np.ndarray] = []
         self.segments: list[tuple[int, int, int, int]] = []
-        self.offsets, self.flags, self.groups = [0], [], []  # type: ignore[var-annotated]
+        self.offsets, self.flags, self.groups, self.keys, self.sources = [0], [], [], [], []  # type: ignore[var-annotated]
+        self.names: dict[str, int] = {}  # of sources, in the order in which they come
         self.num_ids = 0
 
     @property
@@ -106,10 +109,10 @@ class _Columns:
                     self.segments.append((IMAGE, part.row, part.grid, int(part.ok)))
             self.offsets.append(len(self.segments))
             self.flags.append(FIXED_ORDER * document.fixed_order + HELDOUT * document.heldout)
-            kind, name = ("key", document.key) if document.group is None else ("group", document.group)
-            # hash_value([kind, name]), with the JSON written by hand: the standard library takes ten times as long for a list
-            text = f'["{kind}",{encode_basestring(name)}]'
-            self.groups.append(int(hash_bytes(text.encode("utf-8", "surrogatepass"))[:15], 16))
+            key = _named("key", document.key)
+            self.keys.append(key)
+            self.groups.append(key if document.group is None else _named("group", document.group))
+            self.sources.append(self.names.setdefault(document.source, len(self.names)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {
@@ -118,7 +121,15 @@ class _Columns:
             "offsets": np.array(self.offsets, dtype=np.int64),
             "flags": np.array(self.flags, dtype=np.uint8),
             "groups": np.array(self.groups, dtype=np.int64),
+            "keys": np.array(self.keys, dtype=np.int64),
+            "sources": np.array(self.sources, dtype=np.uint8),
         }
+
+
+def _named(kind: str, name: str) -> int:
+    """60 bits of hash_value([kind, name]), with the JSON written by hand: the standard library takes ten times as long."""
+    text = f'["{kind}",{encode_basestring(name)}]'
+    return int(hash_bytes(text.encode("utf-8", "surrogatepass"))[:15], 16)
 
 
 def _texts(stored: Latents, corpora: tuple[Text, ...]) -> Iterator[str]:
@@ -150,7 +161,7 @@ def _corpora(corpora: tuple[Text, ...], runtime: Runtime) -> Iterator[_CorpusDoc
                 omitted += 1
                 continue
             parts = tuple(StoredText(part.text) for part in item.segments if isinstance(part, TextSegment))
-            yield _CorpusDocument(f"text{number}/{item.key}", item.group, parts)
+            yield _CorpusDocument(f"text{number}/{item.key}", item.group, parts, corpus.name)
         if omitted:
             runtime.report(Warn(f"{corpus.describe()}: {omitted} texts left out"))
 

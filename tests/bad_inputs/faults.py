@@ -255,7 +255,7 @@ CASES = [
     Case(18, "SIGTERM while encoding", hit("stages.encode_images.rows", "write_shard", TERM), 75, ("stopped by SIGTERM", "finished shards are kept"), check=goes_on("encode")),
     Case(18, "SIGHUP while decoding", hit("stages.coders.pictures", "decode", HUP), 75, ("stopped by SIGHUP",), check=goes_on("encode")),
     Case(18, "SIGTERM while a tokenizer is trained", hit("stages.tokenize_text.stage", "train_sentencepiece", TERM, without("tokens")), 75, ("stopped by SIGTERM",), "tokenize", check=goes_on("tokenize")),
-    Case(18, "SIGTERM while packing", hit("stages.pack_sequences.stage", "_Packer.side", TERM, without("sequences")), 75, ("stopped by SIGTERM",), "pack", check=goes_on("pack")),
+    Case(18, "SIGTERM while packing", hit("stages.pack_sequences.stage", "_Packer.training", TERM, without("sequences")), 75, ("stopped by SIGTERM",), "pack", check=goes_on("pack")),
     Case(18, "SIGTERM while sums are checked", hit("tfcli.commands.artifacts", "hash_file", TERM, Lab.finish), 75, ("stopped by SIGTERM",), "verify work"),
     Case(20, "Ctrl-C once", hit("stages.encode_images.rows", "write_shard", INT), 130, ("stopped by SIGINT", "finished shards are kept", "run the same command again"), check=goes_on("encode")),
     Case(24, "tokenizer trained again; is pack fresh?", tokenizer_again, 0, ("pack: stale, tokens changed",), "pack"),

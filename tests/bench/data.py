@@ -258,7 +258,7 @@ def tokenize(_work: Path) -> list[Figure]:
     texts = [" ".join(rng.choice(words, int(size))) for size in rng.integers(20, 200, 50_000)]
     model = train_sentencepiece(texts[:5_000], 400, "bpe")
     coder = TextCoder(model)
-    documents = [_CorpusDocument(str(number), None, (StoredText(text),)) for number, text in enumerate(texts)]
+    documents = [_CorpusDocument(str(number), None, (StoredText(text),), "text") for number, text in enumerate(texts)]
     plain = sentencepiece.SentencePieceProcessor(model_proto=model)
     threads = os.cpu_count() or 1
 

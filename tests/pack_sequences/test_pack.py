@@ -146,7 +146,7 @@ def test_failed_images_and_long_documents_are_left_out_and_counted(tmp_path: Pat
     ]
     folder = make_all(tmp_path, made, PackConfig(row_length=48, heldout_fraction=0))
     report = open_artifact(folder, "sequences").stats
-    assert report["left_out"] == {"IMAGE_FAILED": 1, "EMPTY": 0, "TOO_LONG": 1, "CUT_INTO_PIECES": 1}
+    assert report["left_out"] == {"IMAGE_FAILED": 1, "EMPTY": 0, "TOO_LONG": 1, "CUT_INTO_PIECES": 1, "TRUNCATED": 0}
     sequences = Sequences.open(folder)
     coder = Tokens.open(tmp_path / "tokens").text_coder()
     pieces = [parts for document, parts in spelled(sequences.split("train"), coder) if document == 22]

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stages.pack_sequences.layout import Units
-from stages.pack_sequences.stage import _with_pieces
+from stages.pack_sequences.lengths import _pieces
 
 NO_PATCHES = np.array([4])
 
@@ -25,8 +25,7 @@ def test_pieces_hold_all_tokens_and_both_ends(more: int, row_length: int) -> Non
         np.array([0, 1]),
         np.array([[0, 7, length, 0]], dtype=np.int64),
     )
-    nothing = whole.take(np.zeros(0, dtype=np.int64))
-    pieces = _with_pieces(nothing, whole, np.array([0]), row_length)
+    pieces = _pieces(whole, np.array([0]), row_length)
     assert (pieces.lengths(NO_PATCHES) <= row_length).all()
     assert (pieces.segments[:, 2] > 0).all()
     covered = np.concatenate([np.arange(start, start + size) for _, start, size, _ in pieces.segments])

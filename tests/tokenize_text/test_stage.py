@@ -122,7 +122,8 @@ def test_a_group_is_the_hash_of_its_name_whatever_is_in_it() -> None:
     names = ["plain", 'a "quote"', "back\\slash", "line\nbreak", "\u00e9\u4e2d", "\udc80", ""]
     columns = _Columns()
     coder = SimpleNamespace(encode_many=lambda texts, _threads: [[] for _ in texts])
-    columns.add([_CorpusDocument(name, None, ()) for name in names], coder, 1)  # type: ignore[arg-type]
-    columns.add([_CorpusDocument("key", name, ()) for name in names], coder, 1)  # type: ignore[arg-type]
+    columns.add([_CorpusDocument(name, None, (), "text") for name in names], coder, 1)  # type: ignore[arg-type]
+    columns.add([_CorpusDocument("key", name, (), "text") for name in names], coder, 1)  # type: ignore[arg-type]
     expected = [int(hash_value([kind, name])[:15], 16) for kind in ("key", "group") for name in names]
     assert columns.groups == expected
+    assert columns.keys == expected[:7] + [int(hash_value(["key", "key"])[:15], 16)] * 7

@@ -1,0 +1,130 @@
+"""Which documents can be packed, and what becomes of those that are longer than a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stages.artifacts.tokens import IMAGE, TEXT, Tokens
+from stages.core.errors import ExitCode, TfcliError
+from stages.pack_sequences.config import PackConfig
+from stages.pack_sequences.layout import Units, segment_lengths
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def fitting_units(
+    source: Tokens, pack: PackConfig, patches: IntArray, free_order: BoolArray
+) -> tuple[Units, dict[str, int]]:
+    """The units that can be packed; how many documents were left out or cut, by reason. free_order: of each document.
+
+    Raises TfcliError (INPUT) where nothing fits.
+    """
+    count = source.content.num_documents
+    whole = np.ones(count, dtype=bool)
+    units = Units(np.arange(count), whole, whole, source.array("offsets"), source.array("segments"))
+    owner = np.repeat(np.arange(count), np.diff(units.offsets))
+    kinds = units.segments[:, 0]
+    failed = np.zeros(count, dtype=bool)
+    failed[owner[(kinds == IMAGE) & (units.segments[:, 3] == 0)]] = True
+    empty = np.diff(units.offsets) == 0
+    lengths = units.lengths(patches)
+    too_long = (lengths > pack.row_length) & ~failed
+    text_only = np.ones(count, dtype=bool)
+    text_only[owner[kinds == IMAGE]] = False
+    cut = too_long & text_only & (pack.too_long_text == "split")
+    shorter = too_long & ~text_only & (pack.too_long_documents == "truncate")
+    kept = units.take(np.nonzero(~failed & ~too_long & ~empty)[0])
+    truncated = _truncated(units.take(np.nonzero(shorter)[0]), free_order, pack.row_length, patches)
+    found = joined_units([kept, truncated, _pieces(units, np.nonzero(cut)[0], pack.row_length)])
+    if len(found) == 0:
+        shortest = int(lengths.min()) if count else 0
+        raise TfcliError(
+            f"0 of {count:,} documents fit {pack.row_length} elements (shortest {shortest})",
+            why="a document is never cut through an image",
+            fix=f"set pack.row_length to {shortest} or more, or raise pack.patch_side",
+            code=ExitCode.INPUT,
+        )
+    return found, {
+        "IMAGE_FAILED": int(failed.sum()),
+        "EMPTY": int((empty & ~failed).sum()),
+        "TOO_LONG": int((too_long & ~cut).sum()) - len(truncated),
+        "CUT_INTO_PIECES": int(cut.sum()),
+        "TRUNCATED": len(truncated),
+    }
+
+
+def _truncated(units: Units, free_order: BoolArray, row_length: int, patches: IntArray) -> Units:
+    """Documents with images up to where the row ends, without eos; those in which then is no image are left out. The caption
+    of a pair of free order is cut instead, and the pair stays whole."""
+    pairs = units.pairs() & free_order[units.document]
+    documents, eos, offsets, segments = [], [], [0], []
+    for index in range(len(units)):
+        own = units.segments[units.offsets[index] : units.offsets[index + 1]].copy()
+        sizes = segment_lengths(own, patches)
+        if pairs[index]:
+            room = row_length - 2 - int(sizes[own[:, 0] == IMAGE].sum())
+            own[own[:, 0] == TEXT, 2] = room
+            if room < 1:
+                continue
+        else:
+            before = np.concatenate([[0], np.cumsum(sizes)])
+            last = int(np.searchsorted(before, row_length - 1, side="right")) - 1  # segments that fit behind bos
+            room = row_length - 1 - int(before[last])
+            if room > 0 and own[last, 0] == TEXT:
+                own[last, 2] = room
+                last += 1
+            own = own[:last]
+            if not (own[:, 0] == IMAGE).any():
+                continue
+        documents.append(int(units.document[index]))
+        eos.append(bool(pairs[index]))
+        offsets.append(offsets[-1] + len(own))
+        segments.append(own)
+    return Units(
+        np.array(documents, dtype=np.int64),
+        np.ones(len(documents), dtype=bool),
+        np.array(eos, dtype=bool),
+        np.array(offsets, dtype=np.int64),
+        np.concatenate([np.zeros((0, 4), dtype=np.int64), *segments]),
+    )
+
+
+def _pieces(units: Units, cut: IntArray, row_length: int) -> Units:
+    """The pieces of long texts: bos only before the first, eos only behind the last."""
+    documents, bos, eos, segments = [], [], [], []
+    for index in cut.tolist():
+        own = units.segments[units.offsets[index] : units.offsets[index + 1]]
+        start, left = int(own[0, 1]), int(own[:, 2].sum())  # the texts of a document lie one behind another
+        first = True
+        while left > 0:
+            last = left + first < row_length  # with room for eos
+            # Text that would fill the row to its end leaves one token for a piece of its own, so that eos has a place.
+            size = left if last else min(left - 1, row_length - first)
+            documents.append(index)
+            bos.append(first)
+            eos.append(last)
+            segments.append((TEXT, start, size, 0))
+            start, left, first = start + size, left - size, False
+    return Units(
+        np.array(documents, dtype=np.int64),
+        np.array(bos, dtype=bool),
+        np.array(eos, dtype=bool),
+        np.arange(len(documents) + 1),
+        np.array(segments, dtype=np.int64).reshape(-1, 4),
+    )
+
+
+def joined_units(parts: list[Units]) -> Units:
+    """The units of all parts, one part behind another."""
+    starts = np.cumsum([0, *(len(part.segments) for part in parts)])
+    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    return Units(
+        np.concatenate([part.document for part in parts]),
+        np.concatenate([part.bos for part in parts]),
+        np.concatenate([part.eos for part in parts]),
+        np.concatenate([*offsets, starts[-1:]]),
+        np.concatenate([part.segments for part in parts]),
+    )
