@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.arrays import RowReader
-from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
+from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import read_jsonl
 
 ARRAYS, DOCUMENTS, ERRORS, SHEET = "arrays", "documents", "errors.jsonl", "check.png"
@@ -90,15 +91,21 @@ class Latents:
     @classmethod
     def open(cls, folder: Path) -> Latents:
         manifest = open_artifact(folder, "latents")
-        return cls(folder, manifest, LatentsContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, LatentsContent))
 
     def documents(self) -> Iterator[StoredDocument]:
         """All documents in source order."""
         failed = {row["row"] for row in read_jsonl(self.folder / ERRORS) if "row" in row}
         index = 0
         for path in sorted((self.folder / DOCUMENTS).glob("*.jsonl")):
-            for row in read_jsonl(path):
-                yield _document(index, row, failed)
+            for number, row in enumerate(read_jsonl(path), 1):
+                try:
+                    document = _document(index, row, failed)
+                except (KeyError, TypeError) as error:
+                    why = f"not a document that tfcli writes ({type(error).__name__}: {error})"
+                    fix = "run 'tfcli encode --force' to make it again"
+                    raise TfcliError(f"{path}:{number} is damaged", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
+                yield document
                 index += 1
 
     def rows(self, grid: int = 0) -> RowReader:
@@ -109,9 +116,15 @@ class Latents:
         return open_input(self.folder, self.manifest, "autoencoder")[0]
 
 
+def _text(part: dict[str, Any]) -> StoredText:
+    if not isinstance(part["text"], str):
+        raise TypeError("the text is not a string")
+    return StoredText(part["text"])
+
+
 def _document(index: int, row: dict[str, Any], failed: set[int]) -> StoredDocument:
     segments = tuple(
-        StoredText(part["text"])
+        _text(part)
         if "text" in part
         else StoredImage(part["image"], part["grid"], part["name"], part["image"] not in failed)
         for part in row["segments"]
