@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.arrays import RowReader, read_flat
 from stages.artifacts.autoencoder import Identity
-from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import read_jsonl
 
@@ -102,7 +102,7 @@ class Latents:
     @classmethod
     def open(cls, folder: Path) -> Latents:
         manifest = open_artifact(folder, "latents")
-        return cls(folder, manifest, LatentsContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, LatentsContent))
 
     def documents(self) -> Iterator[StoredDocument]:
         """All documents in source order."""
@@ -110,8 +110,14 @@ class Latents:
         grids = self.grid_of_row()
         index = 0
         for path in sorted((self.folder / DOCUMENTS).glob("*.jsonl")):
-            for row in read_jsonl(path):
-                yield _document(index, row, failed, grids)
+            for number, row in enumerate(read_jsonl(path), 1):
+                try:
+                    document = _document(index, row, failed, grids)
+                except (KeyError, TypeError, IndexError) as error:
+                    why = f"not a document that tfcli writes ({type(error).__name__}: {error})"
+                    fix = "run 'tfcli encode --force' to make it again"
+                    raise TfcliError(f"{path}:{number} is damaged", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
+                yield document
                 index += 1
 
     def grid_of_row(self) -> IntArray:
@@ -140,12 +146,20 @@ class Latents:
         return open_input(self.folder, self.manifest, "autoencoder")[0]
 
 
+def _text(part: dict[str, Any]) -> StoredText:
+    if not isinstance(part["text"], str):
+        raise TypeError("the text is not a string")
+    return StoredText(part["text"])
+
+
+def _image(part: dict[str, Any], failed: set[int], grids: IntArray) -> StoredImage:
+    row = part["image"]
+    if not isinstance(row, int) or not 0 <= row < len(grids):
+        raise IndexError(f"row {row} of {len(grids)}")
+    return StoredImage(row, int(grids[row]), part["name"], row not in failed)
+
+
 def _document(index: int, row: dict[str, Any], failed: set[int], grids: IntArray) -> StoredDocument:
-    segments = tuple(
-        StoredText(part["text"])
-        if "text" in part
-        else StoredImage(part["image"], int(grids[part["image"]]), part["name"], part["image"] not in failed)
-        for part in row["segments"]
-    )
+    segments = tuple(_text(part) if "text" in part else _image(part, failed, grids) for part in row["segments"])
     facts = {name: row[name] for name in ("key", "group", "fixed_order", "heldout", "facts", "source")}
     return StoredDocument(index=index, segments=segments, **facts)

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.arrays import read_flat
-from stages.artifacts.manifest import Manifest, open_artifact
+from stages.artifacts.manifest import Manifest, open_artifact, read_content
 
 if TYPE_CHECKING:
     from stages.coders.text import TextCoder
@@ -61,7 +61,7 @@ class Tokens:
     @classmethod
     def open(cls, folder: Path) -> Tokens:
         manifest = open_artifact(folder, "tokens")
-        return cls(folder, manifest, TokensContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, TokensContent))
 
     def array(self, name: str) -> IntArray:
         """One of ids, segments, offsets, flags, groups, keys, sources."""

@@ -83,7 +83,8 @@ class Folder(Section):
         return existing_folder(self.path, "images folder")
 
     def _metadata(self, root: Path) -> Path | None:
-        found = [root / name for name in _METADATA if (root / name).is_file()]
+        paths = [root / name for name in _METADATA if self.follow_links or not (root / name).is_symlink()]
+        found = [path for path in paths if path.is_file()]
         if self.captions == "metadata" and not found:
             raise TfcliError(
                 f"no {' or '.join(_METADATA)} in {printable(self.path)}",
