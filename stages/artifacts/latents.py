@@ -12,7 +12,7 @@ check.png                 pictures before (above) and after (below) the stored l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,21 @@ class StoredDocument:
     facts: Any
     segments: tuple[StoredText | StoredImage, ...]
     source: str
+
+
+def caption_of(document: StoredDocument) -> str:
+    """All text of a document."""
+    return "".join(segment.text for segment in document.segments if isinstance(segment, StoredText))
+
+
+def with_caption(document: StoredDocument, text: str) -> StoredDocument:
+    """A document of one picture and at most one text with this text, none if it is empty. One that had none gets it in
+    front, and no fixed order."""
+    new = (StoredText(text),) if text else ()
+    if not any(isinstance(part, StoredText) for part in document.segments):
+        return replace(document, segments=(*new, *document.segments), fixed_order=False)
+    parts = [part for old in document.segments for part in (new if isinstance(old, StoredText) else (old,))]
+    return replace(document, segments=tuple(parts))
 
 
 @dataclass(frozen=True)
