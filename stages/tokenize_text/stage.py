@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from json.encoder import encode_basestring
@@ -49,10 +48,9 @@ def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime,
     columns = _Columns()
     found: set[str] = set()
     num_latent_documents = 0
-    blocks = _blocks(chain(documents(), _corpora(tokenize.text, runtime)))
-    for block, encoded in _encoded(blocks, coder, max(1, runtime.workers)):
+    for block in _blocks(chain(documents(), _corpora(tokenize.text, runtime))):
         runtime.interrupts.check("nothing to save: tokenizing starts again")
-        columns.add(block, encoded)
+        columns.add(block, coder, max(1, runtime.workers))
         mine = [document for document in block if isinstance(document, StoredDocument)]
         num_latent_documents += len(mine)
         if captions is not None:
@@ -111,26 +109,6 @@ def _model(
     return train_sentencepiece(texts, chosen.vocab_size, chosen.algorithm)
 
 
-def _encoded(
-    blocks: Iterator[list[_Document]], coder: TextCoder, threads: int
-) -> Iterator[tuple[list[_Document], list[list[int]]]]:
-    """Blocks with the ids of their texts; the next one is encoded while the caller is busy with the last."""
-
-    def encode(block: list[_Document]) -> list[list[int]]:
-        texts = [part.text for document in block for part in document.segments if isinstance(part, StoredText)]
-        return coder.encode_many(texts, threads)
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[list[_Document], Future[list[list[int]]]] | None = None
-        for block in blocks:
-            following = (block, pool.submit(encode, block))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
-
-
 @dataclass(frozen=True)
 class _CorpusDocument:
     """A document of a text corpus."""
@@ -160,8 +138,10 @@ class _Columns:
     def num_documents(self) -> int:
         return len(self.flags)
 
-    def add(self, documents: list[_Document], encoded: list[list[int]]) -> None:
-        """encoded: the ids of all texts of the documents, in their order."""
+    def add(self, documents: list[_Document], coder: TextCoder, threads: int) -> None:
+        # not in a thread while the last block is laid out: both hold the interpreter's lock, 0.85 times as fast (measured)
+        texts = [part.text for document in documents for part in document.segments if isinstance(part, StoredText)]
+        encoded = coder.encode_many(texts, threads)
         lengths = [len(ids) for ids in encoded]
         self.ids.append(np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=sum(lengths)))
         length_of_next = iter(lengths)

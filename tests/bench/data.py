@@ -43,7 +43,7 @@ from stages.pack_sequences.fit import best_fit
 from stages.pipeline import BY_NAME, Workspace
 from stages.recipe import load_recipe
 from stages.sources.folder import Folder
-from stages.tokenize_text.stage import _Columns, _CorpusDocument, _encoded
+from stages.tokenize_text.stage import _Columns, _CorpusDocument
 from stages.train_model.batches import rows_of_step
 from stages.train_model.objective import loss_sums
 from stages.train_model.stage import _Data
@@ -264,9 +264,8 @@ def tokenize(_work: Path) -> list[Figure]:
 
     def ours() -> None:
         columns = _Columns()
-        blocks = (documents[start : start + 10_000] for start in range(0, len(documents), 10_000))
-        for block, encoded in _encoded(blocks, coder, threads):
-            columns.add(block, encoded)
+        for start in range(0, len(documents), 10_000):
+            columns.add(documents[start : start + 10_000], coder, threads)
         columns.arrays()
 
     def direct() -> None:

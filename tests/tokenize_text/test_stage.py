@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, TEXT, Tokens
+from stages.coders.text import TextCoder, train_sentencepiece
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_value
 from stages.sources.text import Text
@@ -120,8 +121,9 @@ def test_a_group_is_the_hash_of_its_name_whatever_is_in_it() -> None:
     """The number decides the held-out split: it must not change with how it is computed."""
     names = ["plain", 'a "quote"', "back\\slash", "line\nbreak", "\u00e9\u4e2d", "\udc80", ""]
     columns = _Columns()
-    columns.add([_CorpusDocument(name, None, (), "text") for name in names], [])
-    columns.add([_CorpusDocument("key", name, (), "text") for name in names], [])
+    coder = TextCoder(train_sentencepiece(["a b"], 300, "bpe"))
+    columns.add([_CorpusDocument(name, None, (), "text") for name in names], coder, 1)
+    columns.add([_CorpusDocument("key", name, (), "text") for name in names], coder, 1)
     expected = [int(hash_value([kind, name])[:15], 16) for kind in ("key", "group") for name in names]
     assert columns.groups == expected
     assert columns.keys == expected[:7] + [int(hash_value(["key", "key"])[:15], 16)] * 7
