@@ -63,6 +63,8 @@ def test_imports_run_one_way(path: Path) -> None:
         assert used <= {"core"}
     elif folder in SHARED:
         assert used <= {"core", *SHARED}
+    elif folder == "inspection":
+        assert used <= {"core", "inspection", *SHARED}
     elif folder == "generation":
         assert used <= {"core", "generation", *SHARED}
     elif folder in STAGE_FOLDERS:

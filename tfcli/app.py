@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import options
-from tfcli.commands import artifacts, recipes
+from tfcli.commands import artifacts, doctor, recipes
 from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
 from tfcli.render import ReaderGone, show_error
@@ -117,6 +117,7 @@ add_stages(app)
 app.command("run", rich_help_panel="Whole runs")(options.takes_call(run, options.RecipeArgument))
 app.add_typer(recipes.app, name="recipe", rich_help_panel="Whole runs")
 artifacts.add_artifacts(app)
+doctor.add_doctor(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -105,6 +105,7 @@ class Webdataset(Section):
                 ) from error
             yield Omission(relative, relative, "TAR_TRUNCATED", f"after {done:,} samples: {error}")
         yield from special
+        _check_count(path, relative, done, self.allow_truncated)
         if passed:
             counts = ", ".join(f"{count:,} {printable(name)[:40]}" for name, count in sorted(passed.items())[:20])
             yield Omission(relative, relative, "IGNORED_MEMBERS", f"not picture, .txt or .json: {counts}")
@@ -174,6 +175,20 @@ def _grouping_input(
             raise _unsorted(relative, key)
         seen.add((key, suffix))
         yield {"fname": member.name, "data": member, "__url__": relative}
+
+
+def _check_count(path: Path, relative: str, found: int, allow_fewer: bool) -> None:
+    """img2dataset writes `00000_stats.json` beside `00000.tar`: a tar that ends well may still lack what was downloaded."""
+    try:
+        told = json.loads(path.with_name(f"{path.stem}_stats.json").read_bytes())["successes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # it is none, or not that program's
+    if isinstance(told, int) and found < told and not allow_fewer:
+        raise TfcliError(
+            f"{printable(relative)}: {found:,} samples, {printable(path.stem)}_stats.json says {told:,}",
+            why="the tar was written anew or not to its end",
+            fix="fetch the tar again, or keep what is there with --set source.allow_truncated=true",
+        )
 
 
 def _unsorted(relative: str, key: str) -> TfcliError:

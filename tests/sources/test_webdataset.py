@@ -273,3 +273,20 @@ def test_an_empty_tar_and_identity(tmp_path: Path) -> None:
     tar(path, pairs(1))
     assert Webdataset(path=str(path)).identity() != before
     assert "1 tar files" in Webdataset(path=str(path)).describe()
+
+
+@pytest.mark.parametrize(("told", "fails"), [(2, False), (1, False), (3, True), ("many", False)])
+def test_a_tar_with_fewer_samples_than_img2dataset_counted_is_an_error(
+    tmp_path: Path, told: object, fails: bool
+) -> None:
+    tar(tmp_path / "00000.tar", pairs(2))
+    (tmp_path / "00000_stats.json").write_text(json.dumps({"count": 4, "successes": told}))
+    source = Webdataset(path=str(tmp_path))
+    if not fails:
+        assert len([item for item in source.documents() if isinstance(item, Document)]) == 2
+        return
+    with pytest.raises(TfcliError, match=r"2 samples, 00000_stats\.json says 3") as caught:
+        list(source.documents())
+    assert caught.value.code == ExitCode.INPUT
+    kept = Webdataset(path=str(tmp_path), allow_truncated=True)
+    assert len([item for item in kept.documents() if isinstance(item, Document)]) == 2

@@ -18,6 +18,7 @@ from stages.core.events import Progress, Report, Warn
 from stages.core.hashing import hash_file, hash_value
 from stages.core.interrupts import Interrupts, watch_signals
 from tfcli import options, render
+from tfcli.commands.look import show_pictures, show_row
 
 PANEL = "Artifacts"
 
@@ -37,16 +38,36 @@ def add_artifacts(app: typer.Typer) -> None:
 
 
 def inspect(
-    path: options.ArtifactArgument, json: options.JsonOption = False, _debug: options.DebugOption = False
+    path: options.ArtifactArgument,
+    images: Annotated[
+        bool, typer.Option("--images", help="Write a page with its pictures and their texts, and print the path.")
+    ] = False,
+    count: Annotated[int, typer.Option("--count", min=1, max=10_000, help="Pictures on the page.")] = 48,
+    out: Annotated[Path | None, typer.Option("--out", help="The page's file.", show_default="WORK-KIND.html")] = None,
+    row: Annotated[int | None, typer.Option("--row", help="Show this row of packed sequences, from 0.")] = None,
+    side: Annotated[str, typer.Option("--side", metavar="train|heldout", help="The side of --row.")] = "train",
+    device: options.DeviceOption = "auto",
+    json: options.JsonOption = False,
+    _debug: options.DebugOption = False,
 ) -> None:
     """Tell what an artifact holds and how it was made, or list the artifacts of a work folder.
 
     \b
     Examples: tfcli inspect work/smoke
               tfcli inspect work/smoke/latents --json
+              tfcli inspect work/smoke/latents --images
+              tfcli inspect work/smoke/sequences --row 0
     """
     found = _artifacts(path)
     single = found[0].folder == path if found else False
+    if images or row is not None:
+        if not single:
+            raise TfcliError(f"{path} is a work folder", fix="give one of its artifacts", code=ExitCode.USAGE)
+        if images:
+            show_pictures(found[0].folder, found[0].manifest, count, out, device)
+        if row is not None:
+            show_row(found[0].folder, found[0].manifest, row, side, json)
+        return
     if json:
         objects = [_as_json(item) for item in found]
         render.show_json(
