@@ -236,14 +236,20 @@ def branch(parent: Tree, label: str) -> Tree:
     return parent.add(Text(printable(label)))
 
 
-def show(*parts: Table | Tree | str) -> None:
+def styled(*pieces: tuple[str, str]) -> Text:
+    """A line of (text, style) pieces; styles show on a terminal only, so the words must say it all."""
+    return Text.assemble(*[(printable(text), style) for text, style in pieces])
+
+
+def show(*parts: Table | Tree | Text | str) -> None:
     """Print results for people on stdout."""
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH_OFF_TERMINAL
     with console.capture() as captured:
         for part in parts:
-            console.print(Text(printable(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+            text = Text(printable(part)) if isinstance(part, str) else part
+            console.print(text, soft_wrap=isinstance(text, Text))
     show_text("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 

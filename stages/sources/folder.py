@@ -17,7 +17,7 @@ from stages.sources.document import Document, FileSpan, ImageSegment, Omission, 
 from stages.sources.files import Found, existing_folder, files_hash, walk, without_suffix
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class Folder(Section):
@@ -83,10 +83,10 @@ class Folder(Section):
         return existing_folder(self.path, "images folder")
 
     def _metadata(self, root: Path) -> Path | None:
-        found = [root / name for name in _METADATA if (root / name).is_file()]
+        found = [root / name for name in METADATA if (root / name).is_file()]
         if self.captions == "metadata" and not found:
             raise TfcliError(
-                f"no {' or '.join(_METADATA)} in {printable(self.path)}",
+                f"no {' or '.join(METADATA)} in {printable(self.path)}",
                 fix='write one, or set captions = "txt"',
                 code=ExitCode.USAGE,
             )
