@@ -98,9 +98,17 @@ class _Listing:
 
 
 def check_source(
-    source: Source, images: Images, *, max_bad: float, latent_row_bytes: int | None, limit: int, runtime: Runtime
+    source: Source,
+    images: Images,
+    *,
+    max_bad: float,
+    latent_row_bytes: int | None,
+    limit: int,
+    runtime: Runtime,
+    corpus: bool = False,
 ) -> Checkup:
-    """Look at a source as a run would read it. A source that cannot be read is a finding, not an error."""
+    """Look at a source as a run would read it. A source that cannot be read is a finding, not an error. max_bad and
+    latent_row_bytes (of a picture, None: unknown): of the recipe. corpus: it is there for its text alone."""
     own = [item for item in _parts(source) if isinstance(item, Folder)]
     findings = [finding for folder in own for finding in folder_findings(folder)]
     listing = _list(source, limit, runtime)
@@ -112,10 +120,11 @@ def check_source(
         if isinstance(source, Folder) and listing.tally.documents == 0:
             # its pictures can be looked at all the same, without their captions
             bare = source.model_copy(update={"captions": "txt", "missing_caption": "empty"})
-            listing.sample = _list(bare, limit, runtime).sample
+            pictures = _list(bare, limit, runtime)
+            listing.sample, listing.pictures = pictures.sample, pictures.pictures
     seen = _look_at_pictures(listing.sample.items(), images, runtime)
     lengths = sorted(listing.tally.lengths)
-    findings += [*_about_documents(listing), *listing.tally.findings(), *findings_about(seen, images, max_bad)]
+    findings += [*_about_documents(listing, corpus), *listing.tally.findings(), *findings_about(seen, images, max_bad)]
     return Checkup(
         describe=_described(source),
         documents=listing.tally.documents,
@@ -177,7 +186,7 @@ def _look_at_pictures(documents: list[Document], images: Images, runtime: Runtim
     return seen
 
 
-def _about_documents(listing: _Listing) -> Iterator[Finding]:
+def _about_documents(listing: _Listing, corpus: bool) -> Iterator[Finding]:
     documents = listing.tally.documents
     omitted = {code: sighting for code, sighting in listing.omitted.items() if code not in _QUIET}
     total = documents + sum(sighting.number for sighting in omitted.values())
@@ -195,4 +204,5 @@ def _about_documents(listing: _Listing) -> Iterator[Finding]:
             yield Finding(code, "remark", "members of tars that are not read", "", sighting.number, sighting.examples)
     if documents and not listing.pictures:
         what = "no document has a picture: this is text for [[tokenize.text]], not a source for 'tfcli encode'"
-        yield Finding("NO_PICTURES", "problem", what, "list it under [[tokenize.text]] beside a source of pictures")
+        fix = "list it under [[tokenize.text]], beside a source of pictures"
+        yield Finding("NO_PICTURES", "remark" if corpus else "stops", what, fix)

@@ -28,8 +28,10 @@ class Finding:
 
 
 def by_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The gravest first, then those about most things."""
-    return tuple(sorted(findings, key=lambda one: (GRAVITIES.index(one.gravity), -one.number, one.code)))
+    """The gravest first: what stops a run in the order in which it was found, the others by how many things they are about."""
+    return tuple(
+        sorted(findings, key=lambda one: (GRAVITIES.index(one.gravity), -one.number if one.gravity != "stops" else 0))
+    )
 
 
 def share(number: int, total: int) -> str:

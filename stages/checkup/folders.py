@@ -91,15 +91,18 @@ def _not_read(names: list[str], used: Path | None) -> Iterator[Finding]:
     chosen = "the .txt files beside the pictures" if used is None else used.name
     texts = {
         "CAPTIONS_NOT_READ": (
-            f".txt files beside pictures are not read: {chosen} is",
+            f".txt files beside pictures not read; {chosen} gives the captions",
             'set source.captions = "txt" to read them',
         ),
         "TABLE_NOT_READ": (
-            f"tables are not read: captions come from {chosen}",
+            f"tables of captions not read; {chosen} gives them",
             f"name the right one {METADATA[0]}, {METADATA[1]} or {METADATA[2]}, at the top of the folder",
         ),
-        "FORMAT_NOT_READ": ("pictures are of formats that are not read", "convert them to PNG, JPEG or WebP"),
-        "ARCHIVE_NOT_READ": ("archives are not looked into", 'unpack them; for tars use source.kind = "webdataset"'),
+        "FORMAT_NOT_READ": ("pictures of formats that are not read", "convert them to PNG, JPEG or WebP"),
+        "ARCHIVE_NOT_READ": (
+            "archives that are not looked into",
+            'unpack them; for tars use source.kind = "webdataset"',
+        ),
     }
     for group, number in others.items():
         what, fix = texts[group]

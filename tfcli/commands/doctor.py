@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.checkup.findings import Finding
     from stages.recipe import Recipe
 
+_NAMELESS = "doctor"  # the recipe that stands for a bare path
 _STYLES = {"stops": "bold red", "problem": "yellow", "remark": "cyan"}
 _SourceArgument = Annotated[
     str,
@@ -62,6 +63,7 @@ def doctor(
             latent_row_bytes=_latent_row_bytes(recipe),
             limit=limit,
             runtime=runtime,
+            corpus=recipe.name == _NAMELESS and recipe.source.kind == "text",
         )
     if json:
         facts = asdict(checkup) | {"usable": checkup.usable}
@@ -79,13 +81,18 @@ def _recipe(source: str, settings: tuple[str, ...]) -> tuple[Recipe, str]:
     from stages.recipe import load_recipe, make_recipe
 
     path = os.path.expanduser(source)
-    named = not os.path.exists(path) and not set(path) & {"/", "{", "\\"} and ":" not in path
-    if path.endswith(".toml") or named:
+    if path.endswith(".toml") or (not os.path.exists(path) and any(source == name.stem for name in _named())):
         recipe = load_recipe(source, settings)
         return recipe, f"the recipe says kind = {recipe.source.kind}"
     guess = guess_source(source)
-    tree: dict[str, Any] = {"name": "doctor", "source": guess.source.model_dump(include={"kind", "path"})}
+    tree: dict[str, Any] = {"name": _NAMELESS, "source": guess.source.model_dump(include={"kind", "path"})}
     return make_recipe(tree, settings, Path(source)), guess.why
+
+
+def _named() -> list[Path]:
+    from stages.recipe import recipe_folders
+
+    return [file for folder in recipe_folders() for file in folder.glob("*.toml")]
 
 
 def _latent_row_bytes(recipe: Recipe) -> int | None:
@@ -107,7 +114,7 @@ def _show(source: str, why: str, recipe: Recipe, checkup: Checkup) -> None:
         "shorter side": _counts(checkup.sizes),
         "text": f"{checkup.median_text:,} characters in the middle, {checkup.longest_text:,} at most",
     }
-    if not checkup.pictures:
+    if not checkup.pictures and not checkup.looked_at:
         facts = {name: value for name, value in facts.items() if name not in ("pictures", "formats", "shorter side")}
     if checkup.latent_bytes:
         size = f"{recipe.images.size} px, {recipe.images.fit}"
