@@ -126,7 +126,7 @@ def _sizes(seen: Sequence[Seen], images: Images) -> Iterator[Finding]:
         yield Finding(
             "LONG_SIDE", "remark", what, 'set images.fit = "pad" to keep all of them', len(wide), _named(wide)
         )
-    flat = [one for one in seen if one.thumb is not None and int(one.thumb.max()) - int(one.thumb.min()) <= 2]
+    flat = [one for one in seen if one.thumb is not None and _one_colour(one.thumb)]
     if flat:
         what = f"{share(len(flat), len(seen))} pictures show one colour only"
         yield Finding("BLANK", "remark", what, "see whether they are placeholders", len(flat), _named(flat))
@@ -174,7 +174,7 @@ def _duplicates(seen: Sequence[Seen]) -> Iterator[Finding]:
 
 def near_twins(seen: Sequence[Seen]) -> list[tuple[Seen, Seen]]:
     """Pictures with an earlier one whose small copy differs by little in every cell. One-coloured ones are left out."""
-    good = [one for one in seen if one.thumb is not None and int(one.thumb.max()) - int(one.thumb.min()) > 2]
+    good = [one for one in seen if one.thumb is not None and not _one_colour(one.thumb)]
     good.sort(key=lambda one: float(one.thumb.mean()) if one.thumb is not None else 0.0)
     if not good:
         return []
@@ -187,6 +187,10 @@ def near_twins(seen: Sequence[Seen]) -> list[tuple[Seen, Seen]]:
         if close.any():
             found.append((good[first + int(close.argmax())], good[place]))
     return found
+
+
+def _one_colour(thumb: np.ndarray[Any, Any]) -> bool:
+    return int(np.ptp(thumb.reshape(-1, 3), axis=0).max()) <= 2
 
 
 def size_table(seen: Sequence[Seen]) -> list[tuple[str, int]]:

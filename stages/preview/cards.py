@@ -35,11 +35,11 @@ class Note:
 
 @dataclass(frozen=True)
 class Card:
-    """A document in reading order. given: how many of the parts were given to the model (samples)."""
+    """A document in reading order. given: of samples, how many of the parts were given to the model."""
 
     title: str
     parts: tuple[str | Pixels | Note, ...]
-    given: int = 0
+    given: int | None = None
 
 
 def cards_of(folder: Path, kind: str, *, count: int, side: Side, device: str) -> list[Card]:
@@ -131,7 +131,9 @@ def _packed_card(side: str, row: int, one: PackedDocument, pixels: dict[tuple[in
 
 def _of_record(folder: Path, record: Record) -> Card:
     given = [_part(folder, part) for part in record.prompt]
-    made = [_part(folder, part) for part in record.output]
+    made: list[str | Pixels | Note] = [_part(folder, part) for part in record.output]
+    if not any(isinstance(part, np.ndarray) or part for part in made):
+        made = [Note("[nothing]")]
     title = f"{record.mode} {record.index}" + (f": {record.key}" if record.key else "")
     return Card(title, (*given, *made), len(given))
 

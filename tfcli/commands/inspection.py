@@ -102,10 +102,12 @@ def _check_options(images: bool, row: int | None, out: Path | None) -> None:
 
 
 def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | None, json: bool) -> None:
+    import numpy as np
+
     from stages.coders.pixels import contact_sheet, encode_png
     from stages.core.files import write_atomic
     from stages.preview.cards import caption_of, cards_of, pictures_of_cards
-    from stages.preview.page import cards_page
+    from stages.preview.page import cards_page, scale_of
 
     kind = item.manifest.kind
     place = item.folder.resolve()
@@ -121,7 +123,8 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
         if not pictures:
             raise TfcliError(f"{item.folder} has no pictures to show", code=ExitCode.USAGE)
         columns = max(1, round(len(pictures) ** 0.5 * 1.3))
-        write_atomic(out, encode_png(contact_sheet(pictures, columns)))
+        large = [np.kron(picture, np.ones((scale_of(picture), scale_of(picture), 1), np.uint8)) for picture in pictures]
+        write_atomic(out, encode_png(contact_sheet(large, columns, gap=8)))
     else:
         facts = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
         write_atomic(out, cards_page(f"{kind}: {item.folder}", facts, cards).encode("utf-8"))
