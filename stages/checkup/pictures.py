@@ -18,9 +18,8 @@ from stages.coders.pixels import Pixels
 from stages.sources.document import ImageSegment
 
 _THUMB = 16  # cells along a side of the small copy by which pictures are compared
-_NEAR = (
-    16  # of 255: the largest difference of a cell between near duplicates (another file type or size of one picture)
-)
+# Of 255: the largest difference of a cell between near duplicates (another file type or size of one picture).
+_NEAR = 16
 _WIDE = 2.0  # longer side to shorter, from which a centre crop loses half of the picture
 
 # reason code of decoding -> the fix

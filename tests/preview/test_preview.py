@@ -18,11 +18,13 @@ from stages.preview.rows import PackedDocument, read_rows
 from tests.builders import Story, make_all, make_autoencoder, make_latents
 
 TEXTS = [f"picture number {number} <eos> \u00e9\u732b" for number in range(12)]
+LONG = " ".join(f"word {number}" for number in range(90))
 STORIES = [
     *[Story((text, None)) for text in TEXTS],
     Story(("first ", None, " then ", None, " end"), fixed_order=True),
     Story((None, "lost"), bad=True),
     Story(("text alone",)),
+    Story((LONG,)),  # cut into pieces, most of which have no bos or no eos
 ]
 CONFIG = PackConfig(row_length=96, patch_side=2, condition_dropout=0.0, heldout_fraction=0.2, passes=2)
 
@@ -42,7 +44,7 @@ def test_spans_tile_every_row_and_spell_every_document(sequences: Sequences) -> 
         wanted[number].add(text + "#")
     wanted += [{"first # then # end"}, set(), {"text alone"}]
     unused = 0
-    seen = set()
+    seen, ends = set(), set()
     for side, rows in (("train", sequences.content.num_rows), ("heldout", sequences.content.heldout_rows)):
         for row in read_rows(sequences, side, range(rows)):  # type: ignore[arg-type]
             place = 0
@@ -51,10 +53,14 @@ def test_spans_tile_every_row_and_spell_every_document(sequences: Sequences) -> 
                 for span in document.spans:
                     assert span.start == place
                     place += span.length
-                assert (document.spans[0].kind, document.spans[-1].kind) == ("bos", "eos")
                 assert document.key == f"d{document.index}"
-                assert spelt(document) in wanted[document.index]
                 seen.add(document.index)
+                if document.index == 15:
+                    assert spelt(document) in LONG
+                    ends.add(document.spans[-1].kind)
+                    continue
+                assert (document.spans[0].kind, document.spans[-1].kind) == ("bos", "eos")
+                assert spelt(document) in wanted[document.index]
                 for before, span, after in zip(document.spans, document.spans[1:], document.spans[2:], strict=False):
                     if span.image is not None:
                         assert (before.kind, after.kind) == ("boi", "eoi")
@@ -62,7 +68,8 @@ def test_spans_tile_every_row_and_spell_every_document(sequences: Sequences) -> 
                         assert span.image.name == str(document.index)
             assert place + row.unused == row.length == CONFIG.row_length
             unused += row.unused
-    assert seen == {*range(13), 14}
+    assert seen == {*range(13), 14, 15}
+    assert ends == {"text", "eos"}
     assert unused > 0
 
 
