@@ -50,7 +50,7 @@ class TextTally:
         self.documents = 0
         self.lengths: list[int] = []  # characters of text in each document
         self._captions: Counter[str] = Counter()
-        self._shown: dict[str, tuple[str, str]] = {}  # hash of a caption -> its beginning, the first key
+        self._shown: dict[str, tuple[str, str]] = {}  # hash of a caption -> its beginning, the second key
         self._seen: defaultdict[str, Sighting] = defaultdict(Sighting)
         self._longest = (0, "")
 
@@ -71,10 +71,11 @@ class TextTally:
             self._seen[code].add(f"{document.key}: {start}")
 
     def _add_caption(self, caption: str, key: str) -> None:
-        # the hash, so that a million long captions stay within memory
+        # the hash, and words of those only that come again: a million captions stay within memory
         name = hash_value(caption)[:16]
         self._captions[name] += 1
-        self._shown.setdefault(name, (caption[:60], key))
+        if self._captions[name] == 2:
+            self._shown[name] = (caption[:60], key)
 
     def findings(self) -> Iterator[Finding]:
         """What was seen."""
@@ -106,7 +107,7 @@ class TextTally:
         # shared words are no fault of a data set of shapes; one text for a third of all is
         gravity: Gravity = "problem" if first >= max(3, total / 3) else "remark"
         examples = tuple(
-            f"{times:,} times: {self._shown[name][0]} (first at {self._shown[name][1]})" for name, times in repeated[:3]
+            f"{times:,} times: {self._shown[name][0]} (again at {self._shown[name][1]})" for name, times in repeated[:3]
         )
         what = f"{share(number, total)} captions are not the only ones of their words"
         fix = "write what tells the pictures apart" if gravity == "problem" else ""

@@ -245,7 +245,7 @@ def test_near_twins_are_seen_through_size_and_format_alone() -> None:
 
 def test_texts_in_every_script_are_not_suspected() -> None:
     persian, chinese = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u4e00\u53ea\u732b"
-    for text in (persian, chinese, "\U0001f469\u200d\U0001f680 in space", "a < b & c", "R\u00c3 road"):
+    for text in (persian, chinese, "two\n\tlines", "\U0001f469\u200d\U0001f680 in space", "a < b & c", "R\u00c3 road"):
         assert suspicions(text, True) == []
 
 
