@@ -25,6 +25,7 @@ from stages.core.files import write_json
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.recipe import Recipe, recipe_tree
+from stages.sources.files import existing
 from stages.tokenize_text.config import PretrainedTokenizer
 from stages.train_autoencoder.config import PretrainedVae
 
@@ -116,6 +117,8 @@ class Workspace:
             outside["weights"] = _hashes(Path(path)) if path else None
         if stage.name == "tokenize":
             outside["text"] = [source.identity() for source in self.recipe.tokenize.text]
+            if self.recipe.tokenize.captions:
+                outside["captions"] = _hashes(existing(self.recipe.tokenize.captions, "captions"))
             if isinstance(self.recipe.tokenize.tokenizer, PretrainedTokenizer):
                 outside["tokenizer"] = _hashes(self.recipe.tokenize.tokenizer.path)
         return outside

@@ -88,6 +88,8 @@ def as_failure(error: Exception) -> TfcliError:
         return TfcliError(
             f"not allowed: {error}", fix="check the owner and the mode of that path", code=ExitCode.ENVIRONMENT
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return TfcliError(f"not a usable path: {error}"[:300], fix="give another path", code=ExitCode.USAGE)
     # torch.OutOfMemoryError is known by its name: torch is not imported here
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return TfcliError(

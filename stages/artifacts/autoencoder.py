@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.artifacts.manifest import Manifest, open_artifact
+from stages.artifacts.manifest import Manifest, open_artifact, read_content
 
 MODEL, SHEET, METRICS = "model", "reconstruction.png", "metrics.jsonl"
 
@@ -52,7 +52,7 @@ class Autoencoder:
     @classmethod
     def open(cls, folder: Path) -> Autoencoder:
         manifest = open_artifact(folder, "autoencoder")
-        return cls(folder, manifest, AutoencoderContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, AutoencoderContent))
 
     @property
     def model_folder(self) -> Path:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import disk_errors, read_jsonl, sync_file
 
@@ -60,7 +60,7 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
         manifest = open_artifact(folder, "checkpoint")
-        return cls(folder, manifest, CheckpointContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, CheckpointContent))
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that sampling uses: the running average where there is one."""

@@ -12,7 +12,7 @@ check.png                 pictures before (above) and after (below) the stored l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.arrays import RowReader, read_flat
 from stages.artifacts.autoencoder import Identity
-from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import read_jsonl
 
@@ -91,6 +91,21 @@ class StoredDocument:
     source: str
 
 
+def caption_of(document: StoredDocument) -> str:
+    """All text of a document."""
+    return "".join(segment.text for segment in document.segments if isinstance(segment, StoredText))
+
+
+def with_caption(document: StoredDocument, text: str) -> StoredDocument:
+    """A document of one picture and at most one text with this text, none if it is empty. One that had none gets it in
+    front, and no fixed order."""
+    new = (StoredText(text),) if text else ()
+    if not any(isinstance(part, StoredText) for part in document.segments):
+        return replace(document, segments=(*new, *document.segments), fixed_order=False)
+    parts = [part for old in document.segments for part in (new if isinstance(old, StoredText) else (old,))]
+    return replace(document, segments=tuple(parts))
+
+
 @dataclass(frozen=True)
 class Latents:
     """Sealed latents."""
@@ -102,7 +117,7 @@ class Latents:
     @classmethod
     def open(cls, folder: Path) -> Latents:
         manifest = open_artifact(folder, "latents")
-        return cls(folder, manifest, LatentsContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, LatentsContent))
 
     def documents(self) -> Iterator[StoredDocument]:
         """All documents in source order."""
@@ -110,8 +125,14 @@ class Latents:
         grids = self.grid_of_row()
         index = 0
         for path in sorted((self.folder / DOCUMENTS).glob("*.jsonl")):
-            for row in read_jsonl(path):
-                yield _document(index, row, failed, grids)
+            for number, row in enumerate(read_jsonl(path), 1):
+                try:
+                    document = _document(index, row, failed, grids)
+                except (KeyError, TypeError, IndexError) as error:
+                    why = f"not a document that tfcli writes ({type(error).__name__}: {error})"
+                    fix = "run 'tfcli encode --force' to make it again"
+                    raise TfcliError(f"{path}:{number} is damaged", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
+                yield document
                 index += 1
 
     def grid_of_row(self) -> IntArray:
@@ -140,12 +161,20 @@ class Latents:
         return open_input(self.folder, self.manifest, "autoencoder")[0]
 
 
+def _text(part: dict[str, Any]) -> StoredText:
+    if not isinstance(part["text"], str):
+        raise TypeError("the text is not a string")
+    return StoredText(part["text"])
+
+
+def _image(part: dict[str, Any], failed: set[int], grids: IntArray) -> StoredImage:
+    row = part["image"]
+    if not isinstance(row, int) or not 0 <= row < len(grids):
+        raise IndexError(f"row {row} of {len(grids)}")
+    return StoredImage(row, int(grids[row]), part["name"], row not in failed)
+
+
 def _document(index: int, row: dict[str, Any], failed: set[int], grids: IntArray) -> StoredDocument:
-    segments = tuple(
-        StoredText(part["text"])
-        if "text" in part
-        else StoredImage(part["image"], int(grids[part["image"]]), part["name"], part["image"] not in failed)
-        for part in row["segments"]
-    )
+    segments = tuple(_text(part) if "text" in part else _image(part, failed, grids) for part in row["segments"])
     facts = {name: row[name] for name in ("key", "group", "fixed_order", "heldout", "facts", "source")}
     return StoredDocument(index=index, segments=segments, **facts)

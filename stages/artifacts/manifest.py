@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_value
 
+Content = TypeVar("Content", bound=BaseModel)
 ENVELOPE = 1
 MANIFEST = "manifest.json"
 # The content schema of each kind. A change of the files or of `content` bumps it.
@@ -186,12 +187,22 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
     return manifest
 
 
+def read_content(folder: Path, manifest: Manifest, model: type[Content]) -> Content:
+    """The facts of a manifest as its kind has them. Raises TfcliError (ARTIFACT) where they are something else."""
+    try:
+        return model.model_validate(manifest.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["content", *(str(part) for part in first["loc"])])
+        raise _unreadable(folder / MANIFEST, f"{where}: {first['msg']}") from error
+
+
 def check_size(folder: Path, entry: FileEntry, fix: str) -> None:
     """Raise TfcliError (ARTIFACT) if the file is missing or has another size than the manifest says."""
     try:
         size = (folder / entry.path).stat().st_size
-    except OSError as error:
-        why = error.strerror or "cannot be read"
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        why = (error.strerror if isinstance(error, OSError) else str(error)) or "cannot be read"
         raise TfcliError(f"{folder / entry.path} is missing", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
     if size != entry.bytes:
         why = f"{size} bytes, the manifest says {entry.bytes}"

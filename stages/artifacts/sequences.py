@@ -21,7 +21,7 @@ import numpy as np
 
 from stages.artifacts.arrays import read_flat, write_flat
 from stages.artifacts.latents import Grid
-from stages.artifacts.manifest import Manifest, open_artifact, open_input
+from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.artifacts.tokens import Marks
 from stages.core.files import read_jsonl
 
@@ -78,7 +78,7 @@ class Sequences:
     @classmethod
     def open(cls, folder: Path) -> Sequences:
         manifest = open_artifact(folder, "sequences")
-        return cls(folder, manifest, SequencesContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, SequencesContent))
 
     def split(self, side: Side) -> RowTable:
         return RowTable.read(self.folder / side)

@@ -1,6 +1,7 @@
 """Tokens: every document as runs of ids and references to rows of latents.
 
 tokenizer.model     the SentencePiece model
+captions.jsonl      {"document": index, "text": ...}: captions that were replaced; only where some were
 arrays/ids          int32, all text one behind another
 arrays/segments     int64 (n, 4): [0, start in ids, length, 0] for text, [1, row of latents, grid, ok] for an image
 arrays/offsets      int64 (documents + 1): the segments of each document
@@ -18,12 +19,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.arrays import read_flat
-from stages.artifacts.manifest import Manifest, open_artifact
+from stages.artifacts.manifest import Manifest, open_artifact, read_content
+from stages.core.files import read_jsonl
 
 if TYPE_CHECKING:
     from stages.coders.text import TextCoder
 
-TOKENIZER, ARRAYS = "tokenizer.model", "arrays"
+TOKENIZER, ARRAYS, CAPTIONS = "tokenizer.model", "arrays", "captions.jsonl"
 TEXT, IMAGE = 0, 1
 FIXED_ORDER, HELDOUT = 1, 2
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -61,11 +63,16 @@ class Tokens:
     @classmethod
     def open(cls, folder: Path) -> Tokens:
         manifest = open_artifact(folder, "tokens")
-        return cls(folder, manifest, TokensContent.model_validate(manifest.content))
+        return cls(folder, manifest, read_content(folder, manifest, TokensContent))
 
     def array(self, name: str) -> IntArray:
         """One of ids, segments, offsets, flags, groups, keys, sources."""
         return read_flat(self.folder / ARRAYS / name)
+
+    def captions(self) -> dict[int, str]:
+        """The captions that were replaced, by index of the document."""
+        path = self.folder / CAPTIONS
+        return {row["document"]: row["text"] for row in read_jsonl(path)} if path.exists() else {}
 
     def text_coder(self) -> TextCoder:
         from stages.coders.text import TextCoder

@@ -27,8 +27,10 @@ def folder_findings(source: Folder) -> Iterator[Finding]:
         return
     names = [item.relative for item in walk(root, source.recursive, source.follow_links) if isinstance(item, Found)]
     pictures = {name for name in names if name.lower().endswith(EXTENSIONS)}
-    found = [root / name for name in METADATA if (root / name).is_file()]
-    used = found[0] if found and source.captions != "txt" else None
+    try:
+        used = source.metadata_file(root)
+    except TfcliError:  # told by reading the documents
+        return
     if used is not None:
         yield from _delimiter(used)
         yield from _absent(used, source, pictures)

@@ -77,7 +77,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+        if not full and error.errno not in (
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.ENAMETOOLONG,
+        ):
             raise
         # os.path.exists, not Path.exists: that one raises PermissionError below a folder that may not be entered
         existing = next(parent for parent in [path, *path.parents] if os.path.exists(parent))

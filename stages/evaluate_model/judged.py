@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from stages.artifacts.latents import StoredDocument
+from stages.artifacts.latents import StoredDocument, caption_of
 from stages.coders.pixels import Pixels
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
 from stages.evaluate_model.config import EvalConfig
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine, ImagePiece, Output, Prompt, TextPiece
-from stages.generation.heldout import caption_of, heldout_documents, is_pair, pieces_of
+from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel
 from stages.sources.shapes.judge import Verdict, judge, judge_caption, see
 from stages.sources.shapes.language import claims

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from stages.artifacts.latents import StoredDocument, StoredImage, StoredText
+from stages.artifacts.latents import StoredDocument, StoredImage, StoredText, with_caption
 from stages.generation.engine import ImagePiece, Piece, TextPiece
 from stages.generation.loading import LoadedModel
 
@@ -15,7 +15,10 @@ from stages.generation.loading import LoadedModel
 def heldout_documents(loaded: LoadedModel) -> Iterator[StoredDocument]:
     """The held-out documents that have images which could be encoded, in source order."""
     wanted = set(loaded.sequences.heldout_documents())
+    captions = loaded.tokens.captions()
     for document in loaded.latents.documents():
+        if document.index in captions:
+            document = with_caption(document, captions[document.index])
         images = [segment for segment in document.segments if isinstance(segment, StoredImage)]
         if document.index in wanted and images and all(image.ok for image in images):
             yield document
@@ -37,8 +40,3 @@ def pieces_of(document: StoredDocument, loaded: LoadedModel) -> tuple[Piece, ...
             stored = loaded.latents.rows(segment.grid).read(np.array([segment.row]))[0, 0]
             pieces.append(ImagePiece(loaded.scale.normalise(torch.from_numpy(stored).to(loaded.device))))
     return tuple(pieces)
-
-
-def caption_of(document: StoredDocument) -> str:
-    """All text of a document."""
-    return "".join(segment.text for segment in document.segments if isinstance(segment, StoredText))

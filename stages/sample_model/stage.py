@@ -10,6 +10,7 @@ import torch
 
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import Build
+from stages.artifacts.latents import caption_of
 from stages.artifacts.samples import GRID, PAGE, RECORDS, Part, Record
 from stages.coders.pixels import Pixels, contact_sheet, encode_png
 from stages.core.errors import ExitCode, TfcliError
@@ -18,7 +19,7 @@ from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
 from stages.generation.engine import Engine, ImagePiece, Output, Piece, Prompt, TextPiece
-from stages.generation.heldout import caption_of, heldout_documents, is_pair, pieces_of
+from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel, load_model
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,20 +32,34 @@ class Row:
 def read_metadata(path: Path, text_column: str) -> dict[str, Row]:
     """Caption rows by file name relative to the folder; an INPUT error names `path:line`. `text_column` "" looks for
     `text`, then `caption`."""
+    return _read_rows(path, _NAME_COLUMN, text_column, safe_relative)
+
+
+def read_captions(path: Path) -> dict[str, Row]:
+    """Rows of {"key": ..., "text": ...} (or caption) by key, from .jsonl, .csv or .parquet; an INPUT error names `path:line`."""
+    if path.suffix not in (".jsonl", ".csv", ".parquet"):
+        raise TfcliError(f"not a file of captions: {printable(str(path))}", fix="give a .jsonl, .csv or .parquet")
+    return _read_rows(path, "key", "", str)
+
+
+def _read_rows(path: Path, name_column: str, text_column: str, normal: Callable[[str], str]) -> dict[str, Row]:
+    """Rows by what `normal` makes of their name; a ValueError of it says why a name is refused."""
     rows: dict[str, Row] = {}
     if path.suffix == ".parquet":
-        records = _table_records(path, text_column)
+        records = table_rows(path, [name_column, *((text_column,) if text_column else _TEXT_COLUMNS)])
+    elif path.suffix == ".csv":
+        records = _csv_records(path, name_column, text_column)
     else:
-        records = _csv_records(path, text_column) if path.suffix == ".csv" else json_lines(path)
+        records = json_lines(path)
     for line, record in records:
-        if not isinstance(record.get(_NAME_COLUMN), str):
-            raise line_error(path, line, f"no {_NAME_COLUMN} (found {_names(record)})")
+        if not isinstance(record.get(name_column), str):
+            raise line_error(path, line, f"no {name_column} (found {_names(record)})")
         try:
-            name = safe_relative(record[_NAME_COLUMN])
+            name = normal(record[name_column])
         except ValueError as error:
             raise line_error(path, line, str(error)) from error
         if name in rows:
-            raise line_error(path, line, f"{_NAME_COLUMN} {printable(name)} again, first in line {rows[name].line}")
+            raise line_error(path, line, f"{name_column} {printable(name)} again, first in line {rows[name].line}")
         column = _text_column(path, line, record, text_column)
         caption = record[column]
         if caption is not None and not isinstance(caption, str):
@@ -53,26 +69,39 @@ def read_metadata(path: Path, text_column: str) -> dict[str, Row]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a JSONL file. Blank lines are passed over; anything else is an error naming the line."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise line_error(path, number, f"longer than {MAX_LINE_BYTES >> 20} MiB")
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                value = json.loads(text) if text else None
-            except UnicodeDecodeError as error:
-                raise line_error(path, number, f"not UTF-8 (byte {error.start})") from error
-            except json.JSONDecodeError as error:  # its own text would add "line 1" to the number of the line
-                raise line_error(path, number, f"not JSON ({error.msg}, column {error.colno})") from error
-            except (ValueError, RecursionError) as error:
-                raise line_error(path, number, f"not JSON ({error})") from error
-            if isinstance(value, dict):
-                yield number, value
-            elif text:
-                raise line_error(path, number, "not a JSON object")
+    """(line number, object) of a JSONL file (.gz: compressed). Blank lines are passed over; anything else is an error that
+    names the line."""
+    for number, line in enumerate(_lines(path), 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise line_error(path, number, f"longer than {MAX_LINE_BYTES >> 20} MiB")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            value = json.loads(text) if text else None
+        except UnicodeDecodeError as error:
+            raise line_error(path, number, f"not UTF-8 (byte {error.start})") from error
+        except json.JSONDecodeError as error:  # its own text would add "line 1" to the number of the line
+            raise line_error(path, number, f"not JSON ({error.msg}, column {error.colno})") from error
+        except (ValueError, RecursionError) as error:
+            raise line_error(path, number, f"not JSON ({error})") from error
+        if isinstance(value, dict):
+            yield number, value
+        elif text:
+            raise line_error(path, number, "not a JSON object")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines, cut behind MAX_LINE_BYTES + 1."""
+    if path.suffix != ".gz":
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                yield line
+        return
+    try:
+        with gzip.open(path) as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                yield line
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise TfcliError(f"{printable(str(path))} is damaged", why=str(error), fix="fetch the file again") from error
 
 
 def line_error(path: Path, line: int, what: str) -> TfcliError:
@@ -80,15 +109,15 @@ def line_error(path: Path, line: int, what: str) -> TfcliError:
     return TfcliError(f"{printable(str(path))}:{line}: {what}", fix="correct or remove that line")
 
 
-def _csv_records(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_records(path: Path, name_column: str, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             columns = list(reader.fieldnames or [])
             wanted = (text_column,) if text_column else _TEXT_COLUMNS
-            if _NAME_COLUMN not in columns or not any(name in columns for name in wanted):
+            if name_column not in columns or not any(name in columns for name in wanted):
                 raise TfcliError(
-                    f"{printable(str(path))}:1: needs the columns {_NAME_COLUMN} and {' or '.join(wanted)}, "
+                    f"{printable(str(path))}:1: needs the columns {name_column} and {' or '.join(wanted)}, "
                     f"separated by commas",
                     why=f"the columns found are: {_names(columns)}",
                     fix="add a header line, or write commas between the columns",
@@ -103,10 +132,9 @@ def _csv_records(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, 
             raise line_error(path, reader.line_num + 1, f"not UTF-8 (byte {error.start})") from error
 
 
-def _table_records(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows, counted from 1, with the columns that matter."""
+def table_rows(path: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a parquet table, counted from 1, with the wanted columns that are there; a row group at a time."""
     table = open_table(path)
-    wanted = {_NAME_COLUMN, *((text_column,) if text_column else _TEXT_COLUMNS)}
     columns = [name for name in table.schema_arrow.names if name in wanted]
     number = 0
     for group in range(table.num_row_groups):

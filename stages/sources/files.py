@@ -108,12 +108,13 @@ def safe_relative(name: str) -> str:
     return str(path)
 
 
-def files_named(path: str, folder: Path, suffix: str, what: str) -> list[str]:
-    """The files below `folder` that end with `suffix`, sorted; an INPUT error if there are none. what: "tars"."""
+def files_named(path: str, folder: Path, suffixes: str | tuple[str, ...], what: str) -> list[str]:
+    """The files below `folder` that end with one of `suffixes`, sorted; an INPUT error if there are none. what: "tars"."""
     listing = [entry.relative for entry in walk(folder, recursive=True, follow_links=False) if isinstance(entry, Found)]
-    found = [name for name in listing if name.endswith(suffix)]
+    found = [name for name in listing if name.endswith(suffixes)]
     if not found:
-        raise TfcliError(f"no {what} in {printable(path)} (looked for {suffix} in {len(listing):,} files)")
+        looked = suffixes if isinstance(suffixes, str) else ", ".join(suffixes)
+        raise TfcliError(f"no {what} in {printable(path)} (looked for {looked} in {len(listing):,} files)")
     return found
 
 
@@ -143,7 +144,9 @@ def files_hash(root: Path, relatives: Iterable[str]) -> str:
     for relative in relatives:
         path = root / relative
         try:
-            rows.append((relative, path.stat().st_size, hash_file(path)))
+            # a pipe would wait for ever, and /dev/zero has no end
+            plain = path.is_file()
+            rows.append((relative, path.stat().st_size, hash_file(path)) if plain else (relative, -1, "unreadable"))
         except OSError:
             rows.append((relative, -1, "unreadable"))
     return hash_value(rows)

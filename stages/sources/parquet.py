@@ -231,6 +231,8 @@ def open_table(path: Path) -> Any:
         raise TfcliError(
             "parquet files need pyarrow", fix="pip install 'tfcli[parquet]'", code=ExitCode.ENVIRONMENT
         ) from error
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise TfcliError(f"not a plain file: {printable(str(path))}", fix="give a .parquet", code=ExitCode.USAGE)
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors

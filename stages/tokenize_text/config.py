@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from stages.core.config import Section
 from stages.sources.text import Text
+from stages.sources.text_table import TextTable
+
+
+def _kind(value: Any) -> str:
+    """kind may be left out for plain text."""
+    return str(value.get("kind", "text") if isinstance(value, dict) else value.kind)
+
+
+Corpus = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[TextTable, Tag("table")],
+    Discriminator(_kind, custom_error_type="corpus", custom_error_message="kind must be text or table"),
+]
 
 
 class TrainTokenizer(Section):
-    """vocab_size is an upper limit: a small corpus gives fewer pieces. max_sentences: sampled input for training."""
+    """vocab_size is an upper limit: a small corpus gives fewer pieces. max_sentences: texts that it is trained on, each equally
+    likely; memory grows with them."""
 
     kind: Literal["train"] = "train"
     vocab_size: int = Field(1024, ge=16)
@@ -28,7 +41,12 @@ class PretrainedTokenizer(Section):
 
 
 class TokenizeConfig(Section):
-    """text: text-only corpora that join the documents of Latents here."""
+    """text: text-only corpora that join the documents of Latents here.
+
+    captions: a .jsonl, .csv or .parquet of `key` and `text` (or `caption`): the text of the caption pair with that key is
+    replaced, and a picture without a caption gets one. Pictures are not encoded again for other captions.
+    """
 
     tokenizer: Annotated[TrainTokenizer | PretrainedTokenizer, Field(discriminator="kind")] = TrainTokenizer()
-    text: tuple[Text, ...] = ()
+    text: tuple[Corpus, ...] = ()
+    captions: str = ""

@@ -164,6 +164,11 @@ def link_out(lab: Lab) -> None:
     (lab.folder / "pictures" / "link.txt").write_text("a thing")
 
 
+def table_out(lab: Lab) -> None:
+    (lab.folder / "secret").write_text("file_name,text\n")
+    (lab.folder / "pictures" / "metadata.csv").symlink_to(lab.folder / "secret")
+
+
 def followed(lab: Lab) -> tuple[str, ...]:
     link_out(lab)
     return sets("source.follow_links=true")
@@ -200,5 +205,6 @@ CASES = [
     Case(17, "link to the folder above, followed", lambda lab: special(lab) or sets("source.follow_links=true"), 0, ("loop: SKIPPED_SPECIAL (a link to a folder that contains it)",)),
     Case(17, "picture that may not be read", unreadable, 0, ("secret.png: PERMISSION",)),
     Case(18, "link out of the folder", link_out, 0, ("link.png: SKIPPED_LINK",)),
-    Case(18, "the same with follow_links", followed, 0, ("goes through",), check=all_good),
+    Case(18, "metadata.csv that is a link out of the folder", table_out, 0, ("metadata.csv: SKIPPED_LINK",), note="captions come from the .txt files"),
+    Case(18, "picture behind a link, with follow_links", followed, 0, ("goes through",), check=all_good),
 ]  # fmt: skip

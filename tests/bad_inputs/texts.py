@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,14 @@ def nothing_outside(lab: Lab, _outcome: Outcome) -> None:
     assert not (lab.folder.parent / "climb.png").exists()
 
 
+def pipe(kind: str) -> Callable[[Lab], tuple[str, ...]]:
+    def make(lab: Lab) -> tuple[str, ...]:
+        os.mkfifo(lab.folder / "pipe")
+        return sets(f"source.kind={kind}", "source.path=pipe")
+
+    return make
+
+
 CASES = [
     Case(19, "caption missing, empty, too long, with NUL, not UTF-8, with U+2581", captions, 0,
          ("missing.png: CAPTION_MISSING", "empty.png: CAPTION_MISSING", "long.png: TEXT_TOO_LONG", "nul.png: TEXT_NUL", "latin.png: TEXT_NOT_UTF8", "mark.png: TEXT_U2581"),
@@ -173,6 +182,9 @@ CASES = [
          ("UNSAFE_NAME", "SKIPPED_SPECIAL", "without an extension"), check=nothing_outside),
     Case(24, "tar: 1 TB claimed", claims(1 << 40), 3, ("TAR_TRUNCATED", "claims 1,099,511,627,776 bytes"), check=nothing_outside, held=(TAR + "test_absurd_sizes_cost_no_memory",)),
     Case(25, "tar with .pkl, .pyd, .pth", pickled, 0, ("IGNORED_MEMBERS", "1 .pkl"), check=not_run, note="counted, never run"),
+    *[Case(17, f"named pipe as source: {kind}", pipe(kind), code, (words,)) for kind, code, words in (
+        ("folder", 2, "images folder is not a folder: pipe"), ("webdataset", 2, "not a plain file: pipe"), ("jsonl", 2, "not a plain file: pipe"),
+        ("parquet", 2, "not a plain file: pipe"), ("text", 3, "not a plain file or a folder: pipe"))],
     Case(26, "pipe: as a path", lambda _: sets("source.kind=webdataset", "source.path=pipe:cat x.tar"), 2, ("only local paths are accepted (got pipe:)",)),
     Case(26, "http: as a path", lambda _: sets("source.kind=webdataset", "source.path=http://host/x.tar"), 2, ("only local paths are accepted (got http:)",)),
     Case(26, "file: as a path", lambda _: sets("source.path=file:///etc/passwd"), 2, ("only local paths are accepted (got file:)",)),

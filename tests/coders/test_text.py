@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -66,9 +69,7 @@ def foreign_model(**options: object) -> bytes:
         sentence_iterator=iter(CORPUS),
         model_writer=out,
         model_type="bpe",
-        vocab_size=60,
-        minloglevel=2,
-        **options,
+        **{"vocab_size": 60, "minloglevel": 2, **options},
     )
     return out.getvalue()
 
@@ -88,10 +89,56 @@ def test_a_model_whose_text_could_forge_a_mark_is_refused() -> None:
     assert "forge" in caught.value.why
 
 
-def test_a_model_without_an_end_is_refused() -> None:
+def test_ends_go_behind_a_vocabulary_that_lacks_them() -> None:
+    coder = TextCoder(foreign_model(bos_id=-1, eos_id=-1))
+    marks = [coder.bos, coder.eos, coder.boi, coder.eoi, coder.pad]
+    assert marks == [60, 61, 62, 63, 64]
+    assert coder.vocab_size == 65
+    assert coder.decode([coder.bos, *coder.encode("a circle"), coder.eos]) == "a circle"
+
+
+def test_a_pad_that_the_model_has_is_used() -> None:
+    coder = TextCoder(foreign_model(pad_id=3))
+    assert (coder.pad, coder.boi, coder.vocab_size) == (3, 60, 62)
+
+
+def test_our_own_models_lose_nothing_and_others_say_what_they_lose() -> None:
+    assert CODER.losses() == []
+    plain = TextCoder(foreign_model()).losses()  # as SentencePiece trains by default
+    assert [loss.split()[0] for loss in plain] == ["changes", "changes", "changes", "cannot"]
+    llama = foreign_model(
+        byte_fallback=True, vocab_size=320, normalization_rule_name="identity", remove_extra_whitespaces=False
+    )
+    assert TextCoder(llama).losses() == []
+    assert "no byte fallback" in TextCoder(foreign_model(normalization_rule_name="identity")).losses()[-1]
+
+
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TfcliError, match="not a SentencePiece model") as caught:
-        TextCoder(foreign_model(eos_id=-1))
-    assert "</s>" in caught.value.why
+        TextCoder.load(tmp_path / "pipe")
+    assert "plain file" in caught.value.why
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_memory_lies_within_the_guess(algorithm: str) -> None:
+    """Measured in a process of its own: the peak above what it takes without training."""
+    code = (
+        "import random\n"
+        "from stages.coders.text import train_sentencepiece, training_memory\n"
+        "import sentencepiece\n"
+        "words = random.Random(0)\n"
+        "texts = [' '.join(''.join(words.choices('abcdefghij', k=6)) for _ in range(40)) for _ in range(8000)]\n"
+        "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024\n"
+        "before = peak()\n"
+        f"train_sentencepiece(texts, 400, '{algorithm}')\n"
+        f"low, high = training_memory(texts, '{algorithm}')\n"
+        "print(low < peak() - before < high)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout == "True\n"
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

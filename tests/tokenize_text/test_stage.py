@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, TEXT, Tokens
+from stages.coders.text import TextCoder, train_sentencepiece
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_value
 from stages.sources.text import Text
@@ -109,21 +109,21 @@ def test_documents_without_any_text_cannot_train_a_tokenizer(tmp_path: Path) -> 
 
 def test_a_sample_is_in_source_order_and_reaches_every_text() -> None:
     texts = [f"{number:03}" for number in range(100)]
-    chosen = [_sampled(iter(texts), 10, seed) for seed in range(100)]
+    chosen = [_sampled(iter(texts), 10, seed)[0] for seed in range(100)]
     assert all(sample == sorted(sample) and len(set(sample)) == 10 for sample in chosen)
     counts = [sum(text in sample for sample in chosen) for text in texts]
     assert min(counts) >= 1  # 10 are expected of each
     assert max(counts) <= 25
-    assert _sampled(iter(texts), 100, 0) == texts
+    assert _sampled(iter(texts), 100, 0) == (texts, 100)
 
 
 def test_a_group_is_the_hash_of_its_name_whatever_is_in_it() -> None:
     """The number decides the held-out split: it must not change with how it is computed."""
     names = ["plain", 'a "quote"', "back\\slash", "line\nbreak", "\u00e9\u4e2d", "\udc80", ""]
     columns = _Columns()
-    coder = SimpleNamespace(encode_many=lambda texts, _threads: [[] for _ in texts])
-    columns.add([_CorpusDocument(name, None, (), "text") for name in names], coder, 1)  # type: ignore[arg-type]
-    columns.add([_CorpusDocument("key", name, (), "text") for name in names], coder, 1)  # type: ignore[arg-type]
+    coder = TextCoder(train_sentencepiece(["a b"], 300, "bpe"))
+    columns.add([_CorpusDocument(name, None, (), "text") for name in names], coder, 1)
+    columns.add([_CorpusDocument("key", name, (), "text") for name in names], coder, 1)
     expected = [int(hash_value([kind, name])[:15], 16) for kind in ("key", "group") for name in names]
     assert columns.groups == expected
     assert columns.keys == expected[:7] + [int(hash_value(["key", "key"])[:15], 16)] * 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,8 @@ def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
     recipe = load_recipe(call.recipe, call.settings + settings)
     work = Path("work") / recipe.name if call.work is None else _expanded(call.work)
     for folder in (work, *work.parents):
-        if folder.exists() and not folder.is_dir():
+        # os.path: a name that is too long is not there; pathlib raises
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise TfcliError(f"--work {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
     return Workspace(recipe, work)
 

@@ -1,0 +1,91 @@
+"""Text in tables: reads .jsonl, .jsonl.gz and .parquet, a row a document of one text segment and no picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages.core.config import Section
+from stages.core.errors import ExitCode, TfcliError
+from stages.sources.captions import json_lines, line_error, table_rows
+from stages.sources.document import Document, Omission, TextSegment, count_documents
+from stages.sources.files import existing, files_hash, files_named
+from stages.sources.text_rules import BadText, check_text, printable
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+class TextTable(Section):
+    """Rows of a file, or of all such files of a folder. Files are read row by row, never whole.
+
+    id_column: of the key of a document ("": the number of its row). group_column: documents with the same value fall on the
+    same side of the held-out split.
+    """
+
+    kind: Literal["table"] = "table"
+    path: str
+    name: str = Field("text", min_length=1)  # by which pack.weights calls it
+    text_column: str = "text"
+    id_column: str = ""
+    group_column: str = ""
+    max_text_bytes: int = Field(16 << 20, gt=0)  # of one document
+
+    def documents(self) -> Iterator[Document | Omission]:
+        """Rows in their order, files by the bytes of their names. Keys: `part-0/12` for row (or line) 12, or `part-0/ID`."""
+        root, names = self._files()
+        for name in names:
+            stem = next(name.removesuffix(suffix) for suffix in reversed(_SUFFIXES) if name.endswith(suffix))
+            for line, row in self._rows(root / name):
+                yield self._document(root / name, stem, line, row)
+
+    def count(self) -> tuple[int, int]:
+        """Documents of text; no pictures."""
+        return count_documents(self.documents())
+
+    def identity(self) -> Any:
+        """Hash of the files."""
+        root, names = self._files()
+        return {"files": files_hash(root, names)}
+
+    def describe(self) -> str:
+        """Which files, and which column."""
+        _, names = self._files()
+        return f"text in {printable(self.path)}, column {printable(self.text_column)} of {len(names):,} files"
+
+    def _files(self) -> tuple[Path, list[str]]:
+        path = existing(self.path, "text table")
+        if path.is_dir():
+            return path, files_named(self.path, path, _SUFFIXES, "text tables")
+        if not path.is_file() or not path.name.endswith(_SUFFIXES):
+            raise TfcliError(
+                f"not a text table: {printable(self.path)}", fix=f"give a {', '.join(_SUFFIXES)}", code=ExitCode.USAGE
+            )
+        return path.parent, [path.name]
+
+    def _rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        if path.suffix != ".parquet":
+            return json_lines(path)
+        return table_rows(path, [name for name in (self.text_column, self.id_column, self.group_column) if name])
+
+    def _document(self, path: Path, stem: str, line: int, row: dict[str, Any]) -> Document | Omission:
+        missing = [name for name in (self.text_column, self.id_column, self.group_column) if name and name not in row]
+        if missing:
+            found = printable(", ".join(map(str, row)))[:200] or "none"
+            raise line_error(path, line, f"no {printable(missing[0])} (found {found})")
+        key = f"{stem}/{row[self.id_column] if self.id_column else line}"
+        where = f"{path.name}:{line}"
+        text = row[self.text_column]
+        if not isinstance(text, str):
+            return Omission(key, where, "TEXT_MISSING", f"{printable(self.text_column)} is not a text")
+        try:
+            check_text(text, self.max_text_bytes)
+            check_text(key, self.max_text_bytes)
+        except BadText as bad:
+            return Omission(key, where, bad.reason, bad.message)
+        if not text.strip():
+            return Omission(key, where, "TEXT_EMPTY", "no text")
+        group = str(row[self.group_column]) if self.group_column else None
+        return Document(key, (TextSegment(text),), group=group, fixed_order=True)
