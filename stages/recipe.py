@@ -87,6 +87,11 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
             )
         tree = _merged(below, tree)
     tree.setdefault("name", path.stem)
+    return make_recipe(tree, overrides, path)
+
+
+def make_recipe(tree: dict[str, Any], overrides: tuple[str, ...], path: Path) -> Recipe:
+    """Override and validate plain values. path: what messages name as their origin."""
     for override in overrides:
         _apply(tree, override)
     _name_kinds(tree, Recipe)

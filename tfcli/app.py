@@ -17,7 +17,8 @@ from typer.core import TyperGroup
 
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import options
-from tfcli.commands import artifacts, doctor, recipes
+from tfcli.commands import artifacts, recipes
+from tfcli.commands.doctor import doctor
 from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
 from tfcli.render import ReaderGone, show_error
@@ -111,13 +112,14 @@ app = typer.Typer(
     Start here:  tfcli recipe list     the recipes there are
                  tfcli run smoke       a whole run, small
                  tfcli inspect work/smoke
+                 tfcli doctor my/pictures    is my data fit for a run?
     """,
 )
 add_stages(app)
 app.command("run", rich_help_panel="Whole runs")(options.takes_call(run, options.RecipeArgument))
 app.add_typer(recipes.app, name="recipe", rich_help_panel="Whole runs")
+app.command("doctor", rich_help_panel="Whole runs")(doctor)
 artifacts.add_artifacts(app)
-doctor.add_doctor(app)
 
 
 def _show_version(wanted: bool) -> None:

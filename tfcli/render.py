@@ -29,6 +29,7 @@ from stages.sources.text_rules import printable
 
 HEARTBEAT_SECONDS = 30.0
 REDRAW_SECONDS = 0.1
+_LONGEST_LIST = 100  # characters of a list that is written out
 WIDTH_OFF_TERMINAL = 240  # columns; a log or a pipe has no edge at which lines should break
 
 
@@ -189,6 +190,36 @@ def value_text(value: Any) -> str:
     return printable(value) if isinstance(value, str) else printable(json.dumps(value, ensure_ascii=False, default=str))
 
 
+def people_text(value: Any) -> str:
+    """A value of a manifest for reading: numbers rounded and grouped, lists and tables without their brackets."""
+    if value is None or value == [] or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{printable(str(key))} {people_text(below)}" for key, below in value.items() if below is not None
+        )
+    if isinstance(value, list):
+        return _list_text(value)
+    return printable(str(value))
+
+
+def _list_text(values: list[Any]) -> str:
+    numbers = all(isinstance(value, int | float) for value in values)
+    text = ("; " if any(isinstance(value, dict) for value in values) else ", ").join(map(people_text, values))
+    if len(text) <= _LONGEST_LIST:
+        return text
+    if numbers:
+        return f"{len(values)} numbers from {people_text(min(values))} to {people_text(max(values))}"
+    last = people_text(values[-1])
+    return f"{len(values)} entries" + (f", the last: {last}" if len(last) <= _LONGEST_LIST else "")
+
+
 def short(hexadecimal: str) -> str:
     """The first twelve digits of a hash."""
     return hexadecimal[:12]
@@ -204,15 +235,12 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def pairs(values: dict[str, Any]) -> Table:
-    """Keys and values in two columns. Nested tables are named by dotted keys; long lists are told by their length."""
+    """Keys and values in two columns. Nested tables are named by dotted keys; long lists are summed up."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in flat(values).items():
-        text = value_text(value)
-        if isinstance(value, list) and len(text) > 100:
-            text = f"{len(value)} entries"
-        table.add_row(Text(f"  {printable(key)}"), Text(text))
+        table.add_row(Text(f"  {printable(key)}"), Text(people_text(value)))
     return table
 
 
@@ -236,6 +264,11 @@ def branch(parent: Tree, label: str) -> Tree:
     return parent.add(Text(printable(label)))
 
 
+def styled(*pieces: tuple[str, str]) -> Text:
+    """A line of (text, style) pieces; styles show on a terminal only, so the words must say it all."""
+    return Text.assemble(*[(printable(text), style) for text, style in pieces])
+
+
 def show(*parts: Table | Tree | Text | str) -> None:
     """Print results for people on stdout."""
     console = Console(markup=False, highlight=False, emoji=False)
@@ -243,9 +276,8 @@ def show(*parts: Table | Tree | Text | str) -> None:
         console.width = WIDTH_OFF_TERMINAL
     with console.capture() as captured:
         for part in parts:
-            console.print(
-                Text(printable(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str | Text)
-            )
+            text = Text(printable(part)) if isinstance(part, str) else part
+            console.print(text, soft_wrap=isinstance(text, Text))
     show_text("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 

@@ -115,12 +115,6 @@ def decode(data: bytes, policy: PixelPolicy, least: int = 0) -> Decoded:
     return Decoded(rgb, tuple(notes))
 
 
-def header(data: bytes) -> tuple[str, str, int, int]:
-    """Format, mode, width and height by the header of a picture that `decode` takes."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return str(image.format), image.mode, *image.size
-
-
 def to_image(pixels: Pixels) -> Image.Image:
     """Pixels (height, width, 3) as an image."""
     return Image.fromarray(pixels)

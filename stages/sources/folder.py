@@ -17,7 +17,7 @@ from stages.sources.document import Document, FileSpan, ImageSegment, Omission, 
 from stages.sources.files import Found, existing_folder, files_hash, walk, without_suffix
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class Folder(Section):
@@ -37,7 +37,7 @@ class Folder(Section):
         root = self._root()
         listing = list(walk(root, self.recursive, self.follow_links))
         pictures = self._pictures(listing)
-        metadata = self._metadata(root)
+        metadata = self.metadata_file(root)
         rows = None if metadata is None else read_metadata(metadata, self.text_column)
         if metadata is not None and rows is not None:
             _check_names(metadata, rows, pictures)
@@ -63,7 +63,7 @@ class Folder(Section):
     def identity(self) -> Any:
         """Hash of the pictures and of the files that their captions come from."""
         root = self._root()
-        metadata = self._metadata(root)
+        metadata = self.metadata_file(root)
         found = [entry.relative for entry in walk(root, self.recursive, self.follow_links) if isinstance(entry, Found)]
         read = [name for name in found if _is_picture(name)]
         if metadata is None:
@@ -75,19 +75,20 @@ class Folder(Section):
 
     def describe(self) -> str:
         """Which folder, and where the captions come from."""
-        metadata = self._metadata(self._root())
+        metadata = self.metadata_file(self._root())
         chosen = "a .txt file beside each picture" if metadata is None else metadata.name
         return f"pictures in {printable(self.path)}, captions from {chosen}"
 
     def _root(self) -> Path:
         return existing_folder(self.path, "images folder")
 
-    def _metadata(self, root: Path) -> Path | None:
-        paths = [root / name for name in _METADATA if self.follow_links or not (root / name).is_symlink()]
+    def metadata_file(self, root: Path) -> Path | None:
+        """The file that captions come from, or None: a .txt beside each picture."""
+        paths = [root / name for name in METADATA if self.follow_links or not (root / name).is_symlink()]
         found = [path for path in paths if path.is_file()]
         if self.captions == "metadata" and not found:
             raise TfcliError(
-                f"no {' or '.join(_METADATA)} in {printable(self.path)}",
+                f"no {' or '.join(METADATA)} in {printable(self.path)}",
                 fix='write one, or set captions = "txt"',
                 code=ExitCode.USAGE,
             )

@@ -1,84 +1,152 @@
-"""doctor: read a sample of a source before a long run, and say what is wrong with it and where."""
+"""doctor: a look at a source before a long run, as a list of findings with the gravest first."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
+from stages.core.runtime import Runtime
 from tfcli import options, render
 
 if TYPE_CHECKING:
-    from stages.inspection.checkup import Checkup
+    from stages.checkup.checkup import Checkup
+    from stages.checkup.findings import Finding
+    from stages.recipe import Recipe
 
-
-def add_doctor(app: typer.Typer) -> None:
-    """Mount the command."""
-    app.command("doctor", rich_help_panel="Artifacts")(doctor)
+_NAMELESS = "doctor"  # the recipe that stands for a bare path
+_STYLES = {"stops": "bold red", "problem": "yellow", "remark": "cyan"}
+_SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A recipe, a folder of pictures, tars, .parquet, .jsonl or text.",
+        show_default=False,
+    ),
+]
 
 
 def doctor(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A recipe, a folder, or a .tar, .parquet, .jsonl or .txt file.")
-    ],
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Documents to look at, spread over the source.")] = 500,
-    size: Annotated[
-        int, typer.Option("--size", min=8, max=4096, help="images.size to check for (without a recipe).")
-    ] = 64,
+    source: _SourceArgument,
+    settings: options.SetOption = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Decode the pictures of this many documents, spread over the source.")
+    ] = 500,
+    workers: options.WorkersOption = Runtime.workers,
     json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
-    """Look at a source before a long run: captions, copies, sizes, broken files. Exit code 3: nothing in it can be used.
+    """Look at a source before a long run: what is wrong, where, and what mends it. Nothing is written.
+
+    All texts are read, and the pictures of a sample are decoded. Exit code 0 if a run would come through, 3 if not.
 
     \b
-    Examples: tfcli doctor recipes/emoji.toml
-              tfcli doctor ~/pictures --size 256 --limit 2000
+    Examples: tfcli doctor my/pictures
+              tfcli doctor recipes/folder.toml --set source.path=my/pictures --set images.size=128
+              tfcli doctor shards/ --limit 5000 --json
     """
-    # here, not at the top: '--help' needs none of it
-    from stages.coders.config import Images
-    from stages.inspection.checkup import examine
-    from stages.inspection.guess import guess_source
-    from stages.recipe import load_recipe
+    from stages.checkup.checkup import check_source
 
-    images: Any
-    if source.endswith(".toml"):
-        recipe = load_recipe(source, ())
-        reader, images, why = recipe.source, recipe.images, f"{recipe.source.kind}: the recipe says so"
-    else:
-        (reader, why), images = guess_source(source), Images(size=size)
-    with watch_signals() as interrupts:
-        found = examine(reader, images, limit, lambda: interrupts.check("nothing was changed"))
+    recipe, why = _recipe(source, tuple(settings or ()))
+    with watch_signals() as interrupts, render.Reporter(quiet=quiet or json) as report:
+        runtime = Runtime(report=report, interrupts=interrupts, workers=workers)
+        checkup = check_source(
+            recipe.source,
+            recipe.images,
+            max_bad=recipe.encode.max_bad,
+            latent_row_bytes=_latent_row_bytes(recipe),
+            limit=limit,
+            runtime=runtime,
+            corpus=recipe.name == _NAMELESS and recipe.source.kind == "text",
+        )
     if json:
-        render.show_json({"reader": why, **asdict(found), "usable": found.usable})
+        facts = asdict(checkup) | {"usable": checkup.usable}
+        render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | facts)
     else:
-        _show(found, why, reader.describe())
-    if not found.usable:
-        worst = found.findings[0]
-        raise TfcliError(worst.what, fix=worst.fix, code=ExitCode.INPUT)
+        _show(source, why, recipe, checkup)
+    if not checkup.usable:
+        worst = checkup.findings[0]
+        raise TfcliError(f"a run from {source} would stop: {worst.what}", fix=worst.fix, code=ExitCode.INPUT)
 
 
-def _show(found: Checkup, why: str, described: str) -> None:
-    facts: dict[str, Any] = {
-        "reader": why,
-        "reads": described,
-        "documents": f"{found.documents:,} with {found.pictures:,} pictures; {found.looked_at:,} looked at",
+def _recipe(source: str, settings: tuple[str, ...]) -> tuple[Recipe, str]:
+    """The recipe to check by, and why this reader. A path is read with the default settings."""
+    from stages.checkup.guess import guess_source
+    from stages.recipe import load_recipe, make_recipe
+
+    path = os.path.expanduser(source)
+    if path.endswith(".toml") or (not os.path.exists(path) and any(source == name.stem for name in _named())):
+        recipe = load_recipe(source, settings)
+        return recipe, f"the recipe says kind = {recipe.source.kind}"
+    guess = guess_source(source)
+    tree: dict[str, Any] = {"name": _NAMELESS, "source": guess.source.model_dump(include={"kind", "path"})}
+    return make_recipe(tree, settings, Path(source)), guess.why
+
+
+def _named() -> list[Path]:
+    from stages.recipe import recipe_folders
+
+    return [file for folder in recipe_folders() for file in folder.glob("*.toml")]
+
+
+def _latent_row_bytes(recipe: Recipe) -> int | None:
+    """Bytes of a picture's latents by the recipe; None where a finished autoencoder decides it."""
+    if recipe.vae.kind != "train":
+        return None
+    side = recipe.images.size >> (len(recipe.vae.channels) - 1)
+    bytes_each = 2 if recipe.encode.dtype == "float16" else 4
+    return 2 * recipe.vae.latent_channels * side**2 * bytes_each * (2 if recipe.encode.mirror else 1)
+
+
+def _show(source: str, why: str, recipe: Recipe, checkup: Checkup) -> None:
+    facts = {
+        "reader": f"{recipe.source.kind} ({why})",
+        "reads": checkup.describe,
+        "documents": f"{checkup.documents:,}" + (f", {checkup.omitted:,} left out" if checkup.omitted else ""),
+        "pictures": f"{checkup.pictures:,}; {checkup.looked_at:,} looked at, {checkup.good:,} of them usable",
+        "formats": _counts(list(checkup.formats.items())),
+        "shorter side": _counts(checkup.sizes),
+        "text": f"{checkup.median_text:,} characters in the middle, {checkup.longest_text:,} at most",
     }
-    if found.kinds:
-        kinds = sorted(found.kinds.items(), key=lambda item: -item[1])
-        facts["pictures"] = ", ".join(f"{number:,} {kind}" for kind, number in kinds[:8])
-    if found.sides:
-        sides = sorted(found.sides)
-        facts["shorter side"] = f"{sides[0]} to {sides[-1]} px, median {sides[len(sides) // 2]}"
-    render.show(render.pairs(facts), "")
-    for finding in found.findings:
-        render.show(f"{finding.gravity}: {finding.count:,} x {finding.what}")
-        for example in finding.examples:
-            render.show(f"    {example}")
-        render.show(f"    fix: {finding.fix}")
-    grave = sum(finding.gravity != "note" for finding in found.findings)
-    things = "thing" if grave == 1 else "things"
-    if found.usable:
-        render.show("", f"{grave} {things} to look at; the source can be used" if grave else "nothing to mend")
+    if not checkup.pictures and not checkup.looked_at:
+        facts = {name: value for name, value in facts.items() if name not in ("pictures", "formats", "shorter side")}
+    if checkup.latent_bytes:
+        size = f"{recipe.images.size} px, {recipe.images.fit}"
+        facts["latents"] = f"about {render.size_text(checkup.latent_bytes)} on disk ({size})"
+    render.show(source, render.pairs(facts), "")
+    for finding in checkup.findings:
+        _show_finding(finding)
+    if not checkup.findings:
+        render.show("nothing to remark")
+    else:
+        counts = {gravity: sum(one.gravity == gravity for one in checkup.findings) for gravity in _STYLES}
+        told = ", ".join(
+            f"{number} {gravity}{_plural(gravity, number)}" for gravity, number in counts.items() if number
+        )
+        render.show("", f"{'a run would come through' if checkup.usable else 'a run would stop'}: {told}")
+
+
+def _show_finding(finding: Finding) -> None:
+    style = _STYLES[finding.gravity]
+    render.show(render.styled((f"{finding.gravity:8} ", style), (finding.what, "bold" if style != "cyan" else "")))
+    for example in finding.examples:
+        render.show(render.styled((f"{'':9}{example}", "dim")))
+    more = finding.number - len(finding.examples)
+    if finding.examples and more > 0 and finding.code not in ("CAPTION_REPEATED", "DUPLICATE"):
+        render.show(render.styled((f"{'':9}and {more:,} more", "dim")))
+    if finding.fix:
+        render.show(f"{'':9}fix: {finding.fix}")
+
+
+def _plural(gravity: str, number: int) -> str:
+    return "s" if number > 1 and gravity != "stops" else ""
+
+
+def _counts(rows: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{name}: {number:,}" for name, number in rows) or "none"

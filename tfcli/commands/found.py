@@ -1,0 +1,68 @@
+"""Sealed artifacts on disk: the one at a path, those of a work folder, and where an input lies now."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, read_manifest
+from stages.core.errors import ExitCode, TfcliError
+from tfcli import render
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sealed artifact on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def artifacts_at(path: Path) -> list[Found]:
+    """The artifact at `path`, or those of the work folder `path`, in the order of the pipeline."""
+    if not path.exists():
+        raise TfcliError(f"{path} does not exist", fix="give an artifact or a work folder", code=ExitCode.USAGE)
+    manifest = read_manifest(path)
+    if manifest is not None:
+        return [Found(path, manifest)]
+    found = []
+    for folder in sorted(path.iterdir()) if path.is_dir() else []:
+        # an unfinished artifact is no artifact, even if a kill came between its manifest and its rename
+        below = read_manifest(folder) if not re.search(r"\.(partial|old-\d+)$", folder.name) else None
+        if below is not None:
+            found.append(Found(folder, below))
+    if not found and not partials(path):
+        raise nothing_at(path)
+    order = list(MAKERS)
+    return sorted(found, key=lambda item: (order.index(item.manifest.kind), item.folder.name))
+
+
+def partials(path: Path) -> list[str]:
+    return sorted(folder.name for folder in path.glob("*.partial")) if path.is_dir() else []
+
+
+def nothing_at(path: Path) -> TfcliError:
+    why = "the folder has no manifest.json, and no folder in it has one"
+    return TfcliError(
+        f"no artifact at {path}", why=why, fix="give an artifact or a work folder", code=ExitCode.ARTIFACT
+    )
+
+
+def follow(folder: Path, entry: InputEntry) -> tuple[Path, Manifest | None, str]:
+    """Where an input lies, what is there now, and "" or what is wrong with it."""
+    path = Path(os.path.relpath((folder / entry.path).resolve()))
+    try:
+        manifest = read_manifest(path)
+    except TfcliError as error:
+        return path, None, f"cannot be read ({error.why})"
+    if manifest is None:
+        return path, None, "no longer there"
+    if manifest.digest != entry.digest:
+        return path, manifest, f"changed since: digest {render.short(manifest.digest)} now"
+    return path, manifest, ""
+
+
+def and_more(number: int) -> str:
+    return f" and {number} more" if number > 0 else ""
