@@ -130,9 +130,9 @@ def make_sequences(folder: Path, tokens: Path, latents: Path, config: PackConfig
     return folder
 
 
-def make_all(work: Path, stories: list[Story], config: PackConfig) -> Path:
+def make_all(work: Path, stories: list[Story], config: PackConfig, side: int = 4) -> Path:
     """latents, tokens and sequences below `work`; returns the folder of sequences."""
-    latents = make_latents(work / "latents", stories)
+    latents = make_latents(work / "latents", stories, side=side)
     tokens = make_tokens(work / "tokens", latents)
     return make_sequences(work / "sequences", tokens, latents, config)
 
