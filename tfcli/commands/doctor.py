@@ -126,9 +126,7 @@ def _show(source: str, why: str, recipe: Recipe, checkup: Checkup) -> None:
         render.show("nothing to remark")
     else:
         counts = {gravity: sum(one.gravity == gravity for one in checkup.findings) for gravity in _STYLES}
-        told = ", ".join(
-            f"{number} {gravity}{_plural(gravity, number)}" for gravity, number in counts.items() if number
-        )
+        told = ", ".join(_told(gravity, number) for gravity, number in counts.items() if number)
         render.show("", f"{'a run would come through' if checkup.usable else 'a run would stop'}: {told}")
 
 
@@ -144,8 +142,9 @@ def _show_finding(finding: Finding) -> None:
         render.show(f"{'':9}fix: {finding.fix}")
 
 
-def _plural(gravity: str, number: int) -> str:
-    return "s" if number > 1 and gravity != "stops" else ""
+def _told(gravity: str, number: int) -> str:
+    one, many = ("reason to stop", "reasons to stop") if gravity == "stops" else (gravity, f"{gravity}s")
+    return f"{number} {one if number == 1 else many}"
 
 
 def _counts(rows: list[tuple[str, int]]) -> str:
