@@ -212,26 +212,8 @@ def loading(work: Path) -> list[Figure]:
         space.run(BY_NAME[name], Runtime(device="cpu"))
     small = _share_of_loading(space.target("sequences"), recipe.model, recipe.train.batch_rows, 20, 5)
     # the paper's smallest model on rows of 4,096 with pictures of 256 patches, a row at a time
-    words = [
-        "a",
-        "picture",
-        "of",
-        "something",
-        "with",
-        "a",
-        "caption",
-        "of",
-        "about",
-        "as",
-        "many",
-        "words",
-        "as",
-        "people",
-        "write",
-        "beside",
-        "one",
-    ]
-    stories = [Story((" ".join(words[number % 9 :] + [str(number)]), None)) for number in range(64)]
+    caption = "a picture of something, with a caption of about as many words as people write, number"
+    stories = [Story((f"{caption} {number}", None)) for number in range(64)]
     sequences = make_all(work / "paper", stories, PackConfig(row_length=4096, heldout_fraction=0, passes=4), side=32)
     paper = ModelConfig(width=768, layers=16, heads=12)
     large = _share_of_loading(sequences, paper, 1, 1, 1)
