@@ -162,9 +162,6 @@ def encode(work: Path) -> list[Figure]:
             rate = (marks[-1][0] - marks[0][0]) / (marks[-1][1] - marks[0][1])
             ratios.append(rate / (4 * batch / seconds(bare, 3)))
             gains.append(rate / (len(files) / seconds(usual, 1)))
-            print(
-                precision, "rate", rate, "bare", 4 * batch / seconds(bare, 3), "usual", len(files) / seconds(usual, 1)
-            )
             shutil.rmtree(target)
         figures.append(at_least(f"encode / bare forward, {precision}", statistics.median(ratios), 0.92))
         bound = 3.0 if precision == "bf16" else 0.0
