@@ -50,6 +50,12 @@ class Images(Section):
                     found |= {(short, long), (long, short)}
         return tuple(sorted(found, key=lambda shape: (max(shape) / min(shape), shape)))
 
+    def squares(self) -> Images:
+        """The same with all pictures cropped to the square: what an autoencoder for buckets is trained and measured on."""
+        if self.fit != "buckets":
+            return self
+        return self.model_copy(update={"fit": "crop", "bucket_step": 0, "bucket_aspect": 2.0})
+
     def shape_of(self, height: int, width: int) -> Shape:
         """The shape whose aspect is nearest (by ratio) to that of a picture."""
         if self.fit != "buckets":

@@ -186,6 +186,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
             build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
             held.pop(shard.number).close()
             report(shard)
+            runtime.interrupts.check()
 
 
 def _unit(shard: int) -> str:

@@ -108,7 +108,8 @@ class Engine:
 
     def _prefill(self, documents: list[_Document]) -> None:
         """Run the prompts through the model, and [bos, boi] through the unconditional branch; choose the first element."""
-        lines = [_Line.of(document.prompt, self.text, self.num_patches) for document in documents]
+        patch_side = self.loaded.checkpoint.content.patch_side
+        lines = [_Line.of(document.prompt, self.text, patch_side) for document in documents]
         config = self.model.config
         count = len(documents)
         slots = 2 * count if self.config.guidance != 1 else count
@@ -145,11 +146,7 @@ class Engine:
         flat = torch.arange(count * longest, device=self.device).unflatten(0, (count, longest))
         text_places = flat[images_bT < 0]
         latents = [latent for line in lines for latent in line.latents]
-        pictures: tuple[ImageInputs, ...] = ()
-        if latents:
-            image_places = flat[images_bT >= 0].unflatten(0, (len(latents), self.num_patches))
-            clean = torch.zeros(len(latents), dtype=torch.long, device=self.device)
-            pictures = (ImageInputs(torch.stack(latents).to(self.device), clean, image_places),)
+        pictures = self._clean_images(lines, images_bT, flat)
         inputs = Inputs(places_bT.flatten(), ids_bT.flatten()[text_places], text_places, pictures)
         allow = torch.arange(int(places_bT.max()) + 1, device=self.device) <= places_bT[:, :, None]
         same = (images_bT[:, :, None] == images_bT[:, None, :]) & (images_bT[:, :, None] >= 0)
@@ -250,6 +247,21 @@ class Engine:
             if document.prompt.draw and document.prompt.max_images == 1:
                 self._finish(document, "images")  # a prompt that asks for one drawing ends with it
 
+    def _clean_images(self, lines: list[_Line], images_bT: Tensor, flat_bT: Tensor) -> tuple[ImageInputs, ...]:
+        """The images of the lines at t = 0, one entry for each size."""
+        by_size: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for row, line in enumerate(lines):
+            for number, latent in enumerate(line.latents):
+                by_size.setdefault(latent.shape, []).append((latent, flat_bT[row][images_bT[row] == number]))
+        return tuple(
+            ImageInputs(
+                torch.stack([latent for latent, _ in found]).to(self.device),
+                torch.zeros(len(found), dtype=torch.long, device=self.device),
+                torch.stack([places for _, places in found]),
+            )
+            for found in by_size.values()
+        )
+
     def _predict(self, slots: list[int], x_t: Tensor, t: int) -> Tensor:
         """Predicted noise for the images that stand behind the final elements of `slots`; overwrites their last state."""
         starts = torch.tensor([self.cache.lengths[slot] for slot in slots], device=self.device)
@@ -278,8 +290,8 @@ class _Line:
     latents: list[Tensor]
 
     @staticmethod
-    def of(prompt: Prompt, text: TextCoder, num_patches: int) -> _Line:
-        """bos, then the prompt's pieces, each image between BOI and EOI."""
+    def of(prompt: Prompt, text: TextCoder, patch_side: int) -> _Line:
+        """bos, then the prompt's pieces, each image, whatever its size, between BOI and EOI."""
         ids: list[int] = [text.bos]
         images = [-1]
         latents: list[Tensor] = []
@@ -289,6 +301,8 @@ class _Line:
                 ids += new
                 images += [-1] * len(new)
             else:
+                _, height, width = piece.latent.shape
+                num_patches = height * width // patch_side**2
                 ids += [text.boi, *[text.pad] * num_patches, text.eoi]
                 images += [-1, *[len(latents)] * num_patches, -1]
                 latents.append(piece.latent)

@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import caption_of
@@ -111,7 +109,7 @@ def _write_parts(
 ) -> tuple[list[Part], list[Pixels]]:
     """Write the pictures among `pieces` and return the record's parts and the pictures."""
     images = [piece.latent for piece in pieces if isinstance(piece, ImagePiece)]
-    pictures = list(loaded.draw_pictures(torch.stack(images))) if images else []
+    pictures = [loaded.draw_pictures(image[None])[0] for image in images]  # of any sizes
     parts: list[Part] = []
     number = 0
     for piece in pieces:

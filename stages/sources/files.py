@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -85,13 +84,13 @@ def _look_at(entry: os.DirEntry[str], relative: str, follow_links: bool) -> Foun
     """None for a folder."""
     if entry.is_symlink() and not follow_links:
         return Omission(relative, relative, "SKIPPED_LINK", "a symbolic link (follow_links = false)")
-    try:
-        mode = entry.stat().st_mode
+    try:  # both know from the listing, without another look at the disk
+        if entry.is_dir():
+            return None
+        plain = entry.is_file()
     except OSError as error:
         return Omission(relative, relative, "SKIPPED_SPECIAL", f"cannot be looked at: {error.strerror}")
-    if stat.S_ISDIR(mode):
-        return None
-    if not stat.S_ISREG(mode):
+    if not plain:
         return Omission(relative, relative, "SKIPPED_SPECIAL", "not a plain file (pipe, socket or device)")
     return Found(relative, Path(entry.path))
 

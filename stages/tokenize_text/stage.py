@@ -98,7 +98,7 @@ def _model(
     low, high = training_memory(texts, chosen.algorithm)
     of = f"{len(texts):,}" if total == len(texts) else f"{len(texts):,} of {total:,}"
     taken = f"{low / 2**20:,.0f} to {high / 2**20:,.0f} MiB of memory"
-    runtime.report(Note(f"training a tokenizer on {of} texts, which takes {taken}"))
+    runtime.report(Note(f"training a tokenizer on {of} texts" + (f", which takes {taken}" if high > 2**26 else "")))
     free = available_bytes()
     if free is not None and high > free:
         what = f"training a tokenizer on {len(texts):,} texts takes {taken}, {free / 2**20:,.0f} MiB are free"

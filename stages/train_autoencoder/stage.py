@@ -79,7 +79,7 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
     total = min(limit, source.count()[1])
     found: list[Pixels] = []
     failed = 0
-    with PictureReader(images, runtime.workers) as reader:
+    with PictureReader(images.squares(), runtime.workers) as reader:
         for fitted in reader.read(pictures):
             runtime.interrupts.check("nothing to save yet")
             if fitted.pixels is None:

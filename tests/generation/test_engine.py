@@ -89,7 +89,7 @@ class Naive:
     @torch.inference_mode()
     def generate(self, prompt: Prompt, index: int) -> Output:
         text, output = self.parts.text, Output()
-        line = engine_module._Line.of(prompt, text, 4)
+        line = engine_module._Line.of(prompt, text, 2)
         ids, images, latents = list(line.ids), list(line.images), list(line.latents)
         written: list[int] = []
         force = prompt.draw
@@ -189,6 +189,21 @@ def test_neighbours_and_batch_size_change_nothing() -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6, batch_size=2)
     for found, expected in zip(Engine(parts, config, 7, Runtime()).generate(prompts()), together, strict=True):
         assert_same(found, expected)
+
+
+def test_images_of_other_sizes_may_stand_in_prompts() -> None:
+    """Together in one batch, and in one document, as each by itself."""
+    generator = torch.Generator().manual_seed(6)
+    wide, tall, square = (torch.randn(2, *size, generator=generator) for size in ((2, 6), (6, 4), (4, 4)))
+    asked = [
+        Prompt((ImagePiece(wide), TextPiece("ab")), draw=True),
+        Prompt((ImagePiece(tall), TextPiece("c"), ImagePiece(wide)), draw=True),
+        Prompt((ImagePiece(square),), max_images=0),
+    ]
+    parts, config = loaded(), GenerationConfig(sampler=DdimSampler(steps=3), max_text_tokens=6)
+    together = Engine(parts, config, 7, Runtime()).generate(asked)
+    for index, prompt in enumerate(asked):
+        assert_same(Engine(parts, config, 7, Runtime()).generate([prompt], index)[0], together[index])
 
 
 def test_sampled_text_belongs_to_the_prompt_and_the_seed() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stages.artifacts.autoencoder import Autoencoder
 from stages.artifacts.checkpoint import write_tensors
@@ -17,6 +18,7 @@ from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
 from stages.core.runtime import Runtime
 from stages.sources.document import Document, ImageSegment
+from stages.sources.folder import Folder
 from stages.train_autoencoder import stage
 from stages.train_autoencoder.config import PretrainedVae, TrainVae
 
@@ -114,3 +116,16 @@ def test_pretrained_is_copied_with_the_same_weights(tmp_path: Path) -> None:
     assert (second.model_folder / name).read_bytes() == (first.model_folder / name).read_bytes()
     assert second.manifest.stats["psnr_heldout"] > 5
     assert (second.content.downsampling, second.content.latent_channels) == (2, 4)
+
+
+def test_an_autoencoder_for_buckets_is_trained_on_squares(tmp_path: Path) -> None:
+    images = Images(size=16, fit="buckets", bucket_step=8)
+    assert images.squares().shapes() == ((16, 16),)
+    sizes = [(16, 16), (32, 16), (16, 40)]
+    for number in range(12):
+        Image.new("RGB", sizes[number % 3], (number * 20, 9, 9)).save(tmp_path / f"{number:02}.png")
+    source = Folder(path=str(tmp_path), missing_caption="empty")
+    stamp = Stamp("autoencoder", "vae", 1, 0, {})
+    with building(tmp_path / "out", stamp, Runtime()) as build:
+        stage.run(source, images, TINY, build, Runtime(device="cpu", workers=0), 0)
+    assert Autoencoder.open(tmp_path / "out").content.fit == "buckets"
