@@ -86,6 +86,19 @@ def work(target: Path, autoencoder: Path, runtime: Runtime, source: Pairs | None
     return build.sealed is not None
 
 
+def shards_written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shards that are written from now on."""
+    written: list[int] = []
+    real = shard_rows.write_shard
+
+    def noted(path: Path, shard: int, rows: Any) -> Path:
+        written.append(shard)
+        return real(path, shard, rows)
+
+    monkeypatch.setattr(shard_rows, "write_shard", noted)
+    return written
+
+
 def test_a_bad_picture_leaves_a_nan_row_and_an_error_line(tmp_path: Path, autoencoder: Path) -> None:
     latents = encode(tmp_path / "latents", autoencoder)
     rows = latents.rows().read(np.arange(11)).astype(np.float32)
@@ -169,14 +182,7 @@ def test_failed_pictures_are_tried_again_and_the_other_shards_kept(
     whole = encode(tmp_path / "whole", autoencoder, Pairs(bad=()))
     first = encode(tmp_path / "latents", autoencoder)
     assert first.content.num_good == 10
-    written: list[int] = []
-    real = shard_rows.write_shard
-
-    def noted(path: Path, shard: int, rows: Any) -> Path:
-        written.append(shard)
-        return real(path, shard, rows)
-
-    monkeypatch.setattr(shard_rows, "write_shard", noted)
+    written = shards_written(monkeypatch)
     work(tmp_path / "latents", autoencoder, Runtime(device="cpu", workers=0, retry_failed=True), Pairs(bad=()))
     again = Latents.open(tmp_path / "latents")
     assert written == [BAD // 4]
@@ -188,14 +194,7 @@ def test_a_deleted_shard_is_made_again_alone(
 ) -> None:
     whole = encode(tmp_path / "latents", autoencoder)
     (tmp_path / "latents" / "arrays" / "8x8" / "c" / "2" / "0" / "0" / "0" / "0").unlink()
-    written: list[int] = []
-    real = shard_rows.write_shard
-
-    def noted(path: Path, shard: int, rows: Any) -> Path:
-        written.append(shard)
-        return real(path, shard, rows)
-
-    monkeypatch.setattr(shard_rows, "write_shard", noted)
+    written = shards_written(monkeypatch)
     assert encode(tmp_path / "latents", autoencoder).manifest.digest == whole.manifest.digest
     assert written == [2]
 
