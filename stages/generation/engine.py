@@ -17,7 +17,7 @@ from stages.core.seeds import torch_generator
 from stages.diffusion.guidance import guided
 from stages.generation.cache import CachedAttention, KeyValueCache
 from stages.generation.config import GenerationConfig
-from stages.model.transformer import ImageInputs, Inputs
+from stages.model.transformer import ImageInputs, Inputs, Outputs
 
 if TYPE_CHECKING:
     from stages.coders.text import TextCoder
@@ -153,15 +153,14 @@ class Engine:
         if self.model.config.image_attention == "bidirectional" and latents:
             columns = places_bT[:, None, :].expand(-1, longest, -1)
             allow = allow.scatter(2, columns, allow.gather(2, columns) | same)
-        hidden = self._run(inputs, slots, places_bT, allow)
+        hidden = self._run(inputs, slots, places_bT, allow).hidden_ND
         for slot, line in zip(slots, lines, strict=True):
             self.cache.lengths[slot] += len(line.ids)
-        return hidden
+        return hidden.unflatten(0, places_bT.shape)
 
-    def _run(self, inputs: Inputs, slots: list[int], places_bT: Tensor, allow_bTM: Tensor) -> Tensor:
+    def _run(self, inputs: Inputs, slots: list[int], places_bT: Tensor, allow_bTM: Tensor) -> Outputs:
         attention = CachedAttention(self.cache, torch.tensor(slots, device=self.device), places_bT, allow_bTM[:, None])
-        hidden = self.model.hidden(inputs, attention)
-        return hidden.view(*places_bT.shape, hidden.shape[-1])
+        return self.model.hidden(inputs, attention)
 
     def _write(self, documents: list[_Document]) -> None:
         """Feed each document's next token and choose the one after it."""
@@ -174,7 +173,7 @@ class Engine:
 
     def _choose(self, chosen: list[_Document], hidden_bD: Tensor, rows: list[_Document]) -> None:
         """Set next_id of the documents in `chosen`: a token, BOI, or -1 where the document ends. hidden rows: `rows`."""
-        logits = self.model.text_logits(hidden_bD, torch.arange(len(rows), device=self.device)).float()
+        logits = self.model.text_head(hidden_bD).float()
         logits[:, self.forbidden] = -torch.inf
         row_of = {document.slot: row for row, document in enumerate(rows)}
         for document in chosen:
@@ -276,8 +275,7 @@ class Engine:
             allow = (columns < (starts + self.num_patches)[:, None])[:, None, :].expand(-1, self.num_patches, -1)
         else:
             allow = columns <= places_bP[:, :, None]
-        hidden = self._run(inputs, slots, places_bP, allow)
-        output = self.model.image_outputs(hidden.flatten(0, 1), image)
+        (output,) = self.model.image_outputs(self._run(inputs, slots, places_bP, allow))
         return self.loaded.diffusion.to_noise(output, x_t, t)
 
 

@@ -1,4 +1,4 @@
-"""Latents <-> patch vectors: the modality layers for images, and the time embedding that enters with them.
+"""Latents <-> patch vectors: the modality layers for images, linear or U-Net, and the time that enters with them.
 
 Legend: I images, C channels, h x w latent pixels, P patches of side k in raster order, D model width.
 """
@@ -6,12 +6,15 @@ Legend: I images, C channels, h x w latent pixels, P patches of side k in raster
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.model.config import LinearCodec
+from stages.core.errors import ExitCode, TfcliError
+from stages.model.config import Codec, LinearCodec, UNetCodec
 
 _PLACE_FEATURES = 64
 
@@ -28,13 +31,13 @@ def from_patches(patches_IPv: Tensor, side: int, height: int, width: int) -> Ten
 
 
 class TimeEmbedding(nn.Module):
-    """256 sinusoids -> D -> SiLU -> D, one vector per image (the reading that fits the paper's parameter counts)."""
+    """256 sinusoids -> D -> SiLU -> out, one vector per image (D, D is the reading that fits the paper's parameter counts)."""
 
-    def __init__(self, num_features: int, width: int) -> None:
+    def __init__(self, num_features: int, width: int, out: int) -> None:
         super().__init__()
         self.num_features = num_features
         self.first = nn.Linear(num_features, width)
-        self.second = nn.Linear(width, width)
+        self.second = nn.Linear(width, out)
 
     def forward(self, t_I: Tensor) -> Tensor:
         half = self.num_features // 2
@@ -53,29 +56,135 @@ def grid_sinusoids(rows: int, columns: int, num_features: int, device: torch.dev
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-class LinearPatches(nn.Module):
-    """The linear codec: patch -> vector + time (+ place in the grid), and vector -> patch."""
+@dataclass(frozen=True)
+class Encoded:
+    """Images of one grid on their way through the transformer, and what the way out needs of the way in.
 
-    def __init__(self, codec: LinearCodec, channels: int, side: int, width: int) -> None:
+    vectors_IPD: what enters the transformer. grid: height and width of the latents. memory: a U-Net's skips, finest first,
+    and the time; empty for the linear codec.
+    """
+
+    vectors_IPD: Tensor
+    grid: tuple[int, int]
+    memory: tuple[Tensor, ...] = ()
+
+
+class LinearPatches(nn.Module):
+    """The linear codec: patch -> vector, with its time (and its place in the grid), and vector -> patch."""
+
+    def __init__(self, codec: LinearCodec, values: int, side: int, width: int, time_features: int) -> None:
         super().__init__()
         self.side = side
-        self.inward = nn.Linear(channels * side * side, width)
-        self.outward = nn.Linear(width, channels * side * side)
+        self.time_first = codec.time_at == "patch"
+        self.time = TimeEmbedding(time_features, width, values if self.time_first else width)
+        self.inward = nn.Linear(values, width)
+        self.outward = nn.Linear(width, values)
         self.place = nn.Linear(_PLACE_FEATURES, width, bias=False) if codec.grid_positions else None
 
-    def encode(self, latents_IChw: Tensor, time_ID: Tensor) -> Tensor:
-        """Noised latents and the time embedding to vectors (I, P, D)."""
-        vectors: Tensor = self.inward(to_patches(latents_IChw, self.side)) + time_ID[:, None, :]
+    def encode(self, latents_IChw: Tensor, t_I: Tensor) -> Encoded:
+        """Noised latents and their times to vectors."""
+        patches, time_I1 = to_patches(latents_IChw, self.side), self.time(t_I)[:, None]
+        vectors = self.inward(patches + time_I1) if self.time_first else self.inward(patches) + time_I1
+        height, width = latents_IChw.shape[-2:]
         if self.place is not None:
-            rows, columns = (size // self.side for size in latents_IChw.shape[-2:])
-            vectors = vectors + self.place(grid_sinusoids(rows, columns, _PLACE_FEATURES, vectors.device))
-        return vectors
+            sinusoids = grid_sinusoids(height // self.side, width // self.side, _PLACE_FEATURES, vectors.device)
+            vectors = vectors + self.place(sinusoids)
+        return Encoded(vectors, (height, width))
 
-    def decode(self, vectors_IPD: Tensor, height: int, width: int) -> Tensor:
-        """Transformer outputs to predicted noise (I, C, h, w)."""
-        return from_patches(self.outward(vectors_IPD), self.side, height, width)
+    def decode(self, vectors_IPD: Tensor, encoded: Encoded) -> Tensor:
+        """Transformer outputs to predictions (I, C, h, w)."""
+        return from_patches(self.outward(vectors_IPD), self.side, *encoded.grid)
 
 
-def build_patches(codec: LinearCodec, channels: int, side: int, width: int) -> LinearPatches:
-    """The codec that a recipe names."""
-    return LinearPatches(codec, channels, side, width)
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution; plus time; norm, SiLU, convolution; added to the input (Dhariwal and Nichol 2021).
+
+    The norm is plain layer norm over an image's channels and pixels; time is added between, never scales (paper, footnote 7).
+    """
+
+    def __init__(self, channels: int, out: int, time_width: int) -> None:
+        super().__init__()
+        self.first_norm = nn.GroupNorm(1, channels)
+        self.first = nn.Conv2d(channels, out, 3, padding=1)
+        self.time = nn.Linear(time_width, out)
+        self.second_norm = nn.GroupNorm(1, out)
+        self.residual_out = nn.Conv2d(out, out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels, out, 1) if channels != out else None
+
+    def forward(self, x_IChw: Tensor, time_IW: Tensor) -> Tensor:
+        inner = self.first(F.silu(self.first_norm(x_IChw))) + self.time(F.silu(time_IW))[:, :, None, None]
+        inner = self.residual_out(F.silu(self.second_norm(inner)))
+        out: Tensor = inner + (x_IChw if self.shortcut is None else self.shortcut(x_IChw))
+        return out
+
+
+class UNetPatches(nn.Module):
+    """The U-Net codec: residual blocks and halvings down to one pixel a patch, and the mirror image of that on the way out,
+    where each block first joins what its twin on the way in gave. The transformer stands in its middle."""
+
+    def __init__(self, codec: UNetCodec, channels: int, side: int, width: int, time_features: int) -> None:
+        super().__init__()
+        widths = codec.widths(side)
+        self.time = TimeEmbedding(time_features, codec.channels, codec.channels)
+        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        before = widths[0]
+        for level, here in enumerate(widths):
+            enter = [before, *[here] * (codec.blocks - 1)]
+            self.down.append(nn.ModuleList(ResidualBlock(each, here, codec.channels) for each in enter))
+            below = widths[min(level + 1, len(widths) - 1)]
+            leave = [below + here, *[2 * here] * (codec.blocks - 1), before + here]
+            self.up.append(nn.ModuleList(ResidualBlock(each, here, codec.channels) for each in leave))
+            if level + 1 < len(widths):
+                self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
+                self.grow.append(nn.Conv2d(below, below, 3, padding=1))
+            before = here
+        self.inward = nn.Linear(widths[-1], width)
+        self.outward = nn.Linear(width, widths[-1])
+        self.last_norm = nn.GroupNorm(1, widths[0])
+        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
+
+    def encode(self, latents_IChw: Tensor, t_I: Tensor) -> Encoded:
+        """Noised latents and their times to vectors; the skips go along."""
+        time_IW = self.time(t_I)
+        x = self.first(latents_IChw)
+        skips = []
+        for level, blocks in enumerate(self.down):
+            skips.append(x)
+            for block in cast(nn.ModuleList, blocks):
+                x = block(x, time_IW)
+                skips.append(x)
+            if level < len(self.shrink):
+                x = self.shrink[level](x)
+        vectors = self.inward(x.flatten(2).transpose(1, 2))
+        height, width = latents_IChw.shape[-2:]
+        return Encoded(vectors, (height, width), (*skips, time_IW))
+
+    def decode(self, vectors_IPD: Tensor, encoded: Encoded) -> Tensor:
+        """Transformer outputs and the skips to predictions (I, C, h, w)."""
+        *skips, time_IW = encoded.memory
+        side = 2 ** len(self.shrink)
+        height, width = encoded.grid
+        x = self.outward(vectors_IPD).transpose(1, 2).unflatten(2, (height // side, width // side))
+        for level in reversed(range(len(self.up))):
+            if level < len(self.grow):
+                x = self.grow[level](F.interpolate(x, scale_factor=2, mode="nearest"))
+            for block in cast(nn.ModuleList, self.up[level]):
+                x = block(torch.cat((x, skips.pop()), dim=1), time_IW)
+        out: Tensor = self.last(F.silu(self.last_norm(x)))
+        return out
+
+
+def build_patches(codec: Codec, channels: int, side: int, width: int, time_features: int) -> LinearPatches | UNetPatches:
+    """The codec that a recipe names. Raises TfcliError (USAGE) where it does not fit the patch side."""
+    if codec.kind == "linear":
+        return LinearPatches(codec, channels * side * side, side, width, time_features)
+    if side not in (2, 4, 8):
+        raise TfcliError(
+            f"model.codec.kind = \"unet\" does not fit pack.patch_side = {side}",
+            why="a U-Net halves the latents log2(side) times",
+            fix="pack with a patch side of 2, 4 or 8, or take the linear codec",
+            code=ExitCode.USAGE,
+        )
+    return UNetPatches(codec, channels, side, width, time_features)

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 
-def rotary_table(positions_N: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (N, head_dim / 2), float32, for every element's position."""
-    exponents = torch.arange(0, head_dim, 2, device=positions_N.device, dtype=torch.float32) / head_dim
-    angles = positions_N[:, None].float() * base**-exponents
+def rotary_table(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (N, head_dim / 2), float32, for every element's position.
+
+    positions: (N,), or (N, 2) from `grid_positions`: then even angles turn by the first and odd ones by the second.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    places = positions[:, None] if positions.ndim == 1 else positions.repeat(1, head_dim // 4)
+    angles = places.float() * base**-exponents
     return angles.cos(), angles.sin()
+
+
+def grid_positions(positions_N: Tensor, images: Iterable[tuple[Tensor, int]]) -> Tensor:
+    """Two positions for each element, (N, 2). Outside images both are its own; in an image whose first patch stands at p,
+    the patch of row r and column c has (p + r, p + c). Elements behind an image count on as in raster order.
+
+    images: places (I, P) of the patches of the images of one grid, and that grid's columns.
+    """
+    pairs = positions_N[:, None].repeat(1, 2)
+    for places_IP, columns in images:
+        number = torch.arange(places_IP.shape[1], device=positions_N.device)
+        offsets_P2 = torch.stack((number // columns, number % columns), dim=-1)
+        pairs[places_IP] = positions_N[places_IP[:, :1], None] + offsets_P2
+    return pairs
 
 
 def rotate(x: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:

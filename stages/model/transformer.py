@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
-from stages.model.patches import TimeEmbedding, build_patches
-from stages.model.positions import rotary_table, rotate
+from stages.model.patches import Encoded, ResidualBlock, build_patches
+from stages.model.positions import grid_positions, rotary_table, rotate
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ class Inputs:
     images: tuple[ImageInputs, ...]
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What the blocks gave, (N, D) after the final norm, and for each entry of Inputs.images its places and its way in."""
+
+    hidden_ND: Tensor
+    images: tuple[tuple[Tensor, Encoded], ...]
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (Zhang and Sennrich 2019)."""
 
@@ -72,6 +80,9 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(width, config.norm_epsilon)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
+        head_dim = width // config.heads
+        self.query_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
+        self.key_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
         self.feed_forward_norm = RMSNorm(width, config.norm_epsilon)
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
@@ -79,6 +90,8 @@ class Block(nn.Module):
     def forward(self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention, layer: int) -> Tensor:
         qkv = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=1)
+        if self.query_norm is not None and self.key_norm is not None:
+            qk = torch.stack((self.query_norm(qk[:, 0]), self.key_norm(qk[:, 1])), dim=1)
         q, k = rotate(qk, *rotary).unbind(1)
         mixed = attention(layer, q, k, v[:, 0])
         x_ND = x_ND + self.attention_out(mixed.flatten(1))
@@ -88,15 +101,17 @@ class Block(nn.Module):
 
 
 class Transfusion(nn.Module):
-    """The model. `hidden` maps a batch to its outputs; `text_logits` and `image_outputs` are the two heads."""
+    """The model. `hidden` maps a batch to its outputs; `text_logits` and `image_outputs` are the two heads; a call is all
+    three, which is what training does."""
 
     def __init__(self, config: ModelConfig, facts: DataFacts) -> None:
         super().__init__()
         self.config = config
         self.facts = facts
         self.text_embedding = nn.Embedding(facts.vocab_size, config.width)
-        self.time_embedding = TimeEmbedding(config.time_features, config.width)
-        self.patches = build_patches(config.codec, facts.latent_channels, facts.patch_side, config.width)
+        self.patches = build_patches(
+            config.codec, facts.latent_channels, facts.patch_side, config.width, config.time_features
+        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = RMSNorm(config.width, config.norm_epsilon)
         self.text_head = nn.Linear(config.width, facts.vocab_size, bias=False)
@@ -106,36 +121,50 @@ class Transfusion(nn.Module):
 
         An embedding is looked up, so that its fan-in is 1: text enters the stream as loud as patches do.
         """
+        num_residuals = sum(isinstance(part, ResidualBlock) for part in self.patches.modules())
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 if weight.ndim < 2:
                     weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                     continue
-                deviation = 1.0 if name == "text_embedding.weight" else weight.shape[1] ** -0.5
+                deviation = 1.0 if name == "text_embedding.weight" else weight[0].numel() ** -0.5
                 if name.endswith(("attention_out.weight", "down.weight")):
                     deviation /= (2 * self.config.layers) ** 0.5
+                if name.endswith("residual_out.weight"):
+                    deviation /= num_residuals**0.5
                 weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
 
-    def hidden(self, inputs: Inputs, attention: Attention) -> Tensor:
-        """Outputs (N, D) after the final norm."""
+    def forward(self, inputs: Inputs, attention: Attention, text_places: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Next-token logits (T, V) of the elements at `text_places`, and what is predicted of the images, by grid."""
+        outputs = self.hidden(inputs, attention)
+        return self.text_logits(outputs, text_places), self.image_outputs(outputs)
+
+    def hidden(self, inputs: Inputs, attention: Attention) -> Outputs:
+        """The stream after the final norm, without the heads."""
         width = self.config.width
         x_ND = self.text_embedding.weight.new_zeros(len(inputs.positions_N), width)
         x_ND = x_ND.index_copy(0, inputs.text_places_T, self.text_embedding(inputs.text_ids_T))
+        images = []
         for image in inputs.images:
-            vectors = self.patches.encode(image.latents_IChw, self.time_embedding(image.t_I))
-            x_ND = x_ND.index_copy(0, image.places_IP.flatten(), vectors.flatten(0, 1).to(x_ND.dtype))
-        rotary = rotary_table(inputs.positions_N, width // self.config.heads, self.config.rope_base)
+            encoded = self.patches.encode(image.latents_IChw, image.t_I)
+            x_ND = x_ND.index_copy(0, image.places_IP.flatten(), encoded.vectors_IPD.flatten(0, 1).to(x_ND.dtype))
+            images.append((image.places_IP, encoded))
+        rotary = rotary_table(self._positions(inputs), width // self.config.heads, self.config.rope_base)
         for layer, block in enumerate(self.blocks):
             x_ND = block(x_ND, rotary, attention, layer)
-        normed: Tensor = self.final_norm(x_ND)
-        return normed
+        return Outputs(self.final_norm(x_ND), tuple(images))
 
-    def text_logits(self, hidden_ND: Tensor, places: Tensor) -> Tensor:
+    def _positions(self, inputs: Inputs) -> Tensor:
+        if self.config.image_positions == "raster":
+            return inputs.positions_N
+        side = self.facts.patch_side
+        return grid_positions(inputs.positions_N, ((i.places_IP, i.latents_IChw.shape[-1] // side) for i in inputs.images))
+
+    def text_logits(self, outputs: Outputs, places: Tensor) -> Tensor:
         """Next-token logits (len(places), V) of the elements at `places` only."""
-        logits: Tensor = self.text_head(hidden_ND[places])
+        logits: Tensor = self.text_head(outputs.hidden_ND[places])
         return logits
 
-    def image_outputs(self, hidden_ND: Tensor, image: ImageInputs) -> Tensor:
-        """What the model predicts of each image of one grid (the noise, or another diffusion target), (I, C, h, w)."""
-        height, width = image.latents_IChw.shape[-2:]
-        return self.patches.decode(hidden_ND[image.places_IP], height, width)
+    def image_outputs(self, outputs: Outputs) -> tuple[Tensor, ...]:
+        """What the model predicts of each image (the noise, or another diffusion target), (I, C, h, w) for each grid."""
+        return tuple(self.patches.decode(outputs.hidden_ND[places], encoded) for places, encoded in outputs.images)

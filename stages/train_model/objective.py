@@ -27,12 +27,11 @@ class LossSums:
 
 def loss_sums(model: Transfusion, batch: Batch) -> LossSums:
     """One forward pass; both losses come from it."""
-    hidden = model.hidden(batch.inputs, batch.attention)
-    logits = model.text_logits(hidden, batch.loss_places).float()
-    text = F.cross_entropy(logits, batch.targets, reduction="sum")
-    image = weighted = hidden.new_zeros((), dtype=text.dtype)
-    for inputs, truth in zip(batch.inputs.images, batch.images, strict=True):
-        errors = image_errors(model.image_outputs(hidden, inputs), truth.target_IChw)
+    logits, outputs = model(batch.inputs, batch.attention, batch.loss_places)
+    text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+    image = weighted = text.new_zeros(())
+    for output, truth in zip(outputs, batch.images, strict=True):
+        errors = image_errors(output, truth.target_IChw)
         image = image + (errors * truth.noise_errors_I).sum()
         weighted = weighted + (errors * truth.weights_I).sum()
     return LossSums(text, image, weighted)

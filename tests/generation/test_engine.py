@@ -20,7 +20,7 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine, ImagePiece, Output, Prompt, TextPiece
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
+from stages.model.transformer import DataFacts, ImageInputs, Inputs, Outputs, Transfusion
 
 BOS, EOS, BOI, EOI, PAD = 1, 2, 3, 4, 0
 
@@ -64,23 +64,22 @@ class Naive:
     def __init__(self, parts: Any, config: GenerationConfig, seed: int) -> None:
         self.parts, self.config, self.seed = parts, config, seed
 
-    def hidden(self, ids: list[int], images: list[int], latents: list[torch.Tensor], times: list[int]) -> torch.Tensor:
+    def outputs(self, ids: list[int], images: list[int], latents: list[torch.Tensor], times: list[int]) -> Outputs:
         image = torch.tensor(images)
         places = torch.stack([(image == number).nonzero()[:, 0] for number in range(len(latents))]) if latents else None
         pictures = () if places is None else (ImageInputs(torch.stack(latents), torch.tensor(times), places),)
         text = (image < 0).nonzero()[:, 0]
         inputs = Inputs(torch.arange(len(ids)), torch.tensor(ids)[text], text, pictures)
         mask = allowed(torch.zeros(len(ids), dtype=torch.long), image)
-        result: torch.Tensor = self.parts.model.hidden(inputs, DenseAttention(mask))
+        result: Outputs = self.parts.model.hidden(inputs, DenseAttention(mask))
         return result
 
     def predict(
         self, ids: list[int], images: list[int], latents: list[torch.Tensor], x: torch.Tensor, t: int
     ) -> torch.Tensor:
         ids, images = ids + [PAD] * 4, images + [len(latents)] * 4
-        hidden = self.hidden(ids, images, [*latents, x[0]], [0] * len(latents) + [t])
-        places = torch.arange(len(ids) - 4, len(ids))[None]
-        output: torch.Tensor = self.parts.model.image_outputs(hidden, ImageInputs(x, torch.tensor([t]), places))
+        outputs = self.outputs(ids, images, [*latents, x[0]], [0] * len(latents) + [t])
+        output: torch.Tensor = self.parts.model.image_outputs(outputs)[0][-1:]
         if self.parts.diffusion.target.kind == "noise":
             return output
         alpha_bar = float(self.parts.diffusion.alpha_bar[t])
@@ -98,7 +97,7 @@ class Naive:
             if force:
                 token = BOI
             else:
-                logits = self.parts.model.text_head(self.hidden(ids, images, latents, [0] * len(latents))[-1])
+                logits = self.parts.model.text_head(self.outputs(ids, images, latents, [0] * len(latents)).hidden_ND[-1])
                 logits[[PAD, BOS, EOI]] = -torch.inf
                 token = int(logits.argmax())
             force = False

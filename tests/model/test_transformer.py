@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from stages.core.errors import TfcliError
 from stages.model.attention import DenseAttention, allowed
-from stages.model.config import ModelConfig
-from stages.model.patches import from_patches, to_patches
-from stages.model.positions import rotary_table, rotate
+from stages.model.config import LinearCodec, ModelConfig, UNetCodec
+from stages.model.patches import build_patches, from_patches, to_patches
+from stages.model.positions import grid_positions, rotary_table, rotate
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 
 # text 0-3, BOI 4, patches 5-8, EOI 9, text 10-11, BOI 12, patches 13-16, EOI 17
@@ -36,54 +38,157 @@ def attention(*, bidirectional: bool = True) -> DenseAttention:
     return DenseAttention(allowed(torch.zeros(18, dtype=torch.long), image, bidirectional=bidirectional))
 
 
+def hidden(network: Transfusion, source: Inputs, *, bidirectional: bool = True) -> torch.Tensor:
+    return network.hidden(source, attention(bidirectional=bidirectional)).hidden_ND
+
+
 def with_latents(source: Inputs, change: torch.Tensor, times: torch.Tensor | None = None) -> Inputs:
     image = source.images[0]
     new = ImageInputs(image.latents_IChw + change, image.t_I if times is None else times, image.places_IP)
     return Inputs(source.positions_N, source.text_ids_T, source.text_places_T, (new,))
 
 
-def test_text_is_unchanged_by_a_later_image_and_changed_by_an_earlier_one() -> None:
-    network, source = model(), inputs()
-    base = network.hidden(source, attention())
+VARIANTS: dict[str, dict[str, object]] = {
+    "linear": {},
+    "time at the patch": {"codec": LinearCodec(time_at="patch")},
+    "places in the grid": {"codec": LinearCodec(grid_positions=True)},
+    "unet": {"codec": UNetCodec(channels=8, widest=16, blocks=2)},
+    "query-key norm": {"qk_norm": True},
+    "rotary grid": {"image_positions": "grid"},
+}
+variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+
+
+@variants
+def test_text_is_unchanged_by_a_later_image_and_changed_by_an_earlier_one(options: dict[str, object]) -> None:
+    network, source = model(**options), inputs()
+    base = hidden(network, source)
     change = torch.zeros(2, 3, 4, 4)
     change[1] = 1
-    later = network.hidden(with_latents(source, change), attention())
+    later = hidden(network, with_latents(source, change))
     assert torch.equal(later[:13], base[:13])
     assert not torch.allclose(later[17], base[17])
-    earlier = network.hidden(with_latents(source, change.flip(0)), attention())
+    earlier = hidden(network, with_latents(source, change.flip(0)))
     assert torch.equal(earlier[:5], base[:5])
     assert not torch.allclose(earlier[10:12], base[10:12])
 
 
-def test_a_patch_sees_every_patch_of_its_own_image_and_none_of_a_later_one() -> None:
-    network, source = model(), inputs()
-    base = network.hidden(source, attention())
+@variants
+def test_a_patch_sees_every_patch_of_its_own_image_and_none_of_a_later_one(options: dict[str, object]) -> None:
+    network, source = model(**options), inputs()
+    base = hidden(network, source)
     for row, column in ((0, 0), (0, 2), (2, 0), (2, 2)):  # a pixel inside each of the four patches
         change = torch.zeros(2, 3, 4, 4)
         change[0, :, row, column] = 1
-        found = network.hidden(with_latents(source, change), attention())
+        found = hidden(network, with_latents(source, change))
         assert ((found[FIRST] - base[FIRST]).abs().amax(1) > 1e-6).all()
     change = torch.zeros(2, 3, 4, 4)
     change[1] = 1
-    assert torch.equal(network.hidden(with_latents(source, change), attention())[FIRST], base[FIRST])
+    assert torch.equal(hidden(network, with_latents(source, change))[FIRST], base[FIRST])
 
 
 def test_causal_images_hide_later_patches() -> None:
     network, source = model(), inputs()
-    mask = attention(bidirectional=False)
     change = torch.zeros(2, 3, 4, 4)
     change[0, :, 2, 2] = 1  # last patch of the first image
-    base, found = network.hidden(source, mask), network.hidden(with_latents(source, change), mask)
+    base, found = (hidden(network, each, bidirectional=False) for each in (source, with_latents(source, change)))
     assert torch.equal(found[:8], base[:8])
 
 
-def test_the_time_of_one_image_reaches_no_earlier_element() -> None:
-    network, source = model(), inputs()
-    base = network.hidden(source, attention())
+def test_a_unet_mixes_the_patches_of_an_image_whatever_the_mask() -> None:
+    network, source = model(**VARIANTS["unet"]), inputs()
+    change = torch.zeros(2, 3, 4, 4)
+    change[0, :, 2, 2] = 1
+    base, found = (hidden(network, each, bidirectional=False) for each in (source, with_latents(source, change)))
+    assert ((found[FIRST] - base[FIRST]).abs().amax(1) > 1e-6).all()
+    assert torch.equal(found[:5], base[:5])
+
+
+@variants
+def test_the_time_of_one_image_reaches_no_earlier_element(options: dict[str, object]) -> None:
+    network, source = model(**options), inputs()
+    base = hidden(network, source)
     none = torch.zeros(2, 3, 4, 4)
-    found = network.hidden(with_latents(source, none, torch.tensor([300, 100])), attention())
+    found = hidden(network, with_latents(source, none, torch.tensor([300, 100])))
     assert torch.equal(found[:13], base[:13])
     assert not torch.allclose(found[SECOND], base[SECOND])
+
+
+@variants
+def test_a_call_is_the_hidden_stream_and_both_heads(options: dict[str, object]) -> None:
+    network, source, places = model(**options), inputs(), torch.tensor([0, 3, 10])
+    logits, images = network(source, attention(), places)
+    outputs = network.hidden(source, attention())
+    assert torch.equal(logits, network.text_head(outputs.hidden_ND[places]))
+    assert [image.shape for image in images] == [source.images[0].latents_IChw.shape]
+    assert torch.equal(images[0], network.image_outputs(outputs)[0])
+
+
+@variants
+def test_every_weight_gets_a_gradient(options: dict[str, object]) -> None:
+    network = model(**options)
+    logits, images = network(inputs(), attention(), torch.tensor([0, 3, 10]))
+    (logits.square().mean() + images[0].square().mean()).backward()
+    silent = [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not silent
+
+
+@pytest.mark.parametrize("side", [2, 4, 8])
+def test_a_unet_makes_one_vector_a_patch_and_the_same_grid_back(side: int) -> None:
+    codec = build_patches(UNetCodec(channels=8, widest=16, blocks=1), 3, side, 32, 16)
+    latents = torch.randn(2, 3, 2 * side, 4 * side, generator=torch.Generator().manual_seed(0))
+    encoded = codec.encode(latents, torch.tensor([5, 900]))
+    assert encoded.vectors_IPD.shape == (2, 8, 32)
+    assert codec.decode(encoded.vectors_IPD, encoded).shape == latents.shape
+    assert len(encoded.memory) == 1 + 2 * side.bit_length()  # the time, and what each block of the way out joins
+
+
+def test_a_unet_is_refused_where_nothing_can_be_halved() -> None:
+    with pytest.raises(TfcliError, match="patch_side = 1"):
+        build_patches(UNetCodec(), 3, 1, 32, 16)
+
+
+def test_an_image_shifted_in_the_batch_of_its_grid_gives_the_same_vectors() -> None:
+    """The codec treats images one by one: no norm or convolution may mix them."""
+    codec = build_patches(UNetCodec(channels=8, widest=16, blocks=2), 3, 2, 32, 16)
+    latents, t = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 900, 40])
+    together = codec.encode(latents, t)
+    alone = codec.encode(latents[1:2], t[1:2])
+    assert torch.allclose(together.vectors_IPD[1], alone.vectors_IPD[0], atol=1e-6)
+    decoded = codec.decode(together.vectors_IPD, together)[1]
+    assert torch.allclose(decoded, codec.decode(alone.vectors_IPD, alone)[0], atol=1e-6)
+
+
+def test_grid_positions_count_rows_and_columns_from_the_image() -> None:
+    positions = torch.arange(12)
+    pairs = grid_positions(positions, [(torch.arange(3, 9)[None], 3)])  # two rows of three patches from place 3
+    assert pairs[:3].tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert pairs[3:9].tolist() == [[3, 3], [3, 4], [3, 5], [4, 3], [4, 4], [4, 5]]
+    assert pairs[9:].tolist() == [[9, 9], [10, 10], [11, 11]]
+    plain, doubled = rotary_table(positions, 8, 100.0), rotary_table(positions[:, None].repeat(1, 2), 8, 100.0)
+    assert torch.equal(plain[0], doubled[0])
+    rows, columns = rotary_table(torch.tensor([[5, 0], [0, 5]]), 8, 100.0)[1]
+    assert rows.nonzero()[:, 0].tolist() == [0, 2]
+    assert columns.nonzero()[:, 0].tolist() == [1, 3]
+
+
+def test_query_key_norm_bounds_the_scores() -> None:
+    """However loud the stream, no score passes the size of a head: that is what it is for."""
+    seen: list[float] = []
+
+    def look(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.einsum("qhd,khd->hqk", q, k).abs().max().item())
+        return v
+
+    for normed in (False, True):
+        network = model(qk_norm=normed)
+        with torch.no_grad():
+            for name, weight in network.named_parameters():
+                if name.endswith("qkv.weight"):
+                    weight *= 100
+        network.hidden(inputs(), look)
+    assert max(seen[:2]) > 1000
+    assert max(seen[2:]) <= 16.001
 
 
 def test_patches_invert_and_run_in_raster_order() -> None:
@@ -122,7 +227,7 @@ def test_codec_share_matches_the_paper() -> None:
             network = Transfusion(
                 ModelConfig(width=width, layers=layers, heads=heads, ffn_width=hidden), DataFacts(32_000, 8, 2)
             )
-        codec = sum(p.numel() for part in (network.patches, network.time_embedding) for p in part.parameters())
+        codec = sum(p.numel() for p in network.patches.parameters())
         total = sum(p.numel() for p in network.parameters()) - codec
         shares.append(round(100 * codec / total, 1))
         totals.append(round(total / 1e9, 3))
@@ -134,6 +239,6 @@ def test_text_enters_a_fresh_model_as_loud_as_patches_do() -> None:
     """An embedding drawn with the deviation of a matrix (1 / sqrt(width)) is lost beside what the first block adds."""
     network = model()
     latents = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    patches = network.patches.encode(latents, network.time_embedding(torch.arange(64)))
+    patches = network.patches.encode(latents, torch.arange(64)).vectors_IPD
     loudness = [vectors.square().mean().sqrt().item() for vectors in (network.text_embedding.weight, patches)]
     assert 0.5 < loudness[0] / loudness[1] < 2
