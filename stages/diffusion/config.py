@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core.config import Section
 from stages.diffusion.schedules import CosineSchedule, Schedule
 from stages.diffusion.targets import NoiseTarget, Target
+from stages.diffusion.times import Times, UniformTimes
 from stages.diffusion.weighting import Uniform, Weighting
 
 
 class DiffusionConfig(Section):
     """image_weight: lambda of L = L_LM + lambda L_DDPM (paper, eq. 4: 5).
 
-    target: what the model predicts. weighting: of the image loss by noise level. Logged and held-out image losses are always
-    the unweighted error of the noise.
+    target: what the model predicts. weighting: of the image loss by noise level. times: how t is drawn. Rectified flow is
+    schedule, target "flow" and times "logit-normal". Logged and held-out image
+    losses are always the unweighted error of the noise.
     noise_limit: highest t for the images of documents that begin with an image (paper, table 8: 500 of 1000); the
     number of steps of the schedule switches it off.
     """
@@ -24,3 +26,12 @@ class DiffusionConfig(Section):
     noise_limit: int = Field(500, ge=1)
     target: Target = NoiseTarget()
     weighting: Weighting = Uniform()
+    times: Times = UniformTimes()
+
+    @model_validator(mode="after")
+    def _check(self) -> DiffusionConfig:
+        if (self.schedule.kind == "flow") != (self.target.kind == "flow") and self.target.kind != "clean":
+            raise ValueError(
+                f'schedule "{self.schedule.kind}" does not go with target "{self.target.kind}": take "flow" for both'
+            )
+        return self

@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """eps = eps_u + w (eps_c - eps_u)."""
+    """x = x_u + w (x_c - x_u). The same for predictions of x_0 and of the noise, which for one x_t are lines in each other."""
     return unconditional + scale * (conditional - unconditional)

@@ -1,7 +1,8 @@
-"""Samplers: from noise to a clean latent through calls of `denoise(x_t, t) -> eps`.
+"""Samplers: from noise to a clean latent through calls of `denoise(x_t, t) -> x_0`, for x_t = a x_0 + b eps.
 
 A sampler is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union. It never sees the
-model class. torch is not imported at the top, so that recipes load without it.
+model class. Each estimate of x_0 is held inside `limit`, the range of the training latents: near t = T that of a noise
+prediction is its error made huge. torch is not imported at the top, so that recipes load without it.
 """
 
 from __future__ import annotations
@@ -30,16 +31,6 @@ def respaced(num_steps: int, total: int) -> list[int]:
     return [int(t) for t in np.round(np.linspace(total, 0, steps + 1))]
 
 
-def clean_estimate(x_t: Tensor, eps: Tensor, alpha_bar: float, limit: float) -> Tensor:
-    """x_0 from x_t and the predicted noise (eq. 2 solved for x_0), held inside the range of the training latents.
-
-    Near t = T the division by sqrt(alpha_bar) blows up any error of eps; the limit keeps the step harmless.
-    """
-    clean = (x_t - (1 - alpha_bar) ** 0.5 * eps) / max(alpha_bar, 1e-12) ** 0.5
-    limited: Tensor = clean.clamp(-limit, limit)
-    return limited
-
-
 class DdpmSampler(Section):
     """Ancestral sampling (Ho et al. 2020, alg. 2) on respaced times: the paper's 250 of 1,000 steps."""
 
@@ -48,21 +39,22 @@ class DdpmSampler(Section):
 
     def sample(self, denoise: Denoise, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float) -> Tensor:
         """x: noise (I, C, h, w). Each step draws fresh noise but the last. Returns x_0."""
-        times = respaced(self.steps, diffusion.num_steps)
-        for t, t_next in pairwise(times):
-            now, after = float(diffusion.alpha_bar[t]), float(diffusion.alpha_bar[t_next])
-            clean = clean_estimate(x, denoise(x, t), now, limit)
+        for t, t_next in pairwise(respaced(self.steps, diffusion.num_steps)):
+            clean = denoise(x, t).clamp(-limit, limit)
             if t_next == 0:
                 return clean
-            alpha = now / after
-            # Mean and variance of q(x_next | x_t, x_0), Ho et al. 2020, eq. 7, for the respaced step.
-            mean = after**0.5 * (1 - alpha) / (1 - now) * clean + alpha**0.5 * (1 - after) / (1 - now) * x
-            x = mean + ((1 - after) / (1 - now) * (1 - alpha)) ** 0.5 * draw_noise()
+            a, b, a_next, b_next = _levels(diffusion, t, t_next)
+            # Mean and variance of q(x_next | x_t, x_0): Ho et al. 2020, eq. 7, for any a and b and a respaced step.
+            ratio = a / a_next
+            fresh = b**2 - (ratio * b_next) ** 2
+            mean = (ratio * b_next**2 * x + a_next * fresh * clean) / b**2
+            x = mean + (fresh**0.5 * b_next / b) * draw_noise()
         return x
 
 
 class DdimSampler(Section):
-    """Deterministic DDIM (Song et al. 2021, eq. 12 with sigma 0): good from about 25 steps."""
+    """Deterministic DDIM (Song et al. 2021, eq. 12 with sigma 0): good from about 25 steps. With the schedule `flow` it is
+    Euler's method along rectified flow's velocity."""
 
     kind: Literal["ddim"] = "ddim"
     steps: int = Field(25, ge=1)
@@ -70,15 +62,22 @@ class DdimSampler(Section):
     def sample(self, denoise: Denoise, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float) -> Tensor:
         """x: noise (I, C, h, w). Draws nothing. Returns x_0."""
         del draw_noise
-        times = respaced(self.steps, diffusion.num_steps)
-        for t, t_next in pairwise(times):
-            now, after = float(diffusion.alpha_bar[t]), float(diffusion.alpha_bar[t_next])
-            clean = clean_estimate(x, denoise(x, t), now, limit)
+        for t, t_next in pairwise(respaced(self.steps, diffusion.num_steps)):
+            clean = denoise(x, t).clamp(-limit, limit)
             if t_next == 0:
                 return clean
-            eps = (x - now**0.5 * clean) / (1 - now) ** 0.5
-            x = after**0.5 * clean + (1 - after) ** 0.5 * eps
+            a, b, a_next, b_next = _levels(diffusion, t, t_next)
+            x = a_next * clean + b_next * (x - a * clean) / b
         return x
+
+
+def _levels(diffusion: Diffusion, t: int, t_next: int) -> tuple[float, float, float, float]:
+    return (
+        float(diffusion.signal[t]),
+        float(diffusion.noise[t]),
+        float(diffusion.signal[t_next]),
+        float(diffusion.noise[t_next]),
+    )
 
 
 Sampler = Annotated[DdpmSampler | DdimSampler, Field(discriminator="kind")]

@@ -1,11 +1,11 @@
-"""Noise schedules: alpha_bar(t) for t = 0..T, where t = 0 is the clean latent and t = T is noise.
+"""Noise schedules: signal a(t) and noise level b(t) of x_t = a x_0 + b eps, from t = 0 (clean) to t = T (noise).
 
 A schedule is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,5 +34,22 @@ class CosineSchedule(Section):
         betas = np.minimum(1 - curve[1:] / curve[:-1], self.max_beta)
         return np.concatenate([[1.0], np.cumprod(1 - betas)])
 
+    def levels(self) -> tuple[FloatArray, FloatArray]:
+        """a and b at t = 0..T, each (T + 1,), float64."""
+        alpha_bar = self.alpha_bar()
+        return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
 
-Schedule = CosineSchedule
+
+class FlowSchedule(Section):
+    """Straight lines from the image to the noise: a = 1 - t/T, b = t/T (rectified flow, Liu et al. 2023)."""
+
+    kind: Literal["flow"] = "flow"
+    steps: int = Field(1000, ge=1)
+
+    def levels(self) -> tuple[FloatArray, FloatArray]:
+        """As of `CosineSchedule`."""
+        time = np.arange(self.steps + 1) / self.steps
+        return 1 - time, time
+
+
+Schedule = Annotated[CosineSchedule | FlowSchedule, Field(discriminator="kind")]

@@ -1,6 +1,6 @@
 """What the model is asked to predict. A target is a frozen model with a `kind`, in the union below.
 
-signal, noise_level: sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each a tensor that broadcasts or a number.
+x_t = a x_0 + b eps, with signal a and noise level b of the schedule; each a tensor that broadcasts, or a number.
 """
 
 from __future__ import annotations
@@ -20,40 +20,72 @@ class NoiseTarget(Section):
 
     kind: Literal["noise"] = "noise"
 
-    def of(self, clean: Tensor, noise: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
-        """What the model should give for x_t = signal * clean + noise_level * noise."""
-        del clean, signal, noise_level
+    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """What the model should give for x_t."""
+        del clean, a, b
         return noise
 
-    def to_noise(self, output: Tensor, x_t: Tensor, signal: Tensor | float, noise_level: Tensor | float) -> Tensor:
-        """The noise that an output stands for."""
-        del x_t, signal, noise_level
+    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
+        """The x_0 that an output stands for. Where a is almost 0 it is any error of the noise, made huge."""
+        return (x_t - b * output) / max(a, 1e-6)
+
+    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
+        """Squared error of the noise for a squared error of 1 of the output."""
+        del b
+        return a.new_ones(a.shape)
+
+
+class CleanTarget(Section):
+    """x_0 itself: for patches of more values than the model can carry, where noise cannot be given back (Li and He 2025)."""
+
+    kind: Literal["clean"] = "clean"
+
+    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        del noise, a, b
+        return clean
+
+    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
+        del x_t, a, b
         return output
 
-    def noise_error(self, alpha_bar: Tensor) -> Tensor:
-        """Squared error of the noise for a squared error of 1 of the output."""
-        return alpha_bar.new_ones(alpha_bar.shape)
+    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a / b) ** 2
 
 
 class VelocityTarget(Section):
-    """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022, section 4).
+    """a eps - b x_0, for schedules that keep a^2 + b^2 = 1 (Salimans and Ho 2022, section 4).
 
-    Near t = T the noise is almost x_t itself, and what the picture should be is a small difference from it; v is almost
-    -x_0 there. Unweighted, its loss counts those levels more. (Under `min-snr` both targets have the same loss, and what
-    differs is only what the last layer has to give.)
+    Near t = T the noise is almost x_t itself, and what the picture should be is a small difference from it; the velocity is
+    almost -x_0 there. Unweighted, its loss counts those levels more. (Under `min-snr` all targets have the same loss, and
+    what differs is only what the last layer has to give.)
     """
 
     kind: Literal["velocity"] = "velocity"
 
-    def of(self, clean: Tensor, noise: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
-        return signal * noise - noise_level * clean
+    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return a * noise - b * clean
 
-    def to_noise(self, output: Tensor, x_t: Tensor, signal: Tensor | float, noise_level: Tensor | float) -> Tensor:
-        noise: Tensor = signal * output + noise_level * x_t
-        return noise
+    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
+        return (a * x_t - b * output) / (a * a + b * b)
 
-    def noise_error(self, alpha_bar: Tensor) -> Tensor:
-        return alpha_bar
+    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a / (a * a + b * b)) ** 2
 
 
-Target = Annotated[NoiseTarget | VelocityTarget, Field(discriminator="kind")]
+class FlowTarget(Section):
+    """eps - x_0, the speed of rectified flow's straight lines (Liu et al. 2023, eq. 1), for the schedule `flow`."""
+
+    kind: Literal["flow"] = "flow"
+
+    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        del a, b
+        return noise - clean
+
+    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
+        return (x_t - b * output) / (a + b)
+
+    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a / (a + b)) ** 2
+
+
+Target = Annotated[NoiseTarget | CleanTarget | VelocityTarget | FlowTarget, Field(discriminator="kind")]

@@ -18,13 +18,14 @@ class Uniform(Section):
 
     kind: Literal["uniform"] = "uniform"
 
-    def of(self, alpha_bar_I: Tensor, target: Target) -> Tensor:
-        del target
-        return alpha_bar_I.new_ones(alpha_bar_I.shape)
+    def of(self, a_I: Tensor, b_I: Tensor, target: Target) -> Tensor:
+        """The weight of an error of the target at signal a and noise level b."""
+        del b_I, target
+        return a_I.new_ones(a_I.shape)
 
 
 class MinSnr(Section):
-    """An error of x_0 counts min(SNR, gamma), SNR = alpha_bar / (1 - alpha_bar) (Hang et al. 2023, eq. 8).
+    """An error of x_0 counts min(SNR, gamma), SNR = a^2 / b^2 (Hang et al. 2023, eq. 8).
 
     That is min(SNR, gamma) / SNR for the error of the noise.
 
@@ -34,9 +35,9 @@ class MinSnr(Section):
     kind: Literal["min-snr"] = "min-snr"
     gamma: float = Field(5.0, gt=0)
 
-    def of(self, alpha_bar_I: Tensor, target: Target) -> Tensor:
-        noise_to_signal = (1 - alpha_bar_I) / alpha_bar_I
-        weights: Tensor = (self.gamma * noise_to_signal).clamp(max=1) * target.noise_error(alpha_bar_I)
+    def of(self, a_I: Tensor, b_I: Tensor, target: Target) -> Tensor:
+        noise_to_signal = (b_I / a_I) ** 2
+        weights: Tensor = (self.gamma * noise_to_signal).clamp(max=1) * target.noise_error(a_I, b_I)
         return weights
 
 

@@ -156,11 +156,13 @@ class Engine:
         hidden = self._run(inputs, slots, places_bT, allow).hidden_ND
         for slot, line in zip(slots, lines, strict=True):
             self.cache.lengths[slot] += len(line.ids)
-        return hidden.unflatten(0, places_bT.shape)
+        grown: Tensor = hidden.unflatten(0, places_bT.shape)
+        return grown
 
     def _run(self, inputs: Inputs, slots: list[int], places_bT: Tensor, allow_bTM: Tensor) -> Outputs:
         attention = CachedAttention(self.cache, torch.tensor(slots, device=self.device), places_bT, allow_bTM[:, None])
-        return self.model.hidden(inputs, attention)
+        outputs: Outputs = self.model.hidden(inputs, attention)
+        return outputs
 
     def _write(self, documents: list[_Document]) -> None:
         """Feed each document's next token and choose the one after it."""
@@ -262,7 +264,7 @@ class Engine:
         )
 
     def _predict(self, slots: list[int], x_t: Tensor, t: int) -> Tensor:
-        """Predicted noise for the images that stand behind the final elements of `slots`; overwrites their last state."""
+        """Predicted clean latents of the images that stand behind the final elements of `slots`; overwrites their last state."""
         starts = torch.tensor([self.cache.lengths[slot] for slot in slots], device=self.device)
         places_bP = starts[:, None] + torch.arange(self.num_patches, device=self.device)
         flat = torch.arange(places_bP.numel(), device=self.device).unflatten(0, tuple(places_bP.shape))
@@ -276,7 +278,7 @@ class Engine:
         else:
             allow = columns <= places_bP[:, :, None]
         (output,) = self.model.image_outputs(self._run(inputs, slots, places_bP, allow))
-        return self.loaded.diffusion.to_noise(output, x_t, t)
+        return self.loaded.diffusion.to_clean(output, x_t, t)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ class ModelConfig(Section):
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width {self.width} must split into {self.heads} heads of an even size")
         if self.image_positions == "grid" and (self.width // self.heads) % 4:
-            raise ValueError(f"image_positions = \"grid\" needs heads of a size that 4 divides, not {self.width // self.heads}")
+            raise ValueError(
+                f'image_positions = "grid" needs heads of a size that 4 divides, not {self.width // self.heads}'
+            )
         return self
 
     @property

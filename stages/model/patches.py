@@ -176,13 +176,15 @@ class UNetPatches(nn.Module):
         return out
 
 
-def build_patches(codec: Codec, channels: int, side: int, width: int, time_features: int) -> LinearPatches | UNetPatches:
+def build_patches(
+    codec: Codec, channels: int, side: int, width: int, time_features: int
+) -> LinearPatches | UNetPatches:
     """The codec that a recipe names. Raises TfcliError (USAGE) where it does not fit the patch side."""
     if codec.kind == "linear":
         return LinearPatches(codec, channels * side * side, side, width, time_features)
     if side not in (2, 4, 8):
         raise TfcliError(
-            f"model.codec.kind = \"unet\" does not fit pack.patch_side = {side}",
+            f'model.codec.kind = "unet" does not fit pack.patch_side = {side}',
             why="a U-Net halves the latents log2(side) times",
             fix="pack with a patch side of 2, 4 or 8, or take the linear codec",
             code=ExitCode.USAGE,

@@ -158,7 +158,9 @@ class Transfusion(nn.Module):
         if self.config.image_positions == "raster":
             return inputs.positions_N
         side = self.facts.patch_side
-        return grid_positions(inputs.positions_N, ((i.places_IP, i.latents_IChw.shape[-1] // side) for i in inputs.images))
+        return grid_positions(
+            inputs.positions_N, ((i.places_IP, i.latents_IChw.shape[-1] // side) for i in inputs.images)
+        )
 
     def text_logits(self, outputs: Outputs, places: Tensor) -> Tensor:
         """Next-token logits (len(places), V) of the elements at `places` only."""

@@ -18,6 +18,7 @@ from stages.artifacts.sequences import RowTable, SequencesContent
 from stages.coders.scale import LatentScale
 from stages.core.seeds import numpy_generator, torch_generator
 from stages.diffusion.process import Diffusion
+from stages.diffusion.times import Times
 from stages.diffusion.weighting import Weighting
 from stages.model.attention import GroupedAttention, group_mask
 from stages.model.transformer import ImageInputs, Inputs
@@ -98,6 +99,7 @@ class BatchMaker:
         *,
         noise_limit: int,
         weighting: Weighting,
+        times: Times,
         bidirectional: bool,
     ) -> None:
         self.table = table
@@ -106,6 +108,7 @@ class BatchMaker:
         self.diffusion = diffusion
         self.noise_limit = min(noise_limit, diffusion.num_steps)
         self.weighting = weighting
+        self.times = times
         self.bidirectional = bidirectional
         self.scale = LatentScale(facts.channel_mean, facts.channel_std)
 
@@ -162,7 +165,8 @@ class BatchMaker:
                 inside = members[slots[members] == slot]
                 shape = (len(inside), *stored.shape[2:])
                 posteriors.append(torch.randn(shape, generator=generator))
-                times.append(self.diffusion.draw_times(torch.from_numpy(limits[inside]), generator))
+                limit, pixels = torch.from_numpy(limits[inside]), shape[-2] * shape[-1]
+                times.append(self.diffusion.draw_times(limit, self.times, pixels, generator))
                 noises.append(torch.randn(shape, generator=generator))
             t, noise = torch.cat(times), torch.cat(noises)
             clean = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))

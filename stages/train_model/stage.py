@@ -143,6 +143,7 @@ class _Data:
                 process,
                 noise_limit=diffusion.noise_limit,
                 weighting=diffusion.weighting,
+                times=diffusion.times,
                 bidirectional=bidirectional,
             )
             for name in ("train", "heldout")

@@ -9,14 +9,24 @@ import numpy as np
 import pytest
 import torch
 
+from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.guidance import guided
 from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, respaced
-from stages.diffusion.schedules import CosineSchedule
-from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
+from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
+from stages.diffusion.targets import CleanTarget, FlowTarget, NoiseTarget, Target, VelocityTarget
+from stages.diffusion.times import LogitNormalTimes, UniformTimes
 from stages.diffusion.weighting import MinSnr, Uniform
 
-TARGETS: list[Target] = [NoiseTarget(), VelocityTarget()]
+PAIRS: list[tuple[Schedule, Target]] = [
+    (CosineSchedule(), NoiseTarget()),
+    (CosineSchedule(), VelocityTarget()),
+    (CosineSchedule(), CleanTarget()),
+    (FlowSchedule(), FlowTarget()),
+    (FlowSchedule(), CleanTarget()),
+]
+PAIR_NAMES = [f"{schedule.kind} {target.kind}" for schedule, target in PAIRS]
+pairs = pytest.mark.parametrize(("schedule", "target"), PAIRS, ids=PAIR_NAMES)
 SAMPLERS = [DdpmSampler(), DdpmSampler(steps=1000), DdimSampler(), DdimSampler(steps=250)]
 
 
@@ -43,15 +53,46 @@ def test_noise_keeps_unit_variance_and_zero_keeps_the_image() -> None:
     assert torch.equal(diffusion.add_noise(clean, noise, torch.zeros(512, dtype=torch.long)), clean)
 
 
+def test_flow_runs_straight_from_the_image_to_the_noise() -> None:
+    diffusion = Diffusion(FlowSchedule())
+    clean, noise = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    found = diffusion.add_noise(clean, noise, torch.tensor([0, 250, 1000]))
+    expected = torch.stack((clean[0], 0.75 * clean[1] + 0.25 * noise[1], noise[2]))
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
 def test_times_cover_one_to_the_limit_of_each_image() -> None:
     diffusion = Diffusion(CosineSchedule())
     limits = torch.tensor([1000, 500] * 20_000)
-    t = diffusion.draw_times(limits, torch.Generator().manual_seed(0))
+    t = diffusion.draw_times(limits, UniformTimes(), 16, torch.Generator().manual_seed(0))
     assert t.min() == 1
     assert t[0::2].max() == 1000
     assert t[1::2].max() == 500
     assert t[0::2].double().mean().item() == pytest.approx(500.5, abs=6)
     assert t[1::2].double().mean().item() == pytest.approx(250.5, abs=3)
+
+
+@pytest.mark.parametrize("pixels", [64, 256, 1024])
+def test_logit_normal_times_have_the_stated_quantiles_and_move_with_the_image(pixels: int) -> None:
+    """share / (1 - share) is exp(normal) times sqrt(pixels / base): its logarithm has that mean and deviation."""
+    times = LogitNormalTimes(mean=0.3, deviation=0.8, base_pixels=256)
+    share = times.draw(40_000, pixels, torch.Generator().manual_seed(0))
+    logit = share.logit()
+    assert logit.mean().item() == pytest.approx(0.3 + 0.5 * math.log(pixels / 256), abs=0.02)
+    assert logit.std().item() == pytest.approx(0.8, abs=0.01)
+    fixed = LogitNormalTimes().draw(8, pixels, torch.Generator().manual_seed(0))
+    assert torch.equal(fixed, LogitNormalTimes().draw(8, 1, torch.Generator().manual_seed(0)))
+    limits = torch.full((40_000,), 500)
+    t = Diffusion(FlowSchedule()).draw_times(limits, LogitNormalTimes(), pixels, torch.Generator().manual_seed(0))
+    assert t.min() >= 1
+    assert t.max() <= 500
+    assert t.double().mean().item() == pytest.approx(250.5, abs=3)
+
+
+@pytest.mark.parametrize(("schedule", "target"), [("flow", "noise"), ("flow", "velocity"), ("cosine", "flow")])
+def test_a_target_that_its_schedule_cannot_give_back_is_refused(schedule: str, target: str) -> None:
+    with pytest.raises(ValueError, match="does not go with"):
+        DiffusionConfig.model_validate({"schedule": {"kind": schedule}, "target": {"kind": target}})
 
 
 def test_image_errors_are_means_inside_an_image() -> None:
@@ -65,35 +106,40 @@ def test_weights_are_one_or_fall_with_the_signal() -> None:
     t = torch.tensor([1, 100, 300, 501, 1000])
     assert diffusion.loss_weights(t, Uniform()).tolist() == [1] * 5
     weights = diffusion.loss_weights(t, MinSnr(gamma=1.0))
-    snr = diffusion.alpha_bar[t] / (1 - diffusion.alpha_bar[t])
+    snr = (diffusion.signal[t] / diffusion.noise[t]) ** 2
     assert torch.allclose(weights, (snr.clamp(max=1) / snr).float())
     assert weights[-2:].tolist() == [1, 1]
     assert (weights[:3].diff() > 0).all()
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pairs
 @pytest.mark.parametrize("t", [1, 300, 700, 999])
-def test_every_target_stands_for_its_noise_and_its_error_for_that_of_the_noise(target: Target, t: int) -> None:
-    diffusion = Diffusion(CosineSchedule(), target)
+def test_every_target_stands_for_its_image_and_its_error_for_that_of_the_noise(
+    schedule: Schedule, target: Target, t: int
+) -> None:
+    diffusion = Diffusion(schedule, target)
     clean, noise, wrong = torch.randn(3, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
     times = torch.full((4,), t)
+    a, b = diffusion.signal[t].item(), diffusion.noise[t].item()
     x_t, truth = diffusion.add_noise(clean, noise, times), diffusion.targets(clean, noise, times)
-    assert torch.allclose(diffusion.to_noise(truth, x_t, t), noise, atol=1e-5)
+    assert torch.allclose(diffusion.to_clean(truth, x_t, t), clean, atol=1e-6 / a)
     output = truth + 0.1 * wrong
-    error = image_errors(diffusion.to_noise(output, x_t, t), noise)
-    assert torch.allclose(image_errors(output, truth) * diffusion.noise_errors(times), error, rtol=2e-3, atol=1e-9)
+    found = (x_t - a * diffusion.to_clean(output, x_t, t)) / b  # the noise that the output stands for
+    error = image_errors(found, noise)
+    assert torch.allclose(image_errors(output, truth) * diffusion.noise_errors(times), error, rtol=5e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_min_snr_counts_an_error_of_the_clean_picture_alike_for_every_target(target: Target) -> None:
+@pairs
+def test_min_snr_counts_an_error_of_the_clean_picture_alike_for_every_target(
+    schedule: Schedule, target: Target
+) -> None:
     """min(SNR, gamma) times the squared error of x_0, whatever the model predicts."""
-    diffusion = Diffusion(CosineSchedule(), target)
+    diffusion = Diffusion(schedule, target)
     t = torch.tensor([50, 300, 501, 700, 950])
     noise_error = diffusion.noise_errors(t).double()  # for a squared error of 1 of the output
-    clean_error = noise_error * (1 - diffusion.alpha_bar[t]) / diffusion.alpha_bar[t]
-    snr = diffusion.alpha_bar[t] / (1 - diffusion.alpha_bar[t])
+    snr = (diffusion.signal[t] / diffusion.noise[t]) ** 2
     weights = diffusion.loss_weights(t, MinSnr(gamma=2.0)).double()
-    assert torch.allclose(weights, snr.clamp(max=2) * clean_error, rtol=1e-5)
+    assert torch.allclose(weights, snr.clamp(max=2) * noise_error / snr, rtol=1e-5)
 
 
 def test_velocity_is_noise_at_the_start_and_the_negative_picture_at_the_end() -> None:
@@ -120,31 +166,18 @@ def test_respaced_times_fall_from_the_end_to_zero(steps: int) -> None:
     assert all(a > b for a, b in pairwise(times))
 
 
+@pytest.mark.parametrize("schedule", [CosineSchedule(), FlowSchedule()], ids=str)
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_a_perfect_denoiser_of_one_image_returns_it(sampler: DdpmSampler | DdimSampler) -> None:
-    diffusion = Diffusion(CosineSchedule())
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.randn(2, 1, 4, 4, generator=generator)
-
-    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
-        alpha_bar = float(diffusion.alpha_bar[t])
-        return (x - alpha_bar**0.5 * truth) / (1 - alpha_bar) ** 0.5
-
-    noise = torch.randn(truth.shape, generator=generator)
-    result = sampler.sample(denoise, noise, diffusion, lambda: torch.randn(truth.shape, generator=generator), 10.0)
-    assert torch.allclose(result, truth, atol=2e-3)
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(sampler: DdpmSampler | DdimSampler) -> None:
-    """Data N(1, 0.5^2) has a closed-form noise prediction; samples must have that mean and deviation."""
-    diffusion = Diffusion(CosineSchedule())
+def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(
+    sampler: DdpmSampler | DdimSampler, schedule: Schedule
+) -> None:
+    """Data N(1, 0.5^2) has a closed-form mean of x_0 given x_t; samples must have that mean and deviation."""
+    diffusion = Diffusion(schedule)
     mean, deviation = 1.0, 0.5
 
     def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
-        alpha_bar = float(diffusion.alpha_bar[t])
-        variance = alpha_bar * deviation**2 + 1 - alpha_bar
-        return (1 - alpha_bar) ** 0.5 * (x - alpha_bar**0.5 * mean) / variance
+        a, b = float(diffusion.signal[t]), float(diffusion.noise[t])
+        return mean + a * deviation**2 / ((a * deviation) ** 2 + b**2) * (x - a * mean)
 
     generator = torch.Generator().manual_seed(0)
     shape = (4000, 1, 2, 2)
@@ -154,3 +187,28 @@ def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(sampler: DdpmSampl
     assert result.mean().item() == pytest.approx(mean, abs=tolerance / 2)
     assert result.std().item() == pytest.approx(deviation, abs=tolerance * deviation * 2)
     assert math.isfinite(result.abs().max().item())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_estimates_are_held_inside_the_limit(sampler: DdpmSampler | DdimSampler) -> None:
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    result = sampler.sample(
+        lambda x, _: torch.full_like(x, 1e6), noise, Diffusion(CosineSchedule()), lambda: noise, limit=3.0
+    )
+    assert torch.equal(result, torch.full_like(noise, 3.0))
+
+
+def test_ddim_along_straight_lines_is_eulers_method() -> None:
+    diffusion = Diffusion(FlowSchedule(), FlowTarget())
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def speed(x: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.sin(3 * x) + t / 1000
+
+    found = DdimSampler(steps=10).sample(
+        lambda x, t: diffusion.to_clean(speed(x, t), x, t), noise, diffusion, lambda: noise, 1e9
+    )
+    x = noise
+    for t in range(1000, 0, -100):
+        x = x - 0.1 * speed(x, t)
+    assert torch.allclose(found, x, atol=1e-5)

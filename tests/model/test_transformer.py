@@ -176,7 +176,7 @@ def test_query_key_norm_bounds_the_scores() -> None:
     """However loud the stream, no score passes the size of a head: that is what it is for."""
     seen: list[float] = []
 
-    def look(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def look(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         seen.append(torch.einsum("qhd,khd->hqk", q, k).abs().max().item())
         return v
 

@@ -13,6 +13,7 @@ from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
+from stages.diffusion.times import UniformTimes
 from stages.diffusion.weighting import MinSnr
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig
@@ -47,6 +48,7 @@ def maker(sequences: Sequences, *, noise_limit: int = 500) -> BatchMaker:
         diffusion,
         noise_limit=noise_limit,
         weighting=MinSnr(gamma=2.0),
+        times=UniformTimes(),
         bidirectional=True,
     )
 
