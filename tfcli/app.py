@@ -19,6 +19,7 @@ from stages.core.errors import ExitCode, TfcliError
 from tfcli import options
 from tfcli.commands import artifacts, recipes
 from tfcli.commands.doctor import doctor
+from tfcli.commands.plan import plan
 from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
 from tfcli.render import ReaderGone, show_error
@@ -118,6 +119,7 @@ app = typer.Typer(
 add_stages(app)
 app.command("run", rich_help_panel="Whole runs")(options.takes_call(run, options.RecipeArgument))
 app.add_typer(recipes.app, name="recipe", rich_help_panel="Whole runs")
+app.command("plan", rich_help_panel="Whole runs")(plan)
 app.command("doctor", rich_help_panel="Whole runs")(doctor)
 artifacts.add_artifacts(app)
 

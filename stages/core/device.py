@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,21 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """Floating-point operations a second of a large matrix product here, the best of half a second: what a training step's
+    speed is a share of (model FLOPs utilisation)."""
+    import torch
+
+    side = 1536 if device.type == "cpu" else 8192
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best, begun = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - begun < 0.5:
+        started = time.perf_counter()
+        torch.mm(first, second)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best

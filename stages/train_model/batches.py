@@ -6,6 +6,7 @@ result depends neither on micro-batches nor on workers, and a resumed run draws 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +61,10 @@ class Batch:
         if device.type == "cpu":
             return self
 
-        def move(value: Tensor) -> Tensor:
-            return value.pin_memory().to(device, non_blocking=True)
+        return self.map(lambda value: value.pin_memory().to(device, non_blocking=True))
 
+    def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with `move` of each tensor."""
         inputs = self.inputs
         images = tuple(ImageInputs(move(i.latents_IChw), move(i.t_I), move(i.places_IP)) for i in inputs.images)
         groups = tuple((first, count, length, move(mask)) for first, count, length, mask in self.attention.groups)

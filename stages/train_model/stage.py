@@ -49,7 +49,7 @@ def run(
     after a signal, with the state saved.
     """
     device = resolve_device(runtime.device)
-    data = _Data(sequences, diffusion, model)
+    data = Data(sequences, diffusion, model)
     network = Transfusion(model, data.facts)
     network.initialise(torch_generator(seed, "weights"))
     network.to(device)
@@ -124,7 +124,7 @@ def run(
     build.seal(_content(model, diffusion, train, data, parameters).model_dump(), stats, volatile=(TIMING,))
 
 
-class _Data:
+class Data:
     """The two splits of Sequences and the latents behind them."""
 
     def __init__(self, folder: Path, diffusion: DiffusionConfig, model: ModelConfig) -> None:
@@ -173,7 +173,7 @@ class _Data:
 
 @torch.no_grad()
 def _heldout_losses(
-    state: TrainState, data: _Data, train: TrainConfig, device: torch.device, seed: int
+    state: TrainState, data: Data, train: TrainConfig, device: torch.device, seed: int
 ) -> dict[str, float]:
     """Losses on held-out rows with the weights that sampling will use, and the same noise at every measurement."""
     num_rows = min(train.eval_rows, data.content.heldout_rows)
@@ -229,7 +229,7 @@ class _Log:
 
 
 def _content(
-    model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, data: _Data, parameters: int
+    model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, data: Data, parameters: int
 ) -> CheckpointContent:
     grid = data.content.grids[0]
     return CheckpointContent(

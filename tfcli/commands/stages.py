@@ -115,6 +115,7 @@ def run_stage(
     """Make the artifact of one stage and print where it lies; nothing is printed of a part that is not the last."""
     # here, not at the top: the recipe needs numpy and pillow, '--help' does not
     from stages.pipeline import BY_NAME, Workspace
+    from tfcli.commands.plan import plan_json, plan_train, show_plan
     from tfcli.commands.session import make_part, open_workspace, plan_encode, status_json
 
     stage = BY_NAME[name]
@@ -126,8 +127,10 @@ def run_stage(
         status = workspace.status(stage)
         runs = call.force or status.state != "fresh"
         plan = plan_encode(workspace, call) if name == "encode" and runs else None
+        training = plan_train(workspace, call) if name == "train" and runs else None
         if call.json:
-            render.show_json({**status_json(status), "would_run": runs, **(vars(plan) if plan else {})})
+            figures = vars(plan) if plan else plan_json(training) if training else {}
+            render.show_json({**status_json(status), "would_run": runs, **figures})
             return
         render.show(f"{name}: {status.state}, {status.reason}", f"{'would make' if runs else 'keeps'} {status.target}")
         if plan:
@@ -135,6 +138,8 @@ def run_stage(
         if plan and plan.bytes is not None:
             time = "" if plan.seconds is None else f", about {render.seconds_text(plan.seconds)} on this machine"
             render.show(f"{plan.bytes / 1e9:,.3g} GB of latents{time}")
+        if training:
+            show_plan(training)
         return
     with watch_signals() as interrupts:
         outcome = make_part(workspace, stage, call, interrupts, wanted or Runtime())

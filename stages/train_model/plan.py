@@ -1,0 +1,169 @@
+"""What a training would take: weights, memory by kind, speed and days, for this machine or a named GPU. Trains nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.core.device import matmul_peak, resolve_device
+from stages.core.errors import ExitCode, TfcliError
+from stages.diffusion.config import DiffusionConfig
+from stages.model.config import ModelConfig
+from stages.model.transformer import DataFacts
+from stages.train_model.batches import Batch, rows_of_step
+from stages.train_model.config import TrainConfig
+from stages.train_model.footprint import footprint, stand_in
+from stages.train_model.stage import Data
+
+# Data sheets: memory in GB, dense bf16 TFLOP/s.
+GPUS = {
+    "A100-40": (40, 312),
+    "A100": (80, 312),
+    "H100": (80, 989),
+    "H200": (141, 989),
+    "B200": (180, 2250),
+    "L4": (24, 121),
+    "L40S": (48, 362),
+    "RTX4090": (24, 165),
+}
+# Python, torch and its kernels: measured on CPU; for CUDA, where nothing was measured, a guess.
+_PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """count devices of one kind: bytes of memory, and floating-point operations a second at their best."""
+
+    name: str
+    count: int
+    memory: int
+    peak: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """What the data says: facts, the latents' grid, and elements in a row."""
+
+    facts: DataFacts
+    grid: tuple[int, int]
+    row_length: int
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """memory: bytes by kind on each device, all weights on each: of tensors, and of the process before there are any.
+
+    On CPU the allocator and oneDNN's store of compiled kernels keep more: peaks of 1.2 (float32) to 2.6 times (bf16) this
+    were measured. advice: what to change where it does not fit.
+    """
+
+    machine: Machine
+    parameters: dict[str, int]
+    memory: dict[str, int]
+    flops_per_element: float
+    elements_per_step: int
+    micro_rows: int
+    mfu: float
+    steps: int
+    from_data: bool
+    advice: str = ""
+    speed: float = field(init=False)  # elements a second, all devices
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "speed", self.mfu * self.machine.peak * self.machine.count / self.flops_per_element)
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self.memory.values())
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.elements_per_step / self.speed
+
+
+def machine_of(text: str, precision: str) -> Machine:
+    """ "8xH100", "H100", or "" and a device name of this machine ("cpu"). Raises TfcliError (USAGE)."""
+    found = re.fullmatch(r"(?:(\d{1,6})x)?([A-Za-z0-9-]+)", text)
+    name = found[2].upper() if found else ""
+    if not found or name not in GPUS or found[1] == "0":
+        known = ", ".join(GPUS)
+        raise TfcliError(f"--gpus {text}", why=f"known are {known}", fix="such as --gpus 8xH100", code=ExitCode.USAGE)
+    memory, peak = GPUS[name]
+    # bf16 as the data sheet says; float32 through TF32 is half of it on all of these
+    return Machine(name, int(found[1] or 1), memory * 10**9, peak * 1e12 / (1 if precision == "bf16" else 2), False)
+
+
+def this_machine(device_name: str, precision: str) -> Machine:
+    """The device itself, its matrix products measured."""
+    device = resolve_device(device_name)
+    peak = matmul_peak(device, precision)
+    if device.type == "cpu":
+        return Machine("cpu", 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), peak, True)
+    import torch
+
+    facts = torch.cuda.get_device_properties(device)
+    return Machine(facts.name, 1, facts.total_memory, peak, True)
+
+
+def plan_training(
+    model: ModelConfig,
+    diffusion: DiffusionConfig,
+    train: TrainConfig,
+    data: DataPlan | Path,
+    machine: Machine,
+    *,
+    mfu: float,
+    seed: int = 0,
+) -> TrainingPlan:
+    """data: finished Sequences, whose first step is taken as it is; or what is known before there are any."""
+    if train.batch_rows % machine.count:
+        what = f"{train.batch_rows} rows in a step do not go round {machine.count} devices"
+        raise TfcliError(what, fix="choose a train.batch_rows that they divide", code=ExitCode.USAGE)
+    rows = train.batch_rows // machine.count
+    micro = min(train.micro_rows or rows, rows)
+    if isinstance(data, Path):
+        found, batches = _first_batches(model, diffusion, train, data, seed, micro)
+        cost = max((footprint(model, found, train, [batch]) for batch in batches), key=lambda one: one.peak_bytes)
+    else:
+        cost = footprint(model, data.facts, train, [stand_in(data.facts, data.grid, data.row_length, micro)])
+    memory = cost.memory | {"process": _PROCESS["cpu" if machine.name == "cpu" else "cuda"]}
+    return TrainingPlan(
+        machine=machine,
+        parameters=cost.parameters,
+        memory=memory,
+        flops_per_element=cost.flops / cost.elements,
+        elements_per_step=cost.elements * train.batch_rows // micro,
+        micro_rows=micro,
+        mfu=mfu,
+        steps=train.steps,
+        from_data=isinstance(data, Path),
+        advice=_advice(machine, memory, micro, train),
+    )
+
+
+def _first_batches(
+    model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, sequences: Path, seed: int, micro: int
+) -> tuple[DataFacts, list[Batch]]:
+    data = Data(sequences, diffusion, model)
+    rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, 0)
+    wanted = train.model_copy(update={"micro_rows": micro})
+    return data.facts, data.batches(wanted, rows, 0, seed)
+
+
+def _advice(machine: Machine, memory: dict[str, int], micro: int, train: TrainConfig) -> str:
+    """Empty where it fits."""
+    total = sum(memory.values())
+    if total <= machine.memory:
+        return ""
+    room = machine.memory - (total - memory["activations"])
+    fitting = int(micro * room / max(1, memory["activations"]))
+    if fitting >= 1:
+        return f"set train.micro_rows = {fitting}: the same steps in smaller forward passes"
+    if train.ema_decay and memory["running average"] + room >= memory["activations"] / micro:
+        return "set train.ema_decay = 0 and train.micro_rows = 1"
+    if room <= 0:
+        return "weights, gradients and optimizer alone do not fit: a smaller model, or a larger device"
+    return "shorter rows (pack.row_length), larger patches (pack.patch_side), or a smaller model"

@@ -1,0 +1,115 @@
+"""Plans: what fits, what to do where it does not, and the paper's sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stages.core.errors import ExitCode, TfcliError
+from stages.diffusion.config import DiffusionConfig
+from stages.model.config import ModelConfig
+from stages.model.transformer import DataFacts
+from stages.recipe import load_recipe
+from stages.train_model.config import TrainConfig
+from stages.train_model.plan import DataPlan, Machine, TrainingPlan, machine_of, plan_training
+from tfcli.commands.plan import data_of
+
+MODEL = ModelConfig(width=64, layers=2, heads=2)
+DATA = DataPlan(DataFacts(200, 4, 2), (8, 8), 512)
+LARGE = Machine("BIG", 1, 10**12, 1e12, measured=False)
+
+
+def made(train: TrainConfig, machine: Machine = LARGE) -> TrainingPlan:
+    return plan_training(MODEL, DiffusionConfig(), train, DATA, machine, mfu=0.5)
+
+
+def test_speed_and_time_follow_from_the_arithmetic() -> None:
+    plan = made(TrainConfig(batch_rows=8, micro_rows=2, steps=100))
+    assert plan.speed * plan.flops_per_element == pytest.approx(0.5e12)
+    assert plan.seconds * plan.speed == pytest.approx(100 * plan.elements_per_step)
+    assert plan.elements_per_step == pytest.approx(8 * 512, rel=0.1)
+    two = made(TrainConfig(batch_rows=8, micro_rows=2, steps=100), replace(LARGE, count=2))
+    assert two.seconds == pytest.approx(plan.seconds / 2)
+    assert two.memory == plan.memory
+
+
+def test_what_is_advised_fits() -> None:
+    train = TrainConfig(batch_rows=16)
+    free = made(train)
+    assert free.advice == ""
+    room = free.peak_bytes - int(0.6 * free.memory["activations"])
+    small = replace(LARGE, memory=room)
+    advice = made(train, small).advice
+    assert advice.startswith("set train.micro_rows = ")
+    rows = int(advice.split("=")[1].split(":")[0])
+    assert 1 < rows < 16
+    assert made(train.model_copy(update={"micro_rows": rows}), small).advice == ""
+    assert "smaller model" in made(train, replace(LARGE, memory=1000)).advice
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "name"), [("8xH100", 8, "H100"), ("h100", 1, "H100"), ("2xA100-40", 2, "A100-40")]
+)
+def test_gpus_by_name(text: str, count: int, name: str) -> None:
+    machine = machine_of(text, "bf16")
+    assert (machine.count, machine.name) == (count, name)
+    assert machine_of(text, "fp32").peak == machine.peak / 2
+
+
+@pytest.mark.parametrize("text", ["", "0xH100", "Z80", "8x", "-1xH100", "8 H100"])
+def test_gpus_that_are_none(text: str) -> None:
+    with pytest.raises(TfcliError) as caught:
+        machine_of(text, "bf16")
+    assert caught.value.code == ExitCode.USAGE
+
+
+def test_rows_that_do_not_go_round_are_refused() -> None:
+    with pytest.raises(TfcliError, match="do not go round"):
+        made(TrainConfig(batch_rows=3), replace(LARGE, count=2))
+
+
+# Table 2 of the paper in our count, and the shares of table 7: +106.1, 71.3, 35.5, 19.3, 3.8 % for the U-Net.
+SIZES = {
+    "0.16b": (0.162, 106.1),
+    "0.37b": (0.374, 71.3),
+    "0.76b": (0.778, 35.5),
+    "1.4b": (1.364, 19.3),
+    "7b": (6.738, 3.8),
+}
+
+
+def paper(name: str) -> TrainingPlan:
+    recipe = load_recipe(name, ("train.micro_rows=1",))
+    machine = machine_of("8xH200", recipe.train.precision)
+    return plan_training(recipe.model, recipe.diffusion, recipe.train, data_of(recipe), machine, mfu=0.4)
+
+
+def check_paper(size: str) -> None:
+    """Forward, backward and optimizer of both codecs run on tensors without memory; counts are the paper's."""
+    billions, share = SIZES[size]
+    linear, unet = paper(f"paper-{size}"), paper(f"paper-{size}-unet")
+    rest = linear.parameters["blocks"] + linear.parameters["text in and out"]
+    assert rest / 1e9 == pytest.approx(billions, abs=6e-4)
+    assert 100 * unet.parameters["patch codec"] / rest == pytest.approx(share, rel=0.09)
+    assert 0.1 < 100 * linear.parameters["patch codec"] / rest < 0.6
+    for plan in (linear, unet):
+        assert plan.advice == ""
+        assert plan.steps * plan.elements_per_step == pytest.approx(0.52e12, rel=0.01)
+
+
+def test_the_smallest_of_the_paper() -> None:
+    check_paper("0.16b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_all_sizes_of_the_paper(size: str) -> None:
+    check_paper(size)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 8])
+def test_every_patch_side_of_the_paper(side: int) -> None:
+    recipe = load_recipe("paper-0.16b", (f"pack.patch_side={side}",))
+    assert data_of(recipe).facts.patch_side == side
+    assert data_of(recipe).grid == (32, 32)

@@ -1,0 +1,155 @@
+"""plan: what a training would take, before anything is made. Also behind 'tfcli train --dry-run'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.runtime import Runtime
+from tfcli import options, render
+
+if TYPE_CHECKING:
+    from stages.pipeline import Workspace
+    from stages.recipe import Recipe
+    from stages.train_model.plan import DataPlan, TrainingPlan
+
+MFU = 0.4
+
+
+def plan(
+    recipe: options.RecipeArgument,
+    settings: options.SetOption = None,
+    work: options.WorkOption = None,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            "--gpus", metavar="[N x]NAME", help="Such as H100 or 8xA100. Default: this machine.", show_default=False
+        ),
+    ] = "",
+    mfu: Annotated[
+        float, typer.Option("--mfu", min=0.01, max=1, help="Share of the device's best speed that training reaches.")
+    ] = MFU,
+    device: options.DeviceOption = Runtime.device,
+    json: options.JsonOption = False,
+    _debug: options.DebugOption = False,
+) -> None:
+    """Say what training a recipe would take: weights, memory by kind, speed and days. Nothing is trained.
+
+    With a fresh 'tfcli pack' in the work folder the first step's rows are taken, else rows like the recipe's. Exit code
+    5 if it does not fit.
+
+    \b
+    Examples: tfcli plan paper-0.76b --gpus 8xH100
+              tfcli plan shapes --set model.width=512
+    """
+    from stages.train_model.plan import machine_of, this_machine
+    from tfcli.commands.session import open_workspace
+
+    call = options.Call(recipe, tuple(settings or ()), work, device, 0, json, False, False, True, False)
+    workspace = open_workspace(call)
+    precision = workspace.recipe.train.precision
+    machine = machine_of(gpus, precision) if gpus else this_machine(device, precision)
+    found = make_plan(workspace, machine, mfu)
+    if json:
+        render.show_json(plan_json(found))
+    else:
+        show_plan(found)
+    if found.advice:
+        what = f"this does not fit: {render.size_text(found.peak_bytes)} of {render.size_text(found.machine.memory)}"
+        raise TfcliError(what, fix=found.advice, code=ExitCode.ENVIRONMENT)
+
+
+def make_plan(workspace: Workspace, machine: Any, mfu: float = MFU) -> TrainingPlan:
+    """By the sequences that are there, else by what the recipe says of its data."""
+    from stages.pipeline import BY_NAME
+    from stages.train_model.plan import plan_training
+
+    recipe = workspace.recipe
+    try:
+        packed = workspace.status(BY_NAME["pack"])
+        data = packed.target if packed.state == "fresh" else data_of(recipe)
+    except TfcliError as error:  # of an older tfcli, or damaged: not what a plan is about
+        if error.code != ExitCode.ARTIFACT:
+            raise
+        data = data_of(recipe)
+    return plan_training(recipe.model, recipe.diffusion, recipe.train, data, machine, mfu=mfu, seed=recipe.seed)
+
+
+def plan_train(workspace: Workspace, call: options.Call) -> TrainingPlan | None:
+    """For 'tfcli train --dry-run': on the device of the call, and None while too little is known."""
+    from stages.train_model.plan import this_machine
+
+    try:
+        return make_plan(workspace, this_machine(call.device, workspace.recipe.train.precision))
+    except TfcliError as error:
+        if error.code != ExitCode.USAGE:
+            raise
+        return None
+
+
+def data_of(recipe: Recipe) -> DataPlan:
+    """Vocabulary, channels and grid as the recipe says them. Raises TfcliError (USAGE) where a finished part decides."""
+    from stages.model.transformer import DataFacts
+    from stages.train_model.plan import DataPlan
+
+    vae, tokenizer = recipe.vae, recipe.tokenize.tokenizer
+    if vae.kind != "train" or tokenizer.kind != "train":
+        part = "autoencoder" if vae.kind != "train" else "tokenizer"
+        why = f"how large the model's ends are depends on a finished {part}"
+        raise TfcliError("too little is known for a plan", why=why, fix="run 'tfcli pack' first", code=ExitCode.USAGE)
+    side = recipe.images.size >> (len(vae.channels) - 1)
+    facts = DataFacts(tokenizer.vocab_size, vae.latent_channels, recipe.pack.patch_side)
+    return DataPlan(facts, (side, side), recipe.pack.row_length)
+
+
+def show_plan(plan: TrainingPlan) -> None:
+    """As people read it."""
+    machine = plan.machine
+    total = sum(plan.parameters.values())
+    weights = ", ".join(f"{name} {_millions(number)}" for name, number in plan.parameters.items())
+    memory = ", ".join(f"{name} {render.size_text(number)}" for name, number in plan.memory.items() if number)
+    source = "the packed rows of its first step" if plan.from_data else "rows of captions with an image, and text"
+    peak = f"{machine.peak / 1e12:,.3g} TFLOP/s {'measured' if machine.measured else 'by the data sheet'}"
+    lines = {
+        "weights": f"{_millions(total)} ({weights})",
+        "a step": f"{plan.elements_per_step:,} elements in passes of {plan.micro_rows:,} rows; counted on {source}",
+        "arithmetic": f"{plan.flops_per_element / 1e9:,.3g} GFLOP an element, forward and back",
+        "memory": f"{render.size_text(plan.peak_bytes)} of {render.size_text(machine.memory)} ({memory})",
+        "device": f"{machine.count} x {machine.name}, {peak}",
+        "speed": f"{plan.speed:,.0f} elements/s if {plan.mfu:.0%} of that is reached",
+        "time": f"{_time(plan.seconds)} for {plan.steps:,} steps",
+    }
+    render.show(render.pairs(lines))
+    if machine.name == "cpu":
+        render.show("memory is that of tensors; on a CPU the allocator keeps more: 1.2 to 2.6 times as much was seen")
+    if machine.count > 1:
+        render.show("more than one device: arithmetic for data-parallel training, which this version does not do yet")
+
+
+def plan_json(plan: TrainingPlan) -> dict[str, Any]:
+    """All figures, in bytes, seconds and elements."""
+    return {
+        "machine": vars(plan.machine),
+        "parameters": plan.parameters,
+        "memory": plan.memory,
+        "peak_bytes": plan.peak_bytes,
+        "fits": not plan.advice,
+        "advice": plan.advice,
+        "flops_per_element": plan.flops_per_element,
+        "elements_per_step": plan.elements_per_step,
+        "micro_rows": plan.micro_rows,
+        "mfu": plan.mfu,
+        "elements_per_second": plan.speed,
+        "seconds": plan.seconds,
+        "from_data": plan.from_data,
+    }
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e9:,.3f} B" if number >= 10**9 else f"{number / 1e6:,.2f} M"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 86_400:,.1f} days" if seconds > 2 * 86_400 else render.seconds_text(seconds)
