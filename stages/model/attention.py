@@ -8,12 +8,17 @@ elements, (N, heads, head_dim), and returns the same shape. Legend: N elements, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 _WRITTEN_OUT = 128  # longest documents whose attention is written out on CPU
 
@@ -70,6 +75,46 @@ class GroupedAttention:
             q, k, v = (x.view(documents, length, *x.shape[1:]).transpose(1, 2) for x in qkv)
             parts.append(_attend(q, k, v, mask_G1LL).transpose(1, 2).flatten(0, 1))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+@dataclass(frozen=True)
+class FlexAttention:
+    """One kernel that skips the blocks of 128 x 128 in which nothing is allowed: for CUDA, compiled. It never ran there in
+    our hands; on CPU only its forward pass runs, and that is tested.
+
+    block_mask: of `FlexAttention.over`, built once a batch and shared by all layers.
+    """
+
+    block_mask: BlockMask
+
+    @classmethod
+    def over(cls, documents_N: Tensor, images_N: Tensor, *, bidirectional: bool = True) -> FlexAttention:
+        """The kernel for elements as in `allowed`, on their device."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def allow(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            seen = key <= query
+            if bidirectional:
+                seen = seen | ((images_N[query] == images_N[key]) & (images_N[query] >= 0))
+            return seen & (documents_N[query] == documents_N[key])
+
+        length = len(documents_N)
+        return cls(create_block_mask(allow, None, None, length, length, device=documents_N.device))
+
+    def __call__(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+        del layer
+        kernel = _flex(compiled=q_NHd.is_cuda)
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_NHd, k_NHd, v_NHd))
+        out: Tensor = kernel(q, k, v, block_mask=self.block_mask)
+        return out[0].transpose(0, 1)
+
+
+@cache
+def _flex(*, compiled: bool) -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    kernel: Callable[..., Tensor] = torch.compile(flex_attention) if compiled else flex_attention  # type: ignore[assignment]
+    return kernel
 
 
 def _attend(q_GHLd: Tensor, k_GHLd: Tensor, v_GHLd: Tensor, mask_G1LL: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ result depends neither on micro-batches nor on workers, and a resumed run draws 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from stages.core.seeds import numpy_generator, torch_generator
 from stages.diffusion.process import Diffusion
 from stages.diffusion.times import Times
 from stages.diffusion.weighting import Weighting
-from stages.model.attention import GroupedAttention, group_mask
+from stages.model.attention import Attention, DenseAttention, FlexAttention, GroupedAttention, allowed, group_mask
 from stages.model.transformer import ImageInputs, Inputs
+from stages.train_model.config import Kernel
 
 # Document lengths are rounded up to a multiple of this, so that few groups remain: 1.15 times faster than 4 on `shapes`,
 # though more places are empty.
@@ -42,11 +43,30 @@ class ImageTruth:
 
 
 @dataclass(frozen=True)
+class Elements:
+    """Document and image (-1: none) of each element, numbered within the batch; and the groups of documents of one length."""
+
+    documents_N: Tensor
+    images_N: Tensor
+    groups: GroupedAttention
+    bidirectional: bool
+
+    def attention(self, kernel: Kernel, device: torch.device) -> Attention:
+        """The kernel over these elements, on their device. "auto": grouped on CPU, flex on CUDA."""
+        if kernel == "dense":
+            return DenseAttention(allowed(self.documents_N, self.images_N, bidirectional=self.bidirectional))
+        if kernel == "flex" or (kernel == "auto" and device.type == "cuda"):
+            return FlexAttention.over(self.documents_N, self.images_N, bidirectional=self.bidirectional)
+        return self.groups
+
+
+@dataclass(frozen=True)
 class Batch:
-    """What one forward pass needs. images: beside inputs.images."""
+    """What one forward pass needs. images: beside inputs.images. elements: what the mask follows from."""
 
     inputs: Inputs
-    attention: GroupedAttention
+    elements: Elements
+    attention: Attention
     loss_places: Tensor  # int64: elements whose next element is a text target
     targets: Tensor  # int64: the ids of those next elements
     images: tuple[ImageTruth, ...]
@@ -56,21 +76,24 @@ class Batch:
     def num_images(self) -> int:
         return sum(len(image.weights_I) for image in self.images)
 
-    def to(self, device: torch.device) -> Batch:
-        """The batch on `device`; the same object on CPU."""
-        if device.type == "cpu":
-            return self
-
-        return self.map(lambda value: value.pin_memory().to(device, non_blocking=True))
+    def to(self, device: torch.device, kernel: Kernel = "auto") -> Batch:
+        """The batch on `device`, with that attention kernel."""
+        moved = self
+        if device.type == "cuda":
+            moved = self.map(lambda value: value.pin_memory().to(device, non_blocking=True))
+        return replace(moved, attention=moved.elements.attention(kernel, device))
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with `move` of each tensor."""
-        inputs = self.inputs
+        """The same batch with `move` of each tensor, and the grouped kernel."""
+        inputs, elements = self.inputs, self.elements
         images = tuple(ImageInputs(move(i.latents_IChw), move(i.t_I), move(i.places_IP)) for i in inputs.images)
-        groups = tuple((first, count, length, move(mask)) for first, count, length, mask in self.attention.groups)
+        groups = GroupedAttention(
+            tuple((first, count, length, move(mask)) for first, count, length, mask in elements.groups.groups)
+        )
         return Batch(
             Inputs(move(inputs.positions_N), move(inputs.text_ids_T), move(inputs.text_places_T), images),
-            GroupedAttention(groups),
+            replace(elements, documents_N=move(elements.documents_N), images_N=move(elements.images_N), groups=groups),
+            groups,
             move(self.loss_places),
             move(self.targets),
             tuple(ImageTruth(move(i.target_IChw), move(i.weights_I), move(i.noise_errors_I)) for i in self.images),
@@ -131,6 +154,7 @@ class BatchMaker:
         has_loss = is_text & layout.has_next & (ids != self.facts.boi) & ~layout.dropped
         text_places = np.nonzero(is_text)[0]
         loss_places = np.nonzero(has_loss)[0]
+        elements = layout.elements(image_of_element, self.bidirectional)
         inputs_of_images, truths = self._noised(names, seed, images, slots, places, layout.leads(images, owners))
         return Batch(
             inputs=Inputs(
@@ -139,7 +163,8 @@ class BatchMaker:
                 text_places_T=torch.from_numpy(text_places),
                 images=inputs_of_images,
             ),
-            attention=layout.attention(image_of_element, self.bidirectional),
+            elements=elements,
+            attention=elements.groups,
             loss_places=torch.from_numpy(loss_places),
             targets=torch.from_numpy(ids[loss_places + 1]),
             images=truths,
@@ -194,7 +219,7 @@ class _Layout:
         keys = (slots * self._num_entries + entries)[order]
         self._key_order = np.argsort(keys)
         self._keys = keys[self._key_order]
-        owner = np.repeat(np.arange(len(order)), self.lengths)
+        self.owner = owner = np.repeat(np.arange(len(order)), self.lengths)
         self.position = np.arange(self.num_elements) - self.starts[owner]
         length = self.documents[owner, 2]
         self.inside = self.position < length
@@ -220,15 +245,16 @@ class _Layout:
         first = self.starts[owner] + image[1] - self.documents[owner, 1]
         return np.arange(first, first + image[2])
 
-    def attention(self, image_of_element: IntArray, bidirectional: bool) -> GroupedAttention:
+    def elements(self, image_of_element: IntArray, bidirectional: bool) -> Elements:
         groups = []
         for length in np.unique(self.lengths):
             members = np.nonzero(self.lengths == length)[0]
             first = int(self.starts[members[0]])
-            images = image_of_element[first : first + len(members) * int(length)].reshape(len(members), int(length))
-            mask = group_mask(torch.from_numpy(images), bidirectional=bidirectional)
+            own = image_of_element[first : first + len(members) * int(length)].reshape(len(members), int(length))
+            mask = group_mask(torch.from_numpy(own), bidirectional=bidirectional)
             groups.append((first, len(members), int(length), mask))
-        return GroupedAttention(tuple(groups))
+        documents, images = torch.from_numpy(self.owner), torch.from_numpy(image_of_element)
+        return Elements(documents, images, GroupedAttention(tuple(groups)), bidirectional)
 
 
 def _spans(offsets: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from stages.core.config import Section, neutral
 
+Kernel = Literal["auto", "grouped", "dense", "flex"]
+
 
 class TrainConfig(Section):
     """batch_rows: rows in a step. micro_rows: rows in one forward pass (0: all). final_learning_rate: where the cosine ends.
@@ -15,6 +17,8 @@ class TrainConfig(Section):
     optimizer: "adamw" (paper) or "muon": for the blocks' matrices an update in which all directions are alike in size, which
     learns in fewer steps; AdamW for the rest. beta1, beta2, epsilon: AdamW's; Muon takes torch's own settings.
     ema_decay: of the averaged weights that sampling uses; 0 keeps none (paper: not mentioned).
+    attention: the kernel; all compute the same. "auto" takes "grouped" (documents of one length together) on CPU and "flex"
+    (FlexAttention, compiled) on CUDA; "dense" is the reference, one mask over the whole batch.
     eval_rows: held-out rows in each measurement of the held-out losses.
     """
 
@@ -32,6 +36,7 @@ class TrainConfig(Section):
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    attention: Kernel = "auto"
     eval_every: int = Field(250, ge=1)
     eval_rows: int = Field(8, ge=1)
     save_every: int = neutral(250, ge=1)

@@ -19,7 +19,7 @@ from stages.core.device import autocast
 from stages.model.attention import GroupedAttention, group_mask
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
-from stages.train_model.batches import LENGTH_STEP, Batch, ImageTruth
+from stages.train_model.batches import LENGTH_STEP, Batch, Elements, ImageTruth
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import build_optimizers, update_average
@@ -87,13 +87,19 @@ def stand_in(facts: DataFacts, grid: tuple[int, int], row_length: int, rows: int
     long_pair, long_rest = (-(-length // LENGTH_STEP) * LENGTH_STEP for length in (pair, rest))
     behind = num_pairs * long_pair
     images = torch.full((num_pairs, long_pair), -1)
+    no_images = torch.full((rows, long_rest), -1)
     first_patch = _CAPTION + 2  # behind BOS, the caption and BOI
     images[:, first_patch : first_patch + num_patches] = torch.arange(num_pairs)[:, None]
-    is_text = torch.cat((images.flatten(), torch.full((rows * long_rest,), -1))) < 0
+    is_text = torch.cat((images.flatten(), no_images.flatten())) < 0
     text_places = is_text.nonzero()[:, 0]
     places = (~is_text).nonzero()[:, 0].view(num_pairs, num_patches)
     latents, ones = torch.zeros(num_pairs, facts.latent_channels, *grid), torch.ones(num_pairs)
     ids = torch.zeros(len(text_places), dtype=torch.long)
+    groups = GroupedAttention(
+        ((0, num_pairs, long_pair, group_mask(images)), (behind, rows, long_rest, group_mask(no_images)))
+    )
+    owners = torch.tensor([long_pair] * num_pairs + [long_rest] * rows)
+    documents = torch.arange(num_pairs + rows).repeat_interleave(owners)
     return Batch(
         Inputs(
             torch.cat((torch.arange(long_pair).repeat(num_pairs), torch.arange(long_rest).repeat(rows))),
@@ -101,12 +107,8 @@ def stand_in(facts: DataFacts, grid: tuple[int, int], row_length: int, rows: int
             text_places,
             (ImageInputs(latents, torch.ones(num_pairs, dtype=torch.long), places),),
         ),
-        GroupedAttention(
-            (
-                (0, num_pairs, long_pair, group_mask(images)),
-                (behind, rows, long_rest, group_mask(torch.full((rows, long_rest), -1))),
-            )
-        ),
+        Elements(documents, torch.cat((images.flatten(), no_images.flatten())), groups, bidirectional=True),
+        groups,
         text_places,
         ids,
         (ImageTruth(latents, ones, ones),),

@@ -87,7 +87,7 @@ def run(
         text_loss, image_loss = 0.0, 0.0
         for batch in batches:
             with autocast(device, train.precision):
-                sums = loss_sums(network, batch.to(device))
+                sums = loss_sums(network, batch.to(device, train.attention))
                 loss = sums.text / max(1, num_targets)
                 loss = loss + diffusion.image_weight * sums.weighted_image / max(1, num_images)
             loss.backward()
@@ -181,7 +181,7 @@ def _heldout_losses(
     with averaged_weights(state.model, state.ema), autocast(device, train.precision):
         for row in range(num_rows):
             batch = data.heldout.make(np.array([row]), [("heldout", row)], seed)
-            sums = loss_sums(state.model, batch.to(device))
+            sums = loss_sums(state.model, batch.to(device, train.attention))
             text_sum, image_sum = text_sum + sums.text.item(), image_sum + sums.image.item()
             num_targets, num_images = num_targets + len(batch.targets), num_images + batch.num_images
     return {"text_loss": text_sum / max(1, num_targets), "image_loss": image_sum / max(1, num_images)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.model.attention import DenseAttention, GroupedAttention, allowed, group_mask
+from stages.model.attention import DenseAttention, FlexAttention, GroupedAttention, allowed, group_mask
 
 # One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it.
 STRUCTURES = {
@@ -89,3 +89,23 @@ def test_grouped_equals_dense_forward_and_backward(documents: list[str]) -> None
     assert dense_qkv.grad is not None
     assert grouped_qkv.grad is not None
     assert torch.allclose(grouped_qkv.grad[:, places], dense_qkv.grad, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("documents", STRUCTURES.values(), ids=STRUCTURES)
+def test_flex_equals_dense_forward(documents: list[str], bidirectional: bool) -> None:
+    """On CPU its backward pass is not there."""
+    owner, image = line_of(documents * 60)  # several blocks of 128, some of them empty
+    assert len(owner) > 128
+    q, k, v = torch.randn(3, len(owner), 2, 16, generator=torch.Generator().manual_seed(0))
+    expected = DenseAttention(allowed(owner, image, bidirectional=bidirectional))(0, q, k, v)
+    with torch.no_grad():
+        found = FlexAttention.over(owner, image, bidirectional=bidirectional)(0, q, k, v)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_flex_skips_blocks_between_documents() -> None:
+    owner, image = line_of(["T" * 128] * 8)
+    sparsity = FlexAttention.over(owner, image).block_mask.sparsity()
+    assert sparsity == pytest.approx(100 * (1 - 8 / 64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.times import UniformTimes
 from stages.diffusion.weighting import MinSnr
 from stages.model.attention import DenseAttention, allowed
-from stages.model.config import ModelConfig
+from stages.model.config import LinearCodec, ModelConfig, UNetCodec
 from stages.model.transformer import DataFacts, Inputs, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
@@ -38,7 +39,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Sequences:
     return Sequences.open(make_all(tmp_path_factory.mktemp("work"), STORIES, CONFIG))
 
 
-def maker(sequences: Sequences, *, noise_limit: int = 500) -> BatchMaker:
+def maker(sequences: Sequences, *, noise_limit: int = 500, bidirectional: bool = True) -> BatchMaker:
     latents = Latents.open(sequences.latents_folder())
     diffusion = Diffusion(CosineSchedule())
     return BatchMaker(
@@ -49,13 +50,18 @@ def maker(sequences: Sequences, *, noise_limit: int = 500) -> BatchMaker:
         noise_limit=noise_limit,
         weighting=MinSnr(gamma=2.0),
         times=UniformTimes(),
-        bidirectional=True,
+        bidirectional=bidirectional,
     )
 
 
-def whole_batch(sequences: Sequences) -> Batch:
+def whole(sequences: Sequences) -> tuple[np.ndarray[Any, Any], list[tuple[int | str, ...]]]:
+    """All rows, and the names of their draws."""
     rows = np.arange(sequences.content.num_rows)
-    return maker(sequences).make(rows, [(0, int(row)) for row in rows], 3)
+    return rows, [(0, int(row)) for row in rows]
+
+
+def whole_batch(sequences: Sequences) -> Batch:
+    return maker(sequences).make(*whole(sequences), 3)
 
 
 def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences) -> None:
@@ -128,34 +134,83 @@ def test_the_image_of_a_row_is_the_stored_one_and_the_noise_is_the_target(sequen
     assert noise.std().item() == pytest.approx(1, rel=0.1)
 
 
-def model() -> Transfusion:
-    network = Transfusion(ModelConfig(width=32, layers=2, heads=2), DataFacts(400, 2, 2))
+def model(**options: Any) -> Transfusion:
+    network = Transfusion(ModelConfig(width=32, layers=2, heads=2, **options), DataFacts(400, 2, 2))
     network.initialise(torch.Generator().manual_seed(0))
     return network
 
 
-def test_losses_and_gradients_equal_the_dense_reference(sequences: Sequences) -> None:
-    batch = whole_batch(sequences)
+@pytest.mark.parametrize("codec", [LinearCodec(), UNetCodec(channels=8, widest=16)], ids=["linear", "unet"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_losses_and_gradients_equal_the_dense_reference(
+    sequences: Sequences, codec: LinearCodec | UNetCodec, *, bidirectional: bool
+) -> None:
+    batch = maker(sequences, bidirectional=bidirectional).make(*whole(sequences), 3)
     owner = torch.full((len(batch.inputs.positions_N),), -1)
     number = 0
-    for first, count, length, _ in batch.attention.groups:
+    for first, count, length, _ in batch.elements.groups.groups:
         for index in range(count):
             owner[first + index * length : first + (index + 1) * length] = number
             number += 1
     image_of = torch.full_like(owner, -1)
     for index, places in enumerate(batch.inputs.images[0].places_IP):
         image_of[places] = index
+    dense = batch.to(torch.device("cpu"), "dense").attention
+    assert isinstance(dense, DenseAttention)
+    assert torch.equal(dense.mask_NN, allowed(owner, image_of, bidirectional=bidirectional))
+    images_of_document = torch.bincount(owner[batch.inputs.images[0].places_IP[:, 0]], minlength=number)
+    starts = batch.inputs.positions_N[batch.inputs.images[0].places_IP[:, 0]]
+    assert (images_of_document == 0).any()
+    assert (images_of_document > 1).any()
+    assert (starts == 2).any()  # BOS, BOI
+    assert batch.num_elements < len(owner)  # padding
     results = []
-    for attention in (batch.attention, DenseAttention(allowed(owner, image_of))):
-        network = model()
-        sums = loss_sums(network, replace(batch, attention=attention))  # type: ignore[arg-type]
-        (sums.text + sums.weighted_image).backward()  # type: ignore[no-untyped-call]
-        gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+    for attention in (batch.attention, dense):
+        network = model(codec=codec)
+        sums = loss_sums(network, replace(batch, attention=attention))
+        (sums.text / len(batch.targets) + sums.weighted_image / batch.num_images).backward()  # type: ignore[no-untyped-call]
+        gradients = torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None])
         results.append((sums.text.item(), sums.weighted_image.item(), gradients))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
-    for one, other in zip(results[0][2], results[1][2], strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * max(1.0, other.abs().max().item()))
+    assert (results[0][2] - results[1][2]).norm() < 1e-5 * results[1][2].norm()
+
+
+@pytest.mark.parametrize("cuts", [1, 2, 4])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(sequences: Sequences, cuts: int) -> None:
+    """Sums over parts of uneven counts, divided by the counts of all."""
+    rows, names = whole(sequences)
+    assert len(rows) >= 4
+    gradients = []
+    for number in (1, cuts):
+        network, made = model(), maker(sequences)
+        parts = np.array_split(np.arange(len(rows)), number)
+        batches = [made.make(rows[part], [names[row] for row in part], 3) for part in parts]
+        targets, images = sum(len(b.targets) for b in batches), sum(b.num_images for b in batches)
+        for batch in batches:
+            sums = loss_sums(network, batch)
+            (sums.text / targets + 5 * sums.weighted_image / images).backward()  # type: ignore[no-untyped-call]
+        gradients.append(torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-6 * gradients[0].norm()
+
+
+def test_the_loss_of_an_image_does_not_depend_on_the_times_of_others(sequences: Sequences) -> None:
+    """Images of other documents, and later ones of its own, may be as noisy as they like."""
+    batch, network = whole_batch(sequences), model()
+    image = batch.inputs.images[0]
+    owners = batch.elements.documents_N[image.places_IP[:, 0]]
+    first = 0
+    earlier = (owners == owners[first]) & (image.places_IP[:, 0] < image.places_IP[first, 0])
+    assert not earlier.any()
+    others = torch.arange(len(owners)) != first
+    changed = replace(image, t_I=torch.where(others, 1000 - image.t_I, image.t_I))
+    with torch.no_grad():
+        before, after = (
+            network.image_outputs(network.hidden(replace(batch.inputs, images=(each,)), batch.attention))[0]
+            for each in (image, changed)
+        )
+    assert torch.allclose(before[first], after[first], atol=1e-6)
+    assert not torch.allclose(before[others], after[others], atol=1e-3)
 
 
 def values(sums: LossSums) -> list[float]:
