@@ -94,6 +94,20 @@ def test_units_of_a_damaged_artifact_that_are_whole_are_kept(tmp_path: Path) -> 
     assert run(force=True) == ["one", "two", "three"]
 
 
+def test_units_of_another_run_are_never_kept(tmp_path: Path) -> None:
+    """The same names and sizes, but other settings: nothing may be taken over."""
+
+    def run(seed: int) -> list[str]:
+        other = Stamp("tokens", "tokenize", 1, seed, {})
+        with building(tmp_path / "t", other, Runtime()) as build:
+            made = [name for name in ("one", "two") if write_unit(build, name, name)]
+            build.seal({}, {})
+        return made
+
+    assert run(1) == ["one", "two"]
+    assert run(2) == ["one", "two"]
+
+
 def test_failed_units_are_made_again_where_that_is_wanted(tmp_path: Path) -> None:
     def run(retry: bool, failed: int) -> list[str]:
         made = []

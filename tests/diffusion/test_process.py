@@ -189,6 +189,30 @@ def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(
     assert math.isfinite(result.abs().max().item())
 
 
+@pytest.mark.parametrize("schedule", [CosineSchedule(), FlowSchedule()], ids=str)
+def test_every_ancestral_step_keeps_the_noise_level_of_its_time(schedule: Schedule) -> None:
+    """With x_0 known, x_t is a x_0 plus noise of deviation b at each of a few large steps, not only at the end."""
+    diffusion = Diffusion(schedule)
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.full((4000, 1, 2, 2), 0.7)
+    seen = []
+
+    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+        seen.append(t)
+        noise = (x - diffusion.signal[t] * truth) / diffusion.noise[t]
+        assert noise.mean().item() == pytest.approx(0, abs=0.03)
+        assert noise.std().item() == pytest.approx(1, abs=0.03)
+        return truth
+
+    def draw() -> torch.Tensor:
+        return torch.randn(truth.shape, generator=generator)
+
+    DdpmSampler(steps=4).sample(
+        denoise, draw() * diffusion.noise[-1] + diffusion.signal[-1] * truth, diffusion, draw, 9.0
+    )
+    assert seen == [1000, 750, 500, 250]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_estimates_are_held_inside_the_limit(sampler: DdpmSampler | DdimSampler) -> None:
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))

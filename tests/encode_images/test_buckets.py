@@ -174,3 +174,16 @@ def test_an_autoencoder_that_does_not_divide_the_step_is_refused(tmp_path: Path)
     stamp = Stamp("latents", "encode", 1, 0, {})
     with building(tmp_path / "latents", stamp, Runtime()) as build, pytest.raises(TfcliError, match="do not fit"):
         stage.run(Pairs(), images, EncodeConfig(), made, build, Runtime(device="cpu"), 0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (3000, 2000), (130, 100), (100, 130)])
+def test_the_bucket_is_the_one_nearest_in_ratio_whatever_the_size(width: int, height: int) -> None:
+    """Turning a picture turns its bucket, and its number of pixels does not matter."""
+    found = BUCKETS.shape_of(height, width)
+    assert BUCKETS.shape_of(width, height) == found[::-1]
+    assert BUCKETS.shape_of(10 * height, 10 * width) == found
+    cut = {
+        shape: max(shape[0] * width / (shape[1] * height), shape[1] * height / (shape[0] * width))
+        for shape in BUCKETS.shapes()
+    }
+    assert cut[found] == min(cut.values())

@@ -148,6 +148,17 @@ def test_a_unet_is_refused_where_nothing_can_be_halved() -> None:
         build_patches(UNetCodec(), 3, 1, 32, 16)
 
 
+def test_the_way_out_of_a_unet_sees_what_the_way_in_saw() -> None:
+    """Skip connections: the same vectors from the transformer, but other latents or another time, give another picture."""
+    codec = build_patches(UNetCodec(channels=8, widest=16, blocks=1), 3, 2, 32, 16)
+    latents, t = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 5])
+    encoded = codec.encode(latents, t)
+    same = torch.zeros_like(encoded.vectors_IPD)
+    drawn = codec.decode(same, encoded)
+    assert not torch.allclose(drawn[0], drawn[1], atol=1e-3)
+    assert not torch.allclose(drawn, codec.decode(same, codec.encode(latents, t + 900)), atol=1e-3)
+
+
 def test_an_image_shifted_in_the_batch_of_its_grid_gives_the_same_vectors() -> None:
     """The codec treats images one by one: no norm or convolution may mix them."""
     codec = build_patches(UNetCodec(channels=8, widest=16, blocks=2), 3, 2, 32, 16)

@@ -48,6 +48,11 @@ def test_rows_are_documents_in_their_order(tmp_path: Path, name: str) -> None:
     assert table.count() == (2, 0)
 
 
+def test_a_text_of_blanks_is_none(tmp_path: Path) -> None:
+    table = TextTable(path=str(write(tmp_path / "t.jsonl", [{"text": " \n\t"}, {"text": "x"}])))
+    assert [item.reason for item in table.documents() if isinstance(item, Omission)] == ["TEXT_EMPTY"]
+
+
 def test_a_folder_is_read_file_by_file_and_numbers_are_keys(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", [{"text": "two"}])
     write(tmp_path / "a.jsonl.gz", [{"text": "one"}])

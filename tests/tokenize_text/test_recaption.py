@@ -24,6 +24,7 @@ STORIES = [
     Story((None,)),
     Story(("kept", None)),
     Story((None, "after the picture"), fixed_order=True),
+    Story(("before ", None, " and after"), fixed_order=True),
 ]
 
 
@@ -50,6 +51,7 @@ def test_the_text_of_a_pair_is_replaced_and_a_bare_picture_gets_one(tmp_path: Pa
         ["a new one", (3, 0, 1)],
         ["kept", (4, 0, 1)],
         [(5, 0, 1), "later"],
+        ["before ", (6, 0, 1), " and after"],
     ]
     assert tokens.manifest.stats["captions_replaced"] == 3
     assert len(tokens.text_coder().encode("xylophone")) < 9  # the tokenizer learned from it
@@ -86,6 +88,7 @@ def test_captions_without_a_document_are_told(tmp_path: Path) -> None:
     ("rows", "what"),
     [
         ([{"key": "d1", "text": "x"}], r"new.jsonl:1: d1 has 2 pictures and 1 texts"),
+        ([{"key": "d5", "text": "x"}], r"new.jsonl:1: d5 has 1 pictures and 2 texts"),
         ([{"key": "d0", "text": "x"}, {"key": "d0", "text": "y"}], r"new.jsonl:2: key d0 again, first in line 1"),
         ([{"key": "d0", "text": "a\u2581b"}], r"new.jsonl:1: TEXT_U2581"),
         ([{"name": "d0", "text": "x"}], r"new.jsonl:1: no key \(found name, text\)"),
