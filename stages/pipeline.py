@@ -52,10 +52,10 @@ STAGES = (
     Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=3),
     Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=3),
     Stage(
-        "train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=2
+        "train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=3
     ),
-    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",)),
-    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=2),
+    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=2),
+    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=3),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 

@@ -83,6 +83,10 @@ def test_losses_fall_and_are_reported_apart(smoke: Path) -> None:
     assert [row["step"] for row in heldout] == [0, 20, 40]
     assert heldout[-1]["heldout_text_loss"] < heldout[0]["heldout_text_loss"]
     assert heldout[-1]["heldout_image_loss"] < heldout[0]["heldout_image_loss"]
+    for row in heldout:  # by quarters of the noise levels: the whole is a mean of them
+        parts = [value for name, value in row.items() if name.startswith("heldout_image_loss_t")]
+        assert len(parts) > 1
+        assert min(parts) <= row["heldout_image_loss"] <= max(parts)
     assert [row["step"] for row in rows if "text_loss" in row] == [10, 20, 30, 40]
 
 

@@ -12,7 +12,9 @@ Kernel = Literal["auto", "grouped", "dense", "flex"]
 
 
 class TrainConfig(Section):
-    """batch_rows: rows in a step. micro_rows: rows in one forward pass (0: all). final_learning_rate: where the cosine ends.
+    """batch_rows: rows in a step. micro_rows: rows in one forward pass (0: all). final_learning_rate: where the rate ends.
+    rate_schedule: after the warm-up a cosine (paper), or "wsd": the peak is held, and falls in the last decay_share of the
+    steps, so that a run can be made longer without knowing its end from the start.
 
     optimizer: "adamw" (paper) or "muon": for the blocks' matrices an update in which all directions are alike in size, which
     learns in fewer steps; AdamW for the rest. beta1, beta2, epsilon: AdamW's; Muon takes torch's own settings.
@@ -27,6 +29,8 @@ class TrainConfig(Section):
     micro_rows: int = Field(0, ge=0)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(3e-4, gt=0)
+    rate_schedule: Literal["cosine", "wsd"] = "cosine"
+    decay_share: float = Field(0.2, gt=0, le=1)
     final_learning_rate: float = Field(1.5e-5, ge=0)
     warmup_steps: int = Field(4000, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,7 +16,8 @@ from stages.train_model.batches import Batch
 @dataclass(frozen=True)
 class LossSums:
     """Sums over a batch, float32 scalars: cross-entropy over text targets; over images, the error of the noise as it is
-    reported and the weighted error of the target as it is trained.
+    reported and the weighted error of the target as it is trained. noise_errors: the reported error of each image, by grid,
+    without a gradient.
 
     Sums, so that the caller divides by the counts of the whole global batch, however it was cut.
     """
@@ -23,15 +25,18 @@ class LossSums:
     text: Tensor
     image: Tensor
     weighted_image: Tensor
+    noise_errors: tuple[Tensor, ...]
 
 
 def loss_sums(model: Transfusion, batch: Batch) -> LossSums:
     """One forward pass; both losses come from it."""
     logits, outputs = model(batch.inputs, batch.attention, batch.loss_places)
     text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")
-    image = weighted = text.new_zeros(())
+    weighted = text.new_zeros(())
+    noise_errors = []
     for output, truth in zip(outputs, batch.images, strict=True):
         errors = image_errors(output, truth.target_IChw)
-        image = image + (errors * truth.noise_errors_I).sum()
+        noise_errors.append(errors.detach() * truth.noise_errors_I)
         weighted = weighted + (errors * truth.weights_I).sum()
-    return LossSums(text, image, weighted)
+    image = torch.stack([errors.sum() for errors in noise_errors]).sum() if noise_errors else text.new_zeros(())
+    return LossSums(text, image, weighted, tuple(noise_errors))

@@ -14,12 +14,18 @@ from stages.train_model.config import TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up to the peak, then a cosine to the final rate at the last step (paper, section 4.1)."""
+    """Linear warm-up to the peak, then down to the final rate at the last step: by a cosine (paper, section 4.1), or held and
+    at the end by 1 - sqrt of the way (warm-up, stable, decay; Haegele et al. 2024, section 3.1)."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
+    if config.rate_schedule == "wsd":
+        first = max(config.warmup_steps, config.steps - math.ceil(config.decay_share * config.steps))
+        progress = max(0, step - first) / max(1, config.steps - first)
+        share = 1 - math.sqrt(min(1.0, progress))
+    else:
+        progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        share = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share
 
 
 def build_optimizers(model: Transfusion, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -56,7 +56,7 @@ class DataPlan:
 class TrainingPlan:
     """memory: bytes by kind on each device, all weights on each: of tensors, and of the process before there are any.
 
-    On CPU the allocator and oneDNN's store of compiled kernels keep more: peaks of 1.2 (float32) to 2.6 times (bf16) this
+    On CPU the allocator and oneDNN's store of compiled kernels keep more: peaks of 1.5 (float32) to 2.7 times (bf16) this
     were measured. advice: what to change where it does not fit.
     """
 

@@ -33,6 +33,8 @@ from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
 from stages.train_model.saves import TrainState, complete_saves, read_state, save, write_state
 
+_LEVELS = 4  # quarters of the noise levels, in held-out losses
+
 
 def run(
     model: ModelConfig,
@@ -134,6 +136,7 @@ class Data:
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
         self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
         process = Diffusion(diffusion.schedule, diffusion.target)
+        self.num_times = process.num_steps
         bidirectional = model.image_attention == "bidirectional"
         self.train, self.heldout = (
             BatchMaker(
@@ -175,16 +178,27 @@ class Data:
 def _heldout_losses(
     state: TrainState, data: Data, train: TrainConfig, device: torch.device, seed: int
 ) -> dict[str, float]:
-    """Losses on held-out rows with the weights that sampling will use, and the same noise at every measurement."""
+    """Losses on held-out rows with the weights that sampling will use, and the same noise at every measurement; that of
+    images also by quarters of the noise levels: `image_loss_t25` is that of the quarter next to clean."""
     num_rows = min(train.eval_rows, data.content.heldout_rows)
     text_sum, image_sum, num_targets, num_images = 0.0, 0.0, 0, 0
+    level_sums, level_counts = torch.zeros(_LEVELS), torch.zeros(_LEVELS)
     with averaged_weights(state.model, state.ema), autocast(device, train.precision):
         for row in range(num_rows):
             batch = data.heldout.make(np.array([row]), [("heldout", row)], seed)
             sums = loss_sums(state.model, batch.to(device, train.attention))
             text_sum, image_sum = text_sum + sums.text.item(), image_sum + sums.image.item()
             num_targets, num_images = num_targets + len(batch.targets), num_images + batch.num_images
-    return {"text_loss": text_sum / max(1, num_targets), "image_loss": image_sum / max(1, num_images)}
+            for image, errors in zip(batch.inputs.images, sums.noise_errors, strict=True):
+                levels = (image.t_I - 1) * _LEVELS // data.num_times
+                level_sums.index_add_(0, levels, errors.float().cpu())
+                level_counts += torch.bincount(levels, minlength=_LEVELS)
+    by_level = {
+        f"image_loss_t{100 * (level + 1) // _LEVELS}": total / count
+        for level, (total, count) in enumerate(zip(level_sums.tolist(), level_counts.tolist(), strict=True))
+        if count
+    }
+    return {"text_loss": text_sum / max(1, num_targets), "image_loss": image_sum / max(1, num_images), **by_level}
 
 
 def _require_finite(step: int, text: float, image: float, norm: float, rows: Any) -> None:

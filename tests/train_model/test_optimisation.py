@@ -44,6 +44,18 @@ def test_learning_rate_warms_up_and_ends_at_the_final_rate() -> None:
     assert rates[55] == pytest.approx((1e-2 + 1e-4) / 2)
 
 
+def test_wsd_holds_the_peak_and_falls_at_the_end() -> None:
+    config = CONFIG.model_copy(update={"rate_schedule": "wsd", "decay_share": 0.25})
+    rates = [learning_rate(number, config) for number in range(101)]
+    assert rates[:10] == [learning_rate(number, CONFIG) for number in range(10)]
+    assert set(rates[10:76]) == {1e-2}
+    assert all(a > b for a, b in itertools.pairwise(rates[75:]))
+    assert rates[100] == pytest.approx(1e-4)
+    assert rates[81] == pytest.approx(1e-4 + (1e-2 - 1e-4) * (1 - (6 / 25) ** 0.5))
+    longer = config.model_copy(update={"steps": 200})
+    assert [learning_rate(number, longer) for number in range(76)] == rates[:76]
+
+
 def test_only_matrices_decay() -> None:
     current = state()
     decayed, plain = current.optimizers[0].param_groups
