@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages.core.device import matmul_peak, resolve_device
@@ -17,16 +17,16 @@ from stages.train_model.config import TrainConfig
 from stages.train_model.footprint import footprint, stand_in
 from stages.train_model.stage import Data
 
-# Data sheets: memory in GB, dense bf16 TFLOP/s.
+# Data sheets: memory in GB, TFLOP/s of dense bf16 and of float32 (without TF32, which torch does not take by itself).
 GPUS = {
-    "A100-40": (40, 312),
-    "A100": (80, 312),
-    "H100": (80, 989),
-    "H200": (141, 989),
-    "B200": (180, 2250),
-    "L4": (24, 121),
-    "L40S": (48, 362),
-    "RTX4090": (24, 165),
+    "A100-40": (40, 312, 19.5),
+    "A100": (80, 312, 19.5),
+    "H100": (80, 989, 67),
+    "H200": (141, 989, 67),
+    "B200": (180, 2250, 75),
+    "L4": (24, 121, 30),
+    "L40S": (48, 362, 91),
+    "RTX4090": (24, 165, 82),
 }
 # Python, torch and its kernels: measured on CPU; for CUDA, where nothing was measured, a guess.
 _PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
@@ -70,10 +70,11 @@ class TrainingPlan:
     steps: int
     from_data: bool
     advice: str = ""
-    speed: float = field(init=False)  # elements a second, all devices
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "speed", self.mfu * self.machine.peak * self.machine.count / self.flops_per_element)
+    @property
+    def speed(self) -> float:
+        """Elements a second on all devices."""
+        return self.mfu * self.machine.peak * self.machine.count / self.flops_per_element
 
     @property
     def peak_bytes(self) -> int:
@@ -85,15 +86,14 @@ class TrainingPlan:
 
 
 def machine_of(text: str, precision: str) -> Machine:
-    """ "8xH100", "H100", or "" and a device name of this machine ("cpu"). Raises TfcliError (USAGE)."""
+    """ "8xH100", "H100". Raises TfcliError (USAGE)."""
     found = re.fullmatch(r"(?:(\d{1,6})x)?([A-Za-z0-9-]+)", text)
     name = found[2].upper() if found else ""
     if not found or name not in GPUS or found[1] == "0":
         known = ", ".join(GPUS)
         raise TfcliError(f"--gpus {text}", why=f"known are {known}", fix="such as --gpus 8xH100", code=ExitCode.USAGE)
-    memory, peak = GPUS[name]
-    # bf16 as the data sheet says; float32 through TF32 is half of it on all of these
-    return Machine(name, int(found[1] or 1), memory * 10**9, peak * 1e12 / (1 if precision == "bf16" else 2), False)
+    memory, half, single = GPUS[name]
+    return Machine(name, int(found[1] or 1), memory * 10**9, (half if precision == "bf16" else single) * 1e12, False)
 
 
 def this_machine(device_name: str, precision: str) -> Machine:

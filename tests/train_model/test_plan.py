@@ -54,7 +54,7 @@ def test_what_is_advised_fits() -> None:
 def test_gpus_by_name(text: str, count: int, name: str) -> None:
     machine = machine_of(text, "bf16")
     assert (machine.count, machine.name) == (count, name)
-    assert machine_of(text, "fp32").peak == machine.peak / 2
+    assert machine_of(text, "fp32").peak < machine.peak / 10
 
 
 @pytest.mark.parametrize("text", ["", "0xH100", "Z80", "8x", "-1xH100", "8 H100"])
