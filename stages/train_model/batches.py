@@ -17,6 +17,7 @@ from torch import Tensor
 from stages.artifacts.arrays import RowReader
 from stages.artifacts.sequences import RowTable, SequencesContent
 from stages.coders.scale import LatentScale
+from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import numpy_generator, torch_generator
 from stages.diffusion.process import Diffusion
 from stages.diffusion.times import Times
@@ -52,7 +53,11 @@ class Elements:
     bidirectional: bool
 
     def attention(self, kernel: Kernel, device: torch.device) -> Attention:
-        """The kernel over these elements, on their device. "auto": grouped on CPU, flex on CUDA."""
+        """The kernel over these elements, on their device. "auto": grouped on CPU, flex on CUDA. Raises TfcliError (USAGE)
+        where it cannot learn."""
+        if kernel == "flex" and device.type == "cpu":
+            why, fix = "FlexAttention has no backward pass on CPU", "leave train.attention at auto"
+            raise TfcliError('train.attention = "flex" needs CUDA', why=why, fix=fix, code=ExitCode.USAGE)
         if kernel == "dense":
             return DenseAttention(allowed(self.documents_N, self.images_N, bidirectional=self.bidirectional))
         if kernel == "flex" or (kernel == "auto" and device.type == "cuda"):

@@ -12,6 +12,7 @@ import torch
 
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences
+from stages.core.errors import TfcliError
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.times import UniformTimes
@@ -174,6 +175,11 @@ def test_losses_and_gradients_equal_the_dense_reference(
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
     assert (results[0][2] - results[1][2]).norm() < 1e-5 * results[1][2].norm()
+
+
+def test_flex_is_refused_where_it_cannot_learn(sequences: Sequences) -> None:
+    with pytest.raises(TfcliError, match="needs CUDA"):
+        whole_batch(sequences).to(torch.device("cpu"), "flex")
 
 
 @pytest.mark.parametrize("cuts", [1, 2, 4])
