@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.core.device import matmul_peak, resolve_device
@@ -14,7 +14,7 @@ from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts
 from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
-from stages.train_model.footprint import footprint, stand_in
+from stages.train_model.footprint import Footprint, footprint, stand_in
 from stages.train_model.stage import Data
 
 # Data sheets: memory in GB, TFLOP/s of dense bf16 and of float32 (without TF32, which torch does not take by itself).
@@ -28,6 +28,7 @@ GPUS = {
     "L40S": (48, 362, 91),
     "RTX4090": (24, 165, 82),
 }
+_FEW = 4  # rows of a stand-in, and forward passes of finished data, that are looked at
 # Python, torch and its kernels: measured on CPU; for CUDA, where nothing was measured, a guess.
 _PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
 
@@ -128,7 +129,7 @@ def plan_training(
         found, batches = _first_batches(model, diffusion, train, data, seed, micro)
         cost = max((footprint(model, found, train, [batch]) for batch in batches), key=lambda one: one.peak_bytes)
     else:
-        cost = footprint(model, data.facts, train, [stand_in(data.facts, data.grid, data.row_length, micro)])
+        cost = _of_rows(model, train, data, micro)
     memory = cost.memory | {"process": _PROCESS["cpu" if machine.name == "cpu" else "cuda"]}
     return TrainingPlan(
         machine=machine,
@@ -144,11 +145,27 @@ def plan_training(
     )
 
 
+def _of_rows(model: ModelConfig, train: TrainConfig, data: DataPlan, rows: int) -> Footprint:
+    """The cost of a forward pass of `rows` rows. Beyond a few it is drawn on as a straight line, as the masks of a stand-in are
+    real: with thousands of rows they would take the memory that the plan is about."""
+    few = [
+        footprint(model, data.facts, train, [stand_in(data.facts, data.grid, data.row_length, number)])
+        for number in ([rows] if rows <= _FEW else [_FEW // 2, _FEW])
+    ]
+    last = few[-1]
+    if len(few) == 1:
+        return last
+    growth = (last.memory["activations"] - few[0].memory["activations"]) * 2 / _FEW
+    activations = int(last.memory["activations"] + growth * (rows - _FEW))
+    memory = last.memory | {"activations": activations}
+    return replace(last, memory=memory, flops=last.flops * rows // _FEW, elements=last.elements * rows // _FEW)
+
+
 def _first_batches(
     model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, sequences: Path, seed: int, micro: int
 ) -> tuple[DataFacts, list[Batch]]:
     data = Data(sequences, diffusion, model)
-    rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, 0)
+    rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, 0)[: _FEW * micro]
     wanted = train.model_copy(update={"micro_rows": micro})
     return data.facts, data.batches(wanted, rows, 0, seed)
 

@@ -12,6 +12,7 @@ from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts
 from stages.recipe import load_recipe
 from stages.train_model.config import TrainConfig
+from stages.train_model.footprint import footprint, stand_in
 from stages.train_model.plan import DataPlan, Machine, TrainingPlan, machine_of, plan_training
 from tfcli.commands.plan import data_of
 
@@ -32,6 +33,15 @@ def test_speed_and_time_follow_from_the_arithmetic() -> None:
     two = made(TrainConfig(batch_rows=8, micro_rows=2, steps=100), replace(LARGE, count=2))
     assert two.seconds == pytest.approx(plan.seconds / 2)
     assert two.memory == plan.memory
+
+
+def test_many_rows_are_drawn_on_from_a_few() -> None:
+    """The line through a few rows ends where all of them are."""
+    plan = made(TrainConfig(batch_rows=24))
+    direct = footprint(MODEL, DATA.facts, TrainConfig(), [stand_in(DATA.facts, DATA.grid, DATA.row_length, 24)])
+    assert plan.memory["activations"] == pytest.approx(direct.memory["activations"], rel=0.02)
+    assert plan.elements_per_step == direct.elements
+    assert plan.flops_per_element == pytest.approx(direct.flops / direct.elements)
 
 
 def test_what_is_advised_fits() -> None:
