@@ -15,8 +15,8 @@ class DiffusionConfig(Section):
     """image_weight: lambda of L = L_LM + lambda L_DDPM (paper, eq. 4: 5).
 
     target: what the model predicts. weighting: of the image loss by noise level. times: how t is drawn. Rectified flow is
-    schedule, target "flow" and times "logit-normal". Logged and held-out image
-    losses are always the unweighted error of the noise.
+    schedule and target "flow" with times "logit-normal". Logged and held-out image losses are always the unweighted error of
+    the noise.
     noise_limit: highest t for the images of documents that begin with an image (paper, table 8: 500 of 1000); the
     number of steps of the schedule switches it off.
     """

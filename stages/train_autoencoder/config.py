@@ -44,6 +44,11 @@ class TrainVae(Section):
     heldout_pictures: int = Field(64, ge=1)
     save_every: int = neutral(200, ge=1)
 
+    @property
+    def downsampling(self) -> int:
+        """Pixels along a latent pixel."""
+        return 2 ** (len(self.channels) - 1)
+
 
 class PretrainedVae(Section):
     """A finished diffusers autoencoder: a local folder, or a hub id with the 40-hex commit as revision."""

@@ -98,8 +98,7 @@ def test_units_of_another_run_are_never_kept(tmp_path: Path) -> None:
     """The same names and sizes, but other settings: nothing may be taken over."""
 
     def run(seed: int) -> list[str]:
-        other = Stamp("tokens", "tokenize", 1, seed, {})
-        with building(tmp_path / "t", other, Runtime()) as build:
+        with building(tmp_path / "t", stamp(seed), Runtime()) as build:
             made = [name for name in ("one", "two") if write_unit(build, name, name)]
             build.seal({}, {})
         return made

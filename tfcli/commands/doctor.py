@@ -99,7 +99,7 @@ def _latent_row_bytes(recipe: Recipe) -> int | None:
     """Bytes of a picture's latents by the recipe; None where a finished autoencoder decides it."""
     if recipe.vae.kind != "train":
         return None
-    side = recipe.images.size >> (len(recipe.vae.channels) - 1)
+    side = recipe.images.size // recipe.vae.downsampling
     bytes_each = 2 if recipe.encode.dtype == "float16" else 4
     return 2 * recipe.vae.latent_channels * side**2 * bytes_each * (2 if recipe.encode.mirror else 1)
 

@@ -99,7 +99,7 @@ def data_of(recipe: Recipe) -> DataPlan:
         part = "autoencoder" if vae.kind != "train" else "tokenizer"
         why = f"how large the model's ends are depends on a finished {part}"
         raise TfcliError("too little is known for a plan", why=why, fix="run 'tfcli pack' first", code=ExitCode.USAGE)
-    side = recipe.images.size >> (len(vae.channels) - 1)
+    side = recipe.images.size // vae.downsampling
     facts = DataFacts(tokenizer.vocab_size, vae.latent_channels, recipe.pack.patch_side)
     return DataPlan(facts, (side, side), recipe.pack.row_length)
 
