@@ -47,7 +47,7 @@ class TrainVae(Section):
     @property
     def downsampling(self) -> int:
         """Pixels along a latent pixel."""
-        return 2 ** (len(self.channels) - 1)
+        return 1 << (len(self.channels) - 1)
 
 
 class PretrainedVae(Section):
