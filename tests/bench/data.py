@@ -50,7 +50,7 @@ from stages.tokenize_text.stage import _Columns, _CorpusDocument
 from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
-from stages.train_model.stage import _Data
+from stages.train_model.stage import Data
 from tests.builders import Story, make_all
 
 
@@ -222,7 +222,7 @@ def loading(work: Path) -> list[Figure]:
 
 def _share_of_loading(sequences: Path, config: ModelConfig, batch_rows: int, steps: int, repeats: int) -> float:
     """Median of the share, in percent, of making batches in forward and backward passes in bf16."""
-    data = _Data(sequences, DiffusionConfig(), config)
+    data = Data(sequences, DiffusionConfig(), config)
     model = Transfusion(config, data.facts)
     model.initialise(torch.Generator().manual_seed(0))
     train = TrainConfig(batch_rows=batch_rows)
