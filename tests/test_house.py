@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,14 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     code = "import sys, tfcli.app; print(*sorted({'torch','zarr','diffusers','webdataset','sentencepiece'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_benchmarks_find_what_they_import() -> None:
+    """They run by hand only, and types are checked in tfcli and stages alone: a renamed class must not wait to be found."""
+    for path in sorted(ROOT.glob("tests/bench/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("stages", "tfcli", "tests")):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")  # a module, or an error that names it
