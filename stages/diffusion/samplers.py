@@ -1,13 +1,15 @@
-"""Samplers: from noise to a clean latent through calls of `denoise(x_t, t) -> x_0`, for x_t = a x_0 + b eps.
+"""Samplers: from noise to a clean latent, for x_t = a x_0 + b eps. A walk yields (x_t, t) and is sent the estimate of x_0.
 
-A sampler is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union. It never sees the
-model class. Each estimate of x_0 is held inside `limit`, the range of the training latents: near t = T that of a noise
-prediction is its error made huge. torch is not imported at the top, so that recipes load without it.
+Generators and not loops around a function, so that the walks of images of other sizes, or begun at another time, can be
+asked in turn and answered by one pass of the model. A sampler is a frozen pydantic model with a `kind`; a new one is a
+class here and a name in the union. It never sees the model class. Each estimate of x_0 is held inside `limit`, the range of
+the training latents: near t = T that of a noise prediction is its error made huge. torch is not imported at the top, so
+that recipes load without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,8 +23,19 @@ if TYPE_CHECKING:
 
     from stages.diffusion.process import Diffusion
 
-Denoise = Callable[["Tensor", int], "Tensor"]
+Walk = Generator[tuple["Tensor", int], "Tensor", "Tensor"]
 DrawNoise = Callable[[], "Tensor"]
+
+
+def answered(walk: Walk, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The end of a walk whose every question is answered by `denoise(x_t, t) -> x_0`."""
+    try:
+        x, t = next(walk)
+        while True:
+            x, t = walk.send(denoise(x, t))
+    except StopIteration as end:
+        clean: Tensor = end.value
+        return clean
 
 
 def respaced(num_steps: int, total: int) -> list[int]:
@@ -37,10 +50,10 @@ class DdpmSampler(Section):
     kind: Literal["ddpm"] = "ddpm"
     steps: int = Field(250, ge=1)
 
-    def sample(self, denoise: Denoise, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float) -> Tensor:
+    def walk(self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float) -> Walk:
         """x: noise (I, C, h, w). Each step draws fresh noise but the last. Returns x_0."""
         for t, t_next in pairwise(respaced(self.steps, diffusion.num_steps)):
-            clean = denoise(x, t).clamp(-limit, limit)
+            clean = (yield x, t).clamp(-limit, limit)
             if t_next == 0:
                 return clean
             a, b, a_next, b_next = _levels(diffusion, t, t_next)
@@ -59,11 +72,11 @@ class DdimSampler(Section):
     kind: Literal["ddim"] = "ddim"
     steps: int = Field(25, ge=1)
 
-    def sample(self, denoise: Denoise, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float) -> Tensor:
+    def walk(self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float) -> Walk:
         """x: noise (I, C, h, w). Draws nothing. Returns x_0."""
         del draw_noise
         for t, t_next in pairwise(respaced(self.steps, diffusion.num_steps)):
-            clean = denoise(x, t).clamp(-limit, limit)
+            clean = (yield x, t).clamp(-limit, limit)
             if t_next == 0:
                 return clean
             a, b, a_next, b_next = _levels(diffusion, t, t_next)

@@ -15,6 +15,7 @@ from torch import Tensor
 from stages.core.runtime import Runtime
 from stages.core.seeds import torch_generator
 from stages.diffusion.guidance import guided
+from stages.diffusion.samplers import answered
 from stages.generation.cache import CachedAttention, KeyValueCache
 from stages.generation.config import GenerationConfig
 from stages.model.transformer import ImageInputs, Inputs, Outputs
@@ -237,7 +238,8 @@ class Engine:
             return guided(conditional, unconditional, self.config.guidance)
 
         limit = self.loaded.checkpoint.content.latent_limit
-        latents = self.config.sampler.sample(denoise, draw_noise(), self.loaded.diffusion, draw_noise, limit)
+        walk = self.config.sampler.walk(draw_noise(), self.loaded.diffusion, draw_noise, limit)
+        latents = answered(walk, denoise)
         for document, latent in zip(documents, latents, strict=True):
             document.output.pieces.append(ImagePiece(latent))
             document.images += 1

@@ -1,4 +1,4 @@
-"""The peer that benchmarks run against, transfusion-pytorch, in an environment of its own: nothing of it is installed into ours."""
+"""The peer that benchmarks run against, transfusion-pytorch, in an environment of its own."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.guidance import guided
 from stages.diffusion.process import Diffusion, image_errors
-from stages.diffusion.samplers import DdimSampler, DdpmSampler, respaced
+from stages.diffusion.samplers import DdimSampler, DdpmSampler, answered, respaced
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from stages.diffusion.targets import CleanTarget, FlowTarget, NoiseTarget, Target, VelocityTarget
 from stages.diffusion.times import LogitNormalTimes, UniformTimes
@@ -177,7 +177,9 @@ def test_a_perfect_denoiser_of_one_image_returns_it(sampler: DdpmSampler | DdimS
         return diffusion.to_clean(noise, x, t)
 
     noise = torch.randn(truth.shape, generator=generator)
-    result = sampler.sample(denoise, noise, diffusion, lambda: torch.randn(truth.shape, generator=generator), 10.0)
+    result = answered(
+        sampler.walk(noise, diffusion, lambda: torch.randn(truth.shape, generator=generator), 10.0), denoise
+    )
     assert torch.allclose(result, truth, atol=2e-3)
 
 
@@ -197,7 +199,7 @@ def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(
     generator = torch.Generator().manual_seed(0)
     shape = (4000, 1, 2, 2)
     noise = torch.randn(shape, generator=generator)
-    result = sampler.sample(denoise, noise, diffusion, lambda: torch.randn(shape, generator=generator), 50.0)
+    result = answered(sampler.walk(noise, diffusion, lambda: torch.randn(shape, generator=generator), 50.0), denoise)
     tolerance = 0.1 if sampler.steps < 100 else 0.03
     assert result.mean().item() == pytest.approx(mean, abs=tolerance / 2)
     assert result.std().item() == pytest.approx(deviation, abs=tolerance * deviation * 2)
@@ -222,18 +224,16 @@ def test_every_ancestral_step_keeps_the_noise_level_of_its_time(schedule: Schedu
     def draw() -> torch.Tensor:
         return torch.randn(truth.shape, generator=generator)
 
-    DdpmSampler(steps=4).sample(
-        denoise, draw() * diffusion.noise[-1] + diffusion.signal[-1] * truth, diffusion, draw, 9.0
-    )
+    begin = draw() * diffusion.noise[-1] + diffusion.signal[-1] * truth
+    answered(DdpmSampler(steps=4).walk(begin, diffusion, draw, 9.0), denoise)
     assert seen == [1000, 750, 500, 250]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_estimates_are_held_inside_the_limit(sampler: DdpmSampler | DdimSampler) -> None:
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    result = sampler.sample(
-        lambda x, _: torch.full_like(x, 1e6), noise, Diffusion(CosineSchedule()), lambda: noise, limit=3.0
-    )
+    walk = sampler.walk(noise, Diffusion(CosineSchedule()), lambda: noise, limit=3.0)
+    result = answered(walk, lambda x, _: torch.full_like(x, 1e6))
     assert torch.equal(result, torch.full_like(noise, 3.0))
 
 
@@ -244,9 +244,8 @@ def test_ddim_along_straight_lines_is_eulers_method() -> None:
     def speed(x: torch.Tensor, t: int) -> torch.Tensor:
         return torch.sin(3 * x) + t / 1000
 
-    found = DdimSampler(steps=10).sample(
-        lambda x, t: diffusion.to_clean(speed(x, t), x, t), noise, diffusion, lambda: noise, 1e9
-    )
+    walk = DdimSampler(steps=10).walk(noise, diffusion, lambda: noise, 1e9)
+    found = answered(walk, lambda x, t: diffusion.to_clean(speed(x, t), x, t))
     x = noise
     for t in range(1000, 0, -100):
         x = x - 0.1 * speed(x, t)

@@ -13,7 +13,7 @@ import torch
 from stages.core.runtime import Runtime
 from stages.core.seeds import torch_generator
 from stages.diffusion.process import Diffusion
-from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
+from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler, answered
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
 from stages.generation import engine as engine_module
@@ -138,7 +138,7 @@ class Naive:
                 free = self.predict([BOS, BOI], [-1, -1], [], x, t)
                 return free + self.config.guidance * (conditional - free)
 
-            latent = self.config.sampler.sample(denoise, noise(), self.parts.diffusion, noise, 4.0)[0]
+            latent = answered(self.config.sampler.walk(noise(), self.parts.diffusion, noise, 4.0), denoise)[0]
             output.pieces.append(ImagePiece(latent))
             ids += [PAD] * 4 + [EOI]
             images += [len(latents)] * 4 + [-1]
