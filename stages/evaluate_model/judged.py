@@ -13,9 +13,10 @@ from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
 from stages.evaluate_model.config import EvalConfig
 from stages.generation.config import GenerationConfig
-from stages.generation.engine import Engine, ImagePiece, Output, Prompt, TextPiece
+from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel
+from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
 from stages.sources.shapes.judge import Verdict, judge, judge_caption, see
 from stages.sources.shapes.language import claims
 from stages.sources.shapes.world import scene_from_json

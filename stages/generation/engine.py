@@ -6,7 +6,9 @@ that wait for an image denoise together. Every random draw is named by (seed, pr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,45 +20,24 @@ from stages.diffusion.guidance import guided
 from stages.diffusion.samplers import answered
 from stages.generation.cache import CachedAttention, KeyValueCache
 from stages.generation.config import GenerationConfig
+from stages.generation.prompts import (
+    Denoised,
+    Ended,
+    Event,
+    ImageBegun,
+    ImageDone,
+    ImagePiece,
+    Output,
+    Prompt,
+    TextAdded,
+    TextPiece,
+    collect,
+)
 from stages.model.transformer import ImageInputs, Inputs, Outputs
 
 if TYPE_CHECKING:
     from stages.coders.text import TextCoder
     from stages.generation.loading import LoadedModel
-
-
-@dataclass(frozen=True)
-class TextPiece:
-    """Text inside a prompt or an output."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class ImagePiece:
-    """A clean, normalised latent (C, h, w)."""
-
-    latent: Tensor
-
-
-Piece = TextPiece | ImagePiece
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a document begins with. draw: an image must come next. max_images: how many it may draw in all."""
-
-    pieces: tuple[Piece, ...] = ()
-    draw: bool = False
-    max_images: int = 1
-
-
-@dataclass
-class Output:
-    """What the model added. ended: "eos", or which limit stopped it: "text", "images", "length"."""
-
-    pieces: list[Piece] = field(default_factory=list)
-    ended: str = ""
 
 
 @dataclass
@@ -66,7 +47,6 @@ class _Document:
     index: int
     slot: int
     prompt: Prompt
-    output: Output = field(default_factory=Output)
     ids: list[int] = field(default_factory=list)  # the run of text being written
     next_id: int = -1  # the element to feed next
     images: int = 0
@@ -80,24 +60,38 @@ class Engine:
         self.model, self.text, self.device = loaded.model, loaded.text, loaded.device
         _, height, width = loaded.latent_shape
         self.num_patches = height * width // loaded.checkpoint.content.patch_side**2
+        self.events: list[Event] = []
         self.forbidden = [self.text.pad, self.text.bos, self.text.eoi]  # the sampler, not the model, writes EOI
 
-    @torch.inference_mode()
-    def generate(self, prompts: list[Prompt], first_index: int = 0) -> list[Output]:
+    def generate(self, prompts: Iterable[Prompt], first_index: int = 0) -> list[Output]:
         """Outputs in the order of the prompts. first_index: the number of the first prompt, for the random draws."""
-        outputs: list[Output] = []
-        for start in range(0, len(prompts), self.config.batch_size):
-            batch = prompts[start : start + self.config.batch_size]
-            outputs.extend(self._generate_batch(batch, first_index + start))
-        return outputs
+        return collect(self.stream(prompts, first_index), first_index)
 
-    def _generate_batch(self, prompts: list[Prompt], first_index: int) -> list[Output]:
+    @torch.inference_mode()
+    def stream(self, prompts: Iterable[Prompt], first_index: int = 0, *, steps: bool = False) -> Iterator[Event]:
+        """What happens, as it happens; events of different prompts alternate, those of one prompt are in order.
+
+        steps: report each denoising step too. first_index: as of `generate`.
+        """
+        waiting, index, self.steps = iter(prompts), first_index, steps
+        while batch := list(islice(waiting, self.config.batch_size)):
+            for _ in self._generate_batch(batch, index):
+                yield from self.events
+                self.events.clear()
+            yield from self.events
+            self.events.clear()
+            index += len(batch)
+
+    def _generate_batch(self, prompts: list[Prompt], first_index: int) -> Iterator[None]:
+        # The engine's next form takes these; until then nothing sets them.
+        assert all((p.size, p.negative, p.stop, p.edit) == (None, "", (), None) for p in prompts)
         documents = [_Document(first_index + slot, slot, prompt) for slot, prompt in enumerate(prompts)]
         self._prefill(documents)
         writing = [document for document in documents if document.next_id not in (-1, self.text.boi)]
         waiting = [document for document in documents if document.next_id == self.text.boi]
         while writing or waiting:
             self.runtime.interrupts.check("nothing of this batch was kept")
+            yield
             if writing:
                 self._write(writing)
             else:
@@ -105,7 +99,6 @@ class Engine:
                 writing, waiting = waiting, []
             waiting += [document for document in writing if document.next_id == self.text.boi]
             writing = [document for document in writing if document.next_id not in (-1, self.text.boi)]
-        return [document.output for document in documents]
 
     def _prefill(self, documents: list[_Document]) -> None:
         """Run the prompts through the model, and [bos, boi] through the unconditional branch; choose the first element."""
@@ -209,17 +202,19 @@ class Engine:
 
     def _close_text(self, document: _Document) -> None:
         if document.ids:
-            document.output.pieces.append(TextPiece(self.text.decode(document.ids)))
+            self.events.append(TextAdded(document.index, self.text.decode(document.ids)))
             document.ids = []
 
     def _finish(self, document: _Document, reason: str) -> None:
         self._close_text(document)
-        document.output.ended = reason
+        self.events.append(Ended(document.index, reason))
         document.next_id = -1
 
     def _draw(self, documents: list[_Document]) -> None:
         """Feed BOI, denoise the patches in place, run the finished image once more clean (t = 0), then feed EOI."""
         slots = [document.slot for document in documents]
+        size = self.loaded.latent_shape[1:]
+        self.events.extend(ImageBegun(document.index, document.images, size) for document in documents)
         self._feed(slots, [_Line([self.text.boi], [-1], []) for _ in documents])
         shape = self.loaded.latent_shape
         generators = [torch_generator(self.seed, "image", document.index, document.images) for document in documents]
@@ -230,18 +225,24 @@ class Engine:
         def denoise(x_t: Tensor, t: int) -> Tensor:
             self.runtime.interrupts.check("nothing of this batch was kept")
             if self.config.guidance == 1:
-                return self._predict(slots, x_t, t)
+                return told(self._predict(slots, x_t, t), t)
             both = self._predict(
                 [*slots, *(slot + len(self.cache.lengths) // 2 for slot in slots)], x_t.repeat(2, 1, 1, 1), t
             )
             conditional, unconditional = both.chunk(2)
-            return guided(conditional, unconditional, self.config.guidance)
+            return told(guided(conditional, unconditional, self.config.guidance), t)
+
+        def told(clean: Tensor, t: int) -> Tensor:
+            if self.steps:
+                pairs = zip(documents, clean, strict=True)
+                self.events.extend(Denoised(document.index, document.images, t, each) for document, each in pairs)
+            return clean
 
         limit = self.loaded.checkpoint.content.latent_limit
         walk = self.config.sampler.walk(draw_noise(), self.loaded.diffusion, draw_noise, limit)
         latents = answered(walk, denoise)
         for document, latent in zip(documents, latents, strict=True):
-            document.output.pieces.append(ImagePiece(latent))
+            self.events.append(ImageDone(document.index, document.images, ImagePiece(latent)))
             document.images += 1
         marks = [0] * self.num_patches
         self._feed(slots, [_Line([self.text.pad] * self.num_patches, marks, [latent]) for latent in latents])

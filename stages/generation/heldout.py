@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from stages.artifacts.latents import StoredDocument, StoredImage, StoredText, with_caption
-from stages.generation.engine import ImagePiece, Piece, TextPiece
 from stages.generation.loading import LoadedModel
+from stages.generation.prompts import ImagePiece, Piece, TextPiece
 
 
 def heldout_documents(loaded: LoadedModel) -> Iterator[StoredDocument]:

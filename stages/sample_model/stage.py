@@ -16,9 +16,10 @@ from stages.core.events import Progress, Warn
 from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
-from stages.generation.engine import Engine, ImagePiece, Output, Piece, Prompt, TextPiece
+from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel, load_model
+from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, TextPiece
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page
 

@@ -18,7 +18,18 @@ from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
 from stages.generation import engine as engine_module
 from stages.generation.config import GenerationConfig
-from stages.generation.engine import Engine, ImagePiece, Output, Prompt, TextPiece
+from stages.generation.engine import Engine
+from stages.generation.prompts import (
+    Denoised,
+    Ended,
+    ImageBegun,
+    ImageDone,
+    ImagePiece,
+    Output,
+    Prompt,
+    TextPiece,
+    collect,
+)
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig, UNetCodec
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Outputs, Transfusion
@@ -240,3 +251,22 @@ def test_sampled_text_belongs_to_the_prompt_and_the_seed() -> None:
     assert texts[3] == [piece.text for piece in alone[0].pieces if isinstance(piece, TextPiece)]
     assert len({str(text) for text in texts}) > 1
     assert texts != [[piece.text for piece in output.pieces if isinstance(piece, TextPiece)] for output in other]
+
+
+def test_a_stream_tells_what_the_outputs_hold_step_by_step() -> None:
+    parts, config = loaded(), GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6)
+    engine = Engine(parts, config, 7, Runtime())
+    events = list(engine.stream(prompts(), steps=True))
+    for found, expected in zip(collect(events), engine.generate(prompts()), strict=True):
+        assert_same(found, expected)
+    drawn = [event for event in events if isinstance(event, ImageDone)]
+    assert drawn
+    for done in drawn:
+        of_image = [
+            event for event in events if (event.prompt, getattr(event, "number", -1)) == (done.prompt, done.number)
+        ]
+        assert [type(event) for event in of_image] == [ImageBegun, *[Denoised] * 4, ImageDone]
+        assert torch.equal(of_image[-2].estimate.clamp(-4, 4), done.image.latent)
+    last = {event.prompt: event for event in events}
+    assert sorted(last) == list(range(len(prompts())))
+    assert all(isinstance(event, Ended) for event in last.values())

@@ -1,0 +1,136 @@
+"""What goes into the engine and what comes out: prompts, the events of a stream, and whole outputs.
+
+Legend: C latent channels, h x w latent pixels. Everything here is of one document; `prompt` in an event is its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Text inside a prompt or an output."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePiece:
+    """A clean, normalised latent (C, h, w), of any grid that patches divide."""
+
+    latent: Tensor
+
+
+Piece = TextPiece | ImagePiece
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An image that drawing begins from, instead of from noise alone.
+
+    latent: clean, normalised, (C, h, w). change_hw: True where the image may change, None for everywhere (inpainting).
+    strength: share of the noise levels that the image goes through, 1 for all of them (variations).
+    """
+
+    latent: Tensor
+    change_hw: Tensor | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a document begins with, and its own options.
+
+    draw: an image must come next. max_images: how many it may draw in all. size: (h, w) in latent pixels of the images that
+    it draws; None: that of the training images. negative: text that guidance leads away from, instead of from nothing.
+    stop: strings that end the document; they are left out of its text. edit: what its first image begins from.
+    """
+
+    pieces: tuple[Piece, ...] = ()
+    draw: bool = False
+    max_images: int = 1
+    size: tuple[int, int] | None = None
+    negative: str = ""
+    stop: tuple[str, ...] = ()
+    edit: Edit | None = None
+
+
+@dataclass(frozen=True)
+class TextAdded:
+    """Text that a document goes on with. All of a run, joined, are the text of its piece."""
+
+    prompt: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ImageBegun:
+    """An image of (h, w) latent pixels, the document's `number`-th from 0, will be denoised now."""
+
+    prompt: int
+    number: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """One step of an image under way: the estimate of its clean latent (C, h, w) from x_t. Only on request."""
+
+    prompt: int
+    number: int
+    t: int
+    estimate: Tensor
+
+
+@dataclass(frozen=True)
+class ImageDone:
+    """A finished image."""
+
+    prompt: int
+    number: int
+    image: ImagePiece
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The document ends. reason: "eos", "stop" (a stop string), or which limit: "text", "images", "length"."""
+
+    prompt: int
+    reason: str
+
+
+Event = TextAdded | ImageBegun | Denoised | ImageDone | Ended
+
+
+@dataclass
+class Output:
+    """What the model added to a prompt. ended: as in `Ended`."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    ended: str = ""
+
+
+def collect(events: Iterable[Event], first: int = 0) -> list[Output]:
+    """The outputs that a stream tells of, in the order of the prompts. first: the number of the first prompt."""
+    found: dict[int, Output] = {}
+    for event in events:
+        output = found.setdefault(event.prompt, Output())
+        match event:
+            case TextAdded(text=text):
+                last = output.pieces[-1] if output.pieces else None
+                if isinstance(last, TextPiece):
+                    output.pieces[-1] = TextPiece(last.text + text)
+                else:
+                    output.pieces.append(TextPiece(text))
+            case ImageDone(image=image):
+                output.pieces.append(image)
+            case Ended(reason=reason):
+                output.ended = reason
+    assert sorted(found) == list(range(first, first + len(found)))
+    return [found[number] for number in sorted(found)]
