@@ -25,7 +25,7 @@ SHARED = ("sources", "artifacts", "coders", "diffusion", "model")
 # Each outside library has one home.
 HOMES = {
     "zarr": ("stages/artifacts/arrays.py",),
-    "diffusers": ("stages/coders/vae.py",),
+    "diffusers": ("stages/coders/vae.py", "stages/diffusion/unipc.py"),
     "sentencepiece": ("stages/coders/text.py",),
     "PIL": ("stages/coders/pixels.py", "stages/coders/glance.py"),
     "webdataset": ("stages/sources/",),

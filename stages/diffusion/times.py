@@ -1,8 +1,9 @@
-"""How the time of each training image is drawn. A frozen model with a `kind`, in the union below."""
+"""How the time of each training image is drawn, and how samplers space theirs. A frozen model with a `kind`, in the union
+below."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +26,11 @@ class UniformTimes(Section):
         del pixels
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
+    def shift(self, pixels: int) -> float:
+        """How many times the ratio of noise to signal grows for an image of so many latent pixels."""
+        del pixels
+        return 1.0
+
 
 class LogitNormalTimes(Section):
     """sigmoid of a normal draw, moved towards noise for large images (Esser et al. 2024, section 3.1 and eq. 23).
@@ -44,9 +50,17 @@ class LogitNormalTimes(Section):
 
         normal = torch.randn(count, generator=generator, dtype=torch.float64)
         share = (self.mean + self.deviation * normal).sigmoid()
-        shift = (pixels / self.base_pixels) ** 0.5 if self.base_pixels else 1.0
-        moved: Tensor = shift * share / (1 + (shift - 1) * share)
+        moved: Tensor = shifted(share, self.shift(pixels))
         return moved
+
+    def shift(self, pixels: int) -> float:
+        """As `UniformTimes.shift`."""
+        return (pixels / self.base_pixels) ** 0.5 if self.base_pixels else 1.0
+
+
+def shifted(share: Any, shift: float) -> Any:
+    """Shares of the way to noise (a tensor or an array), moved by `shift` (Esser et al. 2024, eq. 23). 0 and 1 stay."""
+    return shift * share / (1 + (shift - 1) * share)
 
 
 Times = Annotated[UniformTimes | LogitNormalTimes, Field(discriminator="kind")]

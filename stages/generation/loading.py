@@ -83,7 +83,7 @@ def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
         tokens=tokens,
         latents=latents,
         model=model.to(device).eval(),
-        diffusion=Diffusion(diffusion.schedule, diffusion.target),
+        diffusion=Diffusion(diffusion.schedule, diffusion.target, diffusion.times),
         scale=LatentScale(content.channel_mean, content.channel_std, device),
         text=tokens.text_coder(),
         vae=load_vae(latents.autoencoder_folder() / "model", device=device_name),

@@ -20,7 +20,6 @@ from stages.coders.scale import LatentScale
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import numpy_generator, torch_generator
 from stages.diffusion.process import Diffusion
-from stages.diffusion.times import Times
 from stages.diffusion.weighting import Weighting
 from stages.model.attention import Attention, DenseAttention, FlexAttention, GroupedAttention, allowed, group_mask
 from stages.model.transformer import ImageInputs, Inputs
@@ -129,7 +128,6 @@ class BatchMaker:
         *,
         noise_limit: int,
         weighting: Weighting,
-        times: Times,
         bidirectional: bool,
     ) -> None:
         self.table = table
@@ -138,7 +136,6 @@ class BatchMaker:
         self.diffusion = diffusion
         self.noise_limit = min(noise_limit, diffusion.num_steps)
         self.weighting = weighting
-        self.times = times
         self.bidirectional = bidirectional
         self.scale = LatentScale(facts.channel_mean, facts.channel_std)
 
@@ -198,7 +195,7 @@ class BatchMaker:
                 shape = (len(inside), *stored.shape[2:])
                 posteriors.append(torch.randn(shape, generator=generator))
                 limit, pixels = torch.from_numpy(limits[inside]), shape[-2] * shape[-1]
-                times.append(self.diffusion.draw_times(limit, self.times, pixels, generator))
+                times.append(self.diffusion.draw_times(limit, pixels, generator))
                 noises.append(torch.randn(shape, generator=generator))
             t, noise = torch.cat(times), torch.cat(noises)
             clean = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))

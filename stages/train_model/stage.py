@@ -135,7 +135,7 @@ class Data:
         latents = Latents.open(sequences.latents_folder())
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
         self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
-        process = Diffusion(diffusion.schedule, diffusion.target)
+        process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
         self.num_times = process.num_steps
         bidirectional = model.image_attention == "bidirectional"
         self.train, self.heldout = (
@@ -146,7 +146,6 @@ class Data:
                 process,
                 noise_limit=diffusion.noise_limit,
                 weighting=diffusion.weighting,
-                times=diffusion.times,
                 bidirectional=bidirectional,
             )
             for name in ("train", "heldout")

@@ -1,9 +1,8 @@
-"""Laws of the forward process, its schedule and the samplers."""
+"""Laws of the forward process, its schedule, targets, weights and times."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ import torch
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.guidance import guided
 from stages.diffusion.process import Diffusion, image_errors
-from stages.diffusion.samplers import DdimSampler, DdpmSampler, answered, respaced
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from stages.diffusion.targets import CleanTarget, FlowTarget, NoiseTarget, Target, VelocityTarget
-from stages.diffusion.times import LogitNormalTimes, UniformTimes
+from stages.diffusion.times import LogitNormalTimes
 from stages.diffusion.weighting import MinSnr, Uniform
 
 PAIRS: list[tuple[Schedule, Target]] = [
@@ -27,7 +25,6 @@ PAIRS: list[tuple[Schedule, Target]] = [
 ]
 PAIR_NAMES = [f"{schedule.kind} {target.kind}" for schedule, target in PAIRS]
 pairs = pytest.mark.parametrize(("schedule", "target"), PAIRS, ids=PAIR_NAMES)
-SAMPLERS = [DdpmSampler(), DdpmSampler(steps=1000), DdimSampler(), DdimSampler(steps=250)]
 
 
 def test_cosine_matches_the_published_values() -> None:
@@ -64,7 +61,7 @@ def test_flow_runs_straight_from_the_image_to_the_noise() -> None:
 def test_times_cover_one_to_the_limit_of_each_image() -> None:
     diffusion = Diffusion(CosineSchedule())
     limits = torch.tensor([1000, 500] * 20_000)
-    t = diffusion.draw_times(limits, UniformTimes(), 16, torch.Generator().manual_seed(0))
+    t = diffusion.draw_times(limits, 16, torch.Generator().manual_seed(0))
     assert t.min() == 1
     assert t[0::2].max() == 1000
     assert t[1::2].max() == 500
@@ -83,7 +80,8 @@ def test_logit_normal_times_have_the_stated_quantiles_and_move_with_the_image(pi
     fixed = LogitNormalTimes().draw(8, pixels, torch.Generator().manual_seed(0))
     assert torch.equal(fixed, LogitNormalTimes().draw(8, 1, torch.Generator().manual_seed(0)))
     limits = torch.full((40_000,), 500)
-    t = Diffusion(FlowSchedule()).draw_times(limits, LogitNormalTimes(), pixels, torch.Generator().manual_seed(0))
+    diffusion = Diffusion(FlowSchedule(), times=LogitNormalTimes())
+    t = diffusion.draw_times(limits, pixels, torch.Generator().manual_seed(0))
     assert t.min() >= 1
     assert t.max() <= 500
     assert t.double().mean().item() == pytest.approx(250.5, abs=3)
@@ -155,98 +153,3 @@ def test_guidance_of_one_is_none() -> None:
     assert torch.allclose(guided(conditional, unconditional, 1.0), conditional)
     assert torch.allclose(guided(conditional, unconditional, 0.0), unconditional)
     assert torch.allclose(guided(conditional, unconditional, 3.0) - unconditional, 3 * (conditional - unconditional))
-
-
-@pytest.mark.parametrize("steps", [1, 7, 25, 250, 1000, 5000])
-def test_respaced_times_fall_from_the_end_to_zero(steps: int) -> None:
-    times = respaced(steps, 1000)
-    assert times[0] == 1000
-    assert times[-1] == 0
-    assert len(times) == min(steps, 1000) + 1
-    assert all(a > b for a, b in pairwise(times))
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_a_perfect_denoiser_of_one_image_returns_it(sampler: DdpmSampler | DdimSampler) -> None:
-    diffusion = Diffusion(CosineSchedule())
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.randn(2, 1, 4, 4, generator=generator)
-
-    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
-        noise = (x - diffusion.signal[t].item() * truth) / diffusion.noise[t].item()
-        return diffusion.to_clean(noise, x, t)
-
-    noise = torch.randn(truth.shape, generator=generator)
-    result = answered(
-        sampler.walk(noise, diffusion, lambda: torch.randn(truth.shape, generator=generator), 10.0), denoise
-    )
-    assert torch.allclose(result, truth, atol=2e-3)
-
-
-@pytest.mark.parametrize("schedule", [CosineSchedule(), FlowSchedule()], ids=str)
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(
-    sampler: DdpmSampler | DdimSampler, schedule: Schedule
-) -> None:
-    """Data N(1, 0.5^2) has a closed-form mean of x_0 given x_t; samples must have that mean and deviation."""
-    diffusion = Diffusion(schedule)
-    mean, deviation = 1.0, 0.5
-
-    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
-        a, b = float(diffusion.signal[t]), float(diffusion.noise[t])
-        return mean + a * deviation**2 / ((a * deviation) ** 2 + b**2) * (x - a * mean)
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (4000, 1, 2, 2)
-    noise = torch.randn(shape, generator=generator)
-    result = answered(sampler.walk(noise, diffusion, lambda: torch.randn(shape, generator=generator), 50.0), denoise)
-    tolerance = 0.1 if sampler.steps < 100 else 0.03
-    assert result.mean().item() == pytest.approx(mean, abs=tolerance / 2)
-    assert result.std().item() == pytest.approx(deviation, abs=tolerance * deviation * 2)
-    assert math.isfinite(result.abs().max().item())
-
-
-@pytest.mark.parametrize("schedule", [CosineSchedule(), FlowSchedule()], ids=str)
-def test_every_ancestral_step_keeps_the_noise_level_of_its_time(schedule: Schedule) -> None:
-    """With x_0 known, x_t is a x_0 plus noise of deviation b at each of a few large steps, not only at the end."""
-    diffusion = Diffusion(schedule)
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.full((4000, 1, 2, 2), 0.7)
-    seen = []
-
-    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
-        seen.append(t)
-        noise = (x - diffusion.signal[t] * truth) / diffusion.noise[t]
-        assert noise.mean().item() == pytest.approx(0, abs=0.03)
-        assert noise.std().item() == pytest.approx(1, abs=0.03)
-        return truth
-
-    def draw() -> torch.Tensor:
-        return torch.randn(truth.shape, generator=generator)
-
-    begin = draw() * diffusion.noise[-1] + diffusion.signal[-1] * truth
-    answered(DdpmSampler(steps=4).walk(begin, diffusion, draw, 9.0), denoise)
-    assert seen == [1000, 750, 500, 250]
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_estimates_are_held_inside_the_limit(sampler: DdpmSampler | DdimSampler) -> None:
-    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    walk = sampler.walk(noise, Diffusion(CosineSchedule()), lambda: noise, limit=3.0)
-    result = answered(walk, lambda x, _: torch.full_like(x, 1e6))
-    assert torch.equal(result, torch.full_like(noise, 3.0))
-
-
-def test_ddim_along_straight_lines_is_eulers_method() -> None:
-    diffusion = Diffusion(FlowSchedule(), FlowTarget())
-    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-
-    def speed(x: torch.Tensor, t: int) -> torch.Tensor:
-        return torch.sin(3 * x) + t / 1000
-
-    walk = DdimSampler(steps=10).walk(noise, diffusion, lambda: noise, 1e9)
-    found = answered(walk, lambda x, t: diffusion.to_clean(speed(x, t), x, t))
-    x = noise
-    for t in range(1000, 0, -100):
-        x = x - 0.1 * speed(x, t)
-    assert torch.allclose(found, x, atol=1e-5)

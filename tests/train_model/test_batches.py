@@ -15,7 +15,6 @@ from stages.artifacts.sequences import Sequences
 from stages.core.errors import TfcliError
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
-from stages.diffusion.times import UniformTimes
 from stages.diffusion.weighting import MinSnr
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
@@ -50,7 +49,6 @@ def maker(sequences: Sequences, *, noise_limit: int = 500, bidirectional: bool =
         diffusion,
         noise_limit=noise_limit,
         weighting=MinSnr(gamma=2.0),
-        times=UniformTimes(),
         bidirectional=bidirectional,
     )
 

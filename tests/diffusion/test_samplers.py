@@ -1,0 +1,237 @@
+"""Laws of the samplers and of their times. What they share runs over the union, so that a new sampler is tested too."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from stages.diffusion.process import Diffusion
+from stages.diffusion.samplers import (
+    DdimSampler,
+    DdpmSampler,
+    DpmSolverSampler,
+    HeunSampler,
+    Sampler,
+    UnipcSampler,
+    answered,
+)
+from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
+from stages.diffusion.targets import FlowTarget
+from stages.diffusion.times import LogitNormalTimes, shifted
+
+KINDS: tuple[Any, ...] = get_args(get_args(Sampler)[0])
+SAMPLERS: list[Any] = [*(kind() for kind in KINDS), DdpmSampler(steps=1000), *(kind(steps=50) for kind in KINDS)]
+SCHEDULES: list[Schedule] = [CosineSchedule(), FlowSchedule()]
+samplers = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)
+
+
+def sample(
+    sampler: Any, denoise: Any, x: torch.Tensor, diffusion: Diffusion, draw: Any, limit: float, strength: float = 1.0
+) -> torch.Tensor:
+    return answered(sampler.walk(x, diffusion, draw, limit, strength), denoise)
+
+
+def gaussian(diffusion: Diffusion, mean: float, deviation: float) -> Any:
+    """The exact mean of x_0 given x_t for data N(mean, deviation^2)."""
+
+    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+        a, b = float(diffusion.signal[t]), float(diffusion.noise[t])
+        return mean + a * deviation**2 / ((a * deviation) ** 2 + b**2) * (x - a * mean)
+
+    return denoise
+
+
+@pytest.mark.parametrize("steps", [1, 7, 25, 250, 1000, 5000])
+def test_respaced_times_fall_evenly_from_the_end_to_zero(steps: int) -> None:
+    times = Diffusion(CosineSchedule()).respaced(steps, 64)
+    steps = min(steps, 1000)
+    assert times == pytest.approx([1000 * (steps - i) / steps for i in range(steps + 1)], abs=0.5)
+    assert (times[0], times[-1], len(set(times))) == (1000, 0, steps + 1)
+
+
+def test_times_are_moved_as_those_of_training_are() -> None:
+    """The ratio of noise to signal grows sqrt(pixels / base) times; without a base, or at it, nothing moves."""
+    moving = Diffusion(FlowSchedule(), times=LogitNormalTimes(base_pixels=64))
+    plain = Diffusion(FlowSchedule(), times=LogitNormalTimes())
+    assert moving.respaced(20, 64) == plain.respaced(20, 64) == plain.respaced(20, 1024)
+    for t, moved in zip(plain.respaced(20, 1)[1:-1], moving.respaced(20, 1024)[1:-1], strict=True):
+        assert moved / (1000 - moved) == pytest.approx(4 * t / (1000 - t), rel=0.03)
+    assert float(shifted(torch.tensor(0.5), 4.0)) == pytest.approx(0.8)
+    crowded = moving.respaced(1000, 64 * 400)
+    assert (crowded[0], crowded[-1]) == (1000, 0)
+    assert all(a > b for a, b in pairwise(crowded))
+    seen: list[int] = []
+    x = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+        seen.append(t)
+        return x
+
+    sample(DdimSampler(steps=20), denoise, x, moving, lambda: x, 9.0)
+    assert seen == moving.respaced(20, 1024)[:-1]
+
+
+@samplers
+def test_a_part_of_the_way_takes_that_part_of_the_steps(sampler: Any) -> None:
+    """It begins at strength * T with x as it is; nothing of the way returns x."""
+    diffusion = Diffusion(CosineSchedule())
+    x = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+        seen.append((t, x))
+        return torch.zeros_like(x)
+
+    sample(sampler, denoise, x, diffusion, lambda: x, 9.0, strength=0.31)
+    assert seen[0][0] == 310
+    assert torch.allclose(seen[0][1], x)
+    assert len({t for t, _ in seen}) == math.ceil(0.31 * sampler.steps)
+    assert torch.equal(sample(sampler, denoise, x, diffusion, lambda: x, 9.0, strength=0.0), x)
+
+
+@schedules
+@samplers
+def test_a_perfect_denoiser_of_one_image_returns_it(sampler: Any, schedule: Schedule) -> None:
+    diffusion = Diffusion(schedule)
+    generator = torch.Generator().manual_seed(0)
+    truth, noise = torch.randn(2, 2, 1, 4, 4, generator=generator).unbind()
+    result = sample(
+        sampler, lambda _, __: truth, noise, diffusion, lambda: torch.randn(truth.shape, generator=generator), 10.0
+    )
+    assert torch.allclose(result, truth, atol=1e-6)
+
+
+@schedules
+@samplers
+def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(sampler: Any, schedule: Schedule) -> None:
+    """Data N(1, 0.5^2) has a closed-form mean of x_0 given x_t; samples must have that mean and deviation."""
+    diffusion = Diffusion(schedule)
+    mean, deviation = 1.0, 0.5
+    generator = torch.Generator().manual_seed(0)
+    shape = (4000, 1, 2, 2)
+    noise = torch.randn(shape, generator=generator)
+    result = sample(
+        sampler,
+        gaussian(diffusion, mean, deviation),
+        noise,
+        diffusion,
+        lambda: torch.randn(shape, generator=generator),
+        50.0,
+    )
+    tolerance = 0.1 if sampler.steps < 100 else 0.03
+    assert result.mean().item() == pytest.approx(mean, abs=tolerance / 2)
+    assert result.std().item() == pytest.approx(deviation, abs=tolerance * deviation * 2)
+    assert math.isfinite(result.abs().max().item())
+
+
+def error(sampler: Any, diffusion: Diffusion) -> float:
+    """Largest distance from where the path of each noise ends. Along it a Gaussian's x_t keeps its distance from the mean in
+    deviations, sqrt(a^2 s^2 + b^2) each."""
+    mean, deviation = 0.4, 0.6
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[None, None, None]
+    a, b = float(diffusion.signal[-1]), float(diffusion.noise[-1])
+    truth = mean + deviation * (x - a * mean) / math.hypot(a * deviation, b)
+    found = sample(sampler, gaussian(diffusion, mean, deviation), x, diffusion, lambda: x, 50.0)
+    return float((found - truth).abs().max())
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(steps=100_000, offset=0), FlowSchedule(steps=100_000)], ids=str)
+@pytest.mark.parametrize(
+    "kind", [DdimSampler, HeunSampler, DpmSolverSampler, UnipcSampler], ids=lambda kind: kind.__name__
+)
+def test_the_error_of_a_path_falls_with_the_order_of_its_method(kind: Any, schedule: Schedule) -> None:
+    """Four times the steps leave a quarter of the error of a first-order method and a sixteenth of a second-order one's. Fine
+    times, so that rounding them does not count; no offset of the cosine, which makes the last step, Euler's for all of them,
+    one of first order below t = 8."""
+    diffusion = Diffusion(schedule)
+    errors = [error(kind(steps=steps), diffusion) for steps in (20, 80, 320)]
+    order = math.log2(errors[1] / errors[2]) / 2
+    assert order == pytest.approx(1, abs=0.2) if kind is DdimSampler else order > 1.6, (order, errors)
+    assert errors[0] < 0.1
+
+
+@schedules
+def test_second_order_is_nearer_with_as_many_calls(schedule: Schedule) -> None:
+    diffusion = Diffusion(schedule)
+    first = error(DdimSampler(steps=24), diffusion)
+    for better in (HeunSampler(steps=12), DpmSolverSampler(steps=24), UnipcSampler(steps=24)):
+        assert error(better, diffusion) < first / 2, better
+
+
+@schedules
+def test_every_ancestral_step_keeps_the_noise_level_of_its_time(schedule: Schedule) -> None:
+    """With x_0 known, x_t is a x_0 plus noise of deviation b at each of a few large steps, not only at the end."""
+    diffusion = Diffusion(schedule)
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.full((4000, 1, 2, 2), 0.7)
+    seen = []
+
+    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+        seen.append(t)
+        noise = (x - diffusion.signal[t] * truth) / diffusion.noise[t]
+        assert noise.mean().item() == pytest.approx(0, abs=0.03)
+        assert noise.std().item() == pytest.approx(1, abs=0.03)
+        return truth
+
+    def draw() -> torch.Tensor:
+        return torch.randn(truth.shape, generator=generator)
+
+    sample(
+        DdpmSampler(steps=4), denoise, draw() * diffusion.noise[-1] + diffusion.signal[-1] * truth, diffusion, draw, 9.0
+    )
+    assert seen == [1000, 750, 500, 250]
+
+
+@samplers
+def test_estimates_are_held_inside_the_limit(sampler: Any) -> None:
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    result = sample(
+        sampler, lambda x, _: torch.full_like(x, 1e6), noise, Diffusion(CosineSchedule()), lambda: noise, limit=3.0
+    )
+    assert torch.allclose(result, torch.full_like(noise, 3.0), atol=1e-6)
+
+
+@samplers
+def test_images_of_a_batch_do_not_touch(sampler: Any) -> None:
+    diffusion = Diffusion(CosineSchedule())
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.sin(2 * x) + t / 1000
+
+    together = sample(sampler, denoise, x, diffusion, lambda: x, 5.0)
+    assert torch.allclose(sample(sampler, denoise, x[1:2], diffusion, lambda: x[1:2], 5.0), together[1:2], atol=1e-9)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["ddim", "heun"])
+def test_along_straight_lines_they_are_the_textbook_methods(kind: str) -> None:
+    diffusion = Diffusion(FlowSchedule(), FlowTarget())
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def speed(x: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.sin(3 * x) + t / 1000
+
+    sampler = DdimSampler(steps=10) if kind == "ddim" else HeunSampler(steps=10)
+    found = sample(sampler, lambda x, t: diffusion.to_clean(speed(x, t), x, t), noise, diffusion, lambda: noise, 1e9)
+    x = noise
+    for t in range(1000, 0, -100):
+        slope = speed(x, t)
+        if kind == "heun" and t > 100:
+            slope = (slope + speed(x - 0.1 * slope, t - 100)) / 2
+        x = x - 0.1 * slope
+    assert torch.allclose(found, x, atol=1e-6)
+
+
+def test_euler_is_the_other_name_of_ddim() -> None:
+    noise = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = [
+        sample(DdimSampler(kind=kind), lambda x, _: x.sin(), noise, Diffusion(FlowSchedule()), lambda: noise, 9.0)
+        for kind in ("ddim", "euler")
+    ]
+    assert torch.equal(*found)
