@@ -11,12 +11,10 @@ import pytest
 import torch
 
 from stages.core.runtime import Runtime
-from stages.core.seeds import torch_generator
 from stages.diffusion.process import Diffusion
-from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler, answered
+from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
-from stages.generation import engine as engine_module
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.prompts import (
@@ -30,9 +28,9 @@ from stages.generation.prompts import (
     TextPiece,
     collect,
 )
-from stages.model.attention import DenseAttention, allowed
+from stages.generation.reference import Reference
 from stages.model.config import ModelConfig, UNetCodec
-from stages.model.transformer import DataFacts, ImageInputs, Inputs, Outputs, Transfusion
+from stages.model.transformer import DataFacts, Transfusion
 
 BOS, EOS, BOI, EOI, PAD = 1, 2, 3, 4, 0
 
@@ -78,91 +76,6 @@ def loaded(seed: int = 0, *, draws_often: bool = True, target: Target | None = N
     )
 
 
-class Naive:
-    """The reference: one document, no cache, the whole sequence through the dense mask at each step."""
-
-    def __init__(self, parts: Any, config: GenerationConfig, seed: int) -> None:
-        self.parts, self.config, self.seed = parts, config, seed
-
-    def outputs(self, ids: list[int], images: list[int], latents: list[torch.Tensor], times: list[int]) -> Outputs:
-        image = torch.tensor(images)
-        places = torch.stack([(image == number).nonzero()[:, 0] for number in range(len(latents))]) if latents else None
-        pictures = () if places is None else (ImageInputs(torch.stack(latents), torch.tensor(times), places),)
-        text = (image < 0).nonzero()[:, 0]
-        inputs = Inputs(torch.arange(len(ids)), torch.tensor(ids)[text], text, pictures)
-        mask = allowed(torch.zeros(len(ids), dtype=torch.long), image)
-        result: Outputs = self.parts.model.hidden(inputs, DenseAttention(mask))
-        return result
-
-    def predict(
-        self, ids: list[int], images: list[int], latents: list[torch.Tensor], x: torch.Tensor, t: int
-    ) -> torch.Tensor:
-        ids, images = ids + [PAD] * 4, images + [len(latents)] * 4
-        outputs = self.outputs(ids, images, [*latents, x[0]], [0] * len(latents) + [t])
-        output: torch.Tensor = self.parts.model.image_outputs(outputs)[0][-1:]
-        a, b = float(self.parts.diffusion.signal[t]), float(self.parts.diffusion.noise[t])
-        if self.parts.diffusion.target.kind == "noise":
-            return (x - b * output) / max(a, 1e-6)
-        return a * x - b * output
-
-    @torch.inference_mode()
-    def generate(self, prompt: Prompt, index: int) -> Output:
-        text, output = self.parts.text, Output()
-        line = engine_module._Line.of(prompt, text, 2)
-        ids, images, latents = list(line.ids), list(line.images), list(line.latents)
-        written: list[int] = []
-        force = prompt.draw
-        num_images = 0
-        while True:
-            if force:
-                token = BOI
-            else:
-                logits = self.parts.model.text_head(
-                    self.outputs(ids, images, latents, [0] * len(latents)).hidden_ND[-1]
-                )
-                logits[[PAD, BOS, EOI]] = -torch.inf
-                token = int(logits.argmax())
-            force = False
-            if token == EOS or (token == BOI and num_images >= prompt.max_images):
-                output.ended = "eos" if token == EOS else "images"
-                break
-            if token != BOI and len(written) >= self.config.max_text_tokens:
-                output.ended = "text"
-                break
-            ids.append(token)
-            images.append(-1)
-            if token != BOI:
-                written.append(token)
-                continue
-            if written:
-                output.pieces.append(TextPiece(text.decode(written)))
-                written = []
-            generator = torch_generator(self.seed, "image", index, num_images)
-
-            def noise(generator: torch.Generator = generator) -> torch.Tensor:
-                return torch.randn(1, 2, 4, 4, generator=generator)
-
-            def denoise(x: torch.Tensor, t: int, ids: list[int] = ids, images: list[int] = images) -> torch.Tensor:
-                conditional = self.predict(ids, images, latents, x, t)
-                if self.config.guidance == 1:
-                    return conditional
-                free = self.predict([BOS, BOI], [-1, -1], [], x, t)
-                return free + self.config.guidance * (conditional - free)
-
-            latent = answered(self.config.sampler.walk(noise(), self.parts.diffusion, noise, 4.0), denoise)[0]
-            output.pieces.append(ImagePiece(latent))
-            ids += [PAD] * 4 + [EOI]
-            images += [len(latents)] * 4 + [-1]
-            latents.append(latent)
-            num_images += 1
-            if prompt.draw and prompt.max_images == 1:
-                output.ended = "images"
-                break
-        if written:
-            output.pieces.append(TextPiece(text.decode(written)))
-        return output
-
-
 def prompts() -> list[Prompt]:
     pictures = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(5))
     return [
@@ -195,7 +108,7 @@ def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sam
         parts = loaded(seed, target=target)
         found = Engine(parts, config, 7, Runtime()).generate(prompts())
         for index, (prompt, output) in enumerate(zip(prompts(), found, strict=True)):
-            assert_same(output, Naive(parts, config, 7).generate(prompt, index))
+            assert_same(output, Reference(parts, config, 7).generate(prompt, index))
             kinds = [type(piece) for piece in output.pieces]
             text_after_image += any(a is ImagePiece and b is TextPiece for a, b in pairwise(kinds))
     assert text_after_image > 0
@@ -211,7 +124,7 @@ def test_other_models_too_are_cached_right(options: dict[str, Any]) -> None:
     parts = loaded(1, **options)
     found = Engine(parts, config, 7, Runtime()).generate(prompts())
     for index, (prompt, output) in enumerate(zip(prompts(), found, strict=True)):
-        assert_same(output, Naive(parts, config, 7).generate(prompt, index))
+        assert_same(output, Reference(parts, config, 7).generate(prompt, index))
     assert any(isinstance(piece, ImagePiece) for output in found for piece in output.pieces)
 
 

@@ -1,0 +1,78 @@
+"""A document while it grows, and its runs of text, which are told as soon as they are certain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stages.generation.prompts import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stages.coders.text import TextCoder
+
+
+class TextRun:
+    """The ids of a run of text. What is told of it, joined, is its text, up to a stop string.
+
+    Held back are bytes that make no character yet, and ends that could become a stop string.
+    """
+
+    def __init__(self, text: TextCoder, stop: tuple[str, ...] = ()) -> None:
+        self.text, self.stop = text, stop
+        self.ids: list[int] = []
+        self.stopped = False
+        self._held = ""
+        self._start = self._read = 0  # of ids: a piece's text depends on the one before it, so that one is read again
+
+    def add(self, token: int) -> str:
+        """One more id; returns what can be told now."""
+        self.ids.append(token)
+        return self._tell(last=False)
+
+    def close(self) -> str:
+        """What was held back; the next id begins a new run."""
+        told = "" if self.stopped else self._tell(last=True)
+        self.ids, self._held, self._start, self._read = [], "", 0, 0
+        return told
+
+    def _tell(self, *, last: bool) -> str:
+        before = self.text.decode(self.ids[self._start : self._read])
+        now = self.text.decode(self.ids[self._start :])
+        if last or not now.endswith("\ufffd"):
+            self._held += now[len(before) :]
+            self._start, self._read = self._read, len(self.ids)
+        found = [place for stop in self.stop if (place := self._held.find(stop)) >= 0]
+        self.stopped = bool(found)
+        keep = min(found) if found else len(self._held) - (0 if last else self._unsure())
+        told, self._held = self._held[:keep], self._held[keep:]
+        return told
+
+    def _unsure(self) -> int:
+        """Characters at the end that begin a stop string."""
+        lengths = (size for stop in self.stop for size in range(1, len(stop)) if self._held.endswith(stop[:size]))
+        return max(lengths, default=0)
+
+
+@dataclass
+class Document:
+    """slots: its places in the cache: the document itself, then what guidance compares with. next_id: the element to feed
+    next, None while it waits for its image (whose BOI is in the cache) or after it has ended."""
+
+    index: int
+    slots: tuple[int, ...]
+    prompt: Prompt
+    run: TextRun
+    next_id: int | None = None
+    images: int = 0
+    ended: bool = False
+    latents: list[Tensor] = field(default_factory=list)  # what it drew
+
+    @property
+    def writes(self) -> bool:
+        return self.next_id is not None
+
+    @property
+    def waits(self) -> bool:
+        return self.next_id is None and not self.ended

@@ -1,0 +1,113 @@
+"""The same documents without a cache: one at a time, the whole sequence through the dense mask again at every step.
+
+Slow and plain: what the engine is tested against, and measured against in the benchmark.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stages.core.seeds import torch_generator
+from stages.diffusion.guidance import guided
+from stages.diffusion.samplers import answered
+from stages.generation.choosing import choose
+from stages.generation.config import GenerationConfig
+from stages.generation.lines import Line, num_patches
+from stages.generation.loading import LoadedModel
+from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, TextPiece
+from stages.model.attention import DenseAttention, allowed
+from stages.model.transformer import ImageInputs, Inputs, Outputs
+
+
+class Reference:
+    """Generates with one loaded model and one set of options."""
+
+    def __init__(self, loaded: LoadedModel, config: GenerationConfig, seed: int) -> None:
+        self.loaded, self.config, self.seed = loaded, config, seed
+        self.side = loaded.checkpoint.content.patch_side
+
+    @torch.inference_mode()
+    def generate(self, prompt: Prompt, index: int) -> Output:
+        """What `Engine.generate` gives for the prompt of that number, but for edits and stop strings."""
+        text, output = self.loaded.text, Output()
+        line = Line.of(prompt.pieces, text, self.side, draw=False)
+        run: list[int] = []
+        num_images, draws = 0, prompt.draw
+        while True:
+            token = text.boi if draws else self._next(line, index)
+            draws = False
+            if token == text.eos or (token == text.boi and num_images >= prompt.max_images):
+                output.ended = "eos" if token == text.eos else "images"
+                break
+            if token != text.boi and len(run) >= self.config.max_text_tokens:
+                output.ended = "text"
+                break
+            line = Line((*line.ids, token), line.images)
+            if token != text.boi:
+                run.append(token)
+                continue
+            output.pieces += self._text(run)
+            run = []
+            latent = self.draw(line, prompt, index, num_images)
+            output.pieces.append(ImagePiece(latent))
+            marks = (text.pad,) * num_patches(latent, self.side)
+            line = Line((*line.ids, *marks, text.eoi), (*line.images, (len(line.ids), latent)))
+            num_images += 1
+            if prompt.draw and prompt.max_images == 1:
+                output.ended = "images"
+                break
+        output.pieces += self._text(run)
+        return output
+
+    def draw(self, line: Line, prompt: Prompt, index: int, number: int) -> Tensor:
+        """The image behind a line that ends in BOI."""
+        shape = (1, self.loaded.latent_shape[0], *(prompt.size or self.loaded.latent_shape[1:]))
+        generator = torch_generator(self.seed, "image", index, number)
+        negative = [TextPiece(prompt.negative)] if prompt.negative else []
+        against = Line.of(negative, self.loaded.text, self.side, draw=True)
+
+        def draw_noise() -> Tensor:
+            return torch.randn(shape, generator=generator).to(self.loaded.device)
+
+        def denoise(x_t: Tensor, t: int) -> Tensor:
+            conditional = self._estimate(line, x_t, t)
+            if self.config.guidance == 1:
+                return conditional
+            return guided(conditional, self._estimate(against, x_t, t), self.config.guidance)
+
+        limit = self.loaded.checkpoint.content.latent_limit
+        return answered(self.config.sampler.walk(draw_noise(), self.loaded.diffusion, draw_noise, limit), denoise)[0]
+
+    def _text(self, run: list[int]) -> list[Piece]:
+        return [TextPiece(self.loaded.text.decode(run))] if run else []
+
+    def _next(self, line: Line, index: int) -> int:
+        text = self.loaded.text
+        logits_V = self.loaded.model.text_head(self._outputs(line, []).hidden_ND[-1]).float()
+        logits_V[[text.pad, text.bos, text.eoi]] = -torch.inf
+        return choose(logits_V[None], [(index, len(line.ids))], self.config, self.seed)[0]
+
+    def _estimate(self, line: Line, x_t: Tensor, t: int) -> Tensor:
+        marks = (self.loaded.text.pad,) * num_patches(x_t, self.side)
+        longer = Line((*line.ids, *marks), (*line.images, (len(line.ids), x_t[0])))
+        outputs = self._outputs(longer, [0] * len(line.images) + [t])
+        return self.loaded.diffusion.to_clean(self.loaded.model.image_outputs(outputs)[-1], x_t, t)
+
+    def _outputs(self, line: Line, times: list[int]) -> Outputs:
+        """One pass over a whole line. times: of its images; none given: all are clean."""
+        device = self.loaded.device
+        ids_N = torch.tensor(line.ids, device=device)
+        image_N = torch.full_like(ids_N, -1)
+        images = []
+        for number, (first, latent) in enumerate(line.images):
+            places_P = torch.arange(first, first + num_patches(latent, self.side), device=device)
+            image_N[places_P] = number
+            t_I = torch.tensor([times[number] if times else 0], device=device)
+            images.append(ImageInputs(latent[None].to(device), t_I, places_P[None]))
+        text_T = (image_N < 0).nonzero()[:, 0]
+        bidirectional = self.loaded.model.config.image_attention == "bidirectional"
+        mask_NN = allowed(torch.zeros_like(ids_N), image_N, bidirectional=bidirectional)
+        inputs = Inputs(torch.arange(len(ids_N), device=device), ids_N[text_T], text_T, tuple(images))
+        outputs: Outputs = self.loaded.model.hidden(inputs, DenseAttention(mask_NN))
+        return outputs
