@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from stages.core.config import Section
@@ -17,13 +19,17 @@ class DiffusionConfig(Section):
     target: what the model predicts. weighting: of the image loss by noise level. times: how t is drawn. Rectified flow is
     schedule and target "flow" with times "logit-normal". Logged and held-out image losses are always the unweighted error of
     the noise.
-    noise_limit: highest t for the images of documents that begin with an image (paper, table 8: 500 of 1000); the
-    number of steps of the schedule switches it off.
+    noise_limit: highest t for the image that begins a document (paper, table 8: 500 of 1000); the number of steps of the
+    schedule switches it off. 0: such an image is given, clean and without a loss, as a picture to describe or to edit is.
+    context_images: what later elements of a document read of an image: "noised", the very patches that the image loss is
+    about (paper, section 4.3.4), or "clean", a copy at t = 0, as at sampling; the noised patches are then seen by themselves
+    alone (BAGEL). Copies make rows longer.
     """
 
     schedule: Schedule = CosineSchedule()
     image_weight: float = Field(5.0, ge=0)
-    noise_limit: int = Field(500, ge=1)
+    noise_limit: int = Field(500, ge=0)
+    context_images: Literal["noised", "clean"] = "noised"
     target: Target = NoiseTarget()
     weighting: Weighting = Uniform()
     times: Times = UniformTimes()

@@ -2,8 +2,11 @@
 
 allow(query, key) = same document AND (key <= query OR both are patches of the same image)   (paper, section 3, fig. 4)
 
-BOI and EOI are outside the two-way block. A kernel is called once a layer with queries, keys and values of all N
-elements, (N, heads, head_dim), and returns the same shape. Legend: N elements, G documents of a group, L their length.
+BOI and EOI are outside the two-way block. A hidden image (one that later elements read as a clean copy) is seen by itself
+alone: AND (key is not hidden OR both are patches of the same image).
+
+A kernel is called once a layer with queries, keys and values of all N elements, (N, heads, head_dim), and returns the
+same shape. Legend: N elements, G documents of a group, L their length.
 """
 
 from __future__ import annotations
@@ -29,17 +32,32 @@ class Attention(Protocol):
     def __call__(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor: ...
 
 
-def allowed(documents_N: Tensor, images_N: Tensor, *, bidirectional: bool = True) -> Tensor:
+def allowed(
+    documents_N: Tensor, images_N: Tensor, hidden_N: Tensor | None = None, *, bidirectional: bool = True
+) -> Tensor:
     """The whole mask (N, N), True where the query (row) may see the key (column): the reference for every kernel.
 
-    documents_N: document of each element. images_N: image of each element, -1 outside images; ids unique in the batch.
+    documents_N: document of each element. images_N: image of each element, -1 outside images; ids unique in the batch, a clean
+    copy is an image of its own. hidden_N: True for patches that only their own image sees (None: there are none).
     bidirectional False is the paper's ablation (table 5): causal inside images too.
     """
     place = torch.arange(len(documents_N), device=documents_N.device)
-    allow = place[None, :] <= place[:, None]
+    hidden = None if hidden_N is None else hidden_N[None, :]
+    seen = _seen(place[:, None], place[None, :], images_N[:, None], images_N[None, :], hidden, bidirectional)
+    return seen & (documents_N[:, None] == documents_N[None, :])
+
+
+def _seen(
+    query: Tensor, key: Tensor, query_image: Tensor, key_image: Tensor, key_hidden: Tensor | None, bidirectional: bool
+) -> Tensor:
+    """The rule inside a document, for places that broadcast: the one that every kernel's mask is made of."""
+    seen = key <= query
+    if not bidirectional and key_hidden is None:
+        return seen
+    same = (query_image == key_image) & (query_image >= 0)
     if bidirectional:
-        allow = allow | ((images_N[:, None] == images_N[None, :]) & (images_N[:, None] >= 0))
-    return allow & (documents_N[:, None] == documents_N[None, :])
+        seen = seen | same
+    return seen if key_hidden is None else seen & (same | ~key_hidden)
 
 
 @dataclass(frozen=True)
@@ -88,14 +106,15 @@ class FlexAttention:
     block_mask: BlockMask
 
     @classmethod
-    def over(cls, documents_N: Tensor, images_N: Tensor, *, bidirectional: bool = True) -> FlexAttention:
+    def over(
+        cls, documents_N: Tensor, images_N: Tensor, hidden_N: Tensor | None = None, *, bidirectional: bool = True
+    ) -> FlexAttention:
         """The kernel for elements as in `allowed`, on their device."""
         from torch.nn.attention.flex_attention import create_block_mask
 
         def allow(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            seen = key <= query
-            if bidirectional:
-                seen = seen | ((images_N[query] == images_N[key]) & (images_N[query] >= 0))
+            hidden = None if hidden_N is None else hidden_N[key]
+            seen = _seen(query, key, images_N[query], images_N[key], hidden, bidirectional)
             return seen & (documents_N[query] == documents_N[key])
 
         length = len(documents_N)
@@ -127,10 +146,9 @@ def _attend(q_GHLd: Tensor, k_GHLd: Tensor, v_GHLd: Tensor, mask_G1LL: Tensor) -
     return weights.to(v_GHLd.dtype) @ v_GHLd
 
 
-def group_mask(images_GL: Tensor, *, bidirectional: bool = True) -> Tensor:
-    """The mask (G, 1, L, L) of documents of one length; images_GL as in `allowed`, per document."""
-    length = images_GL.shape[1]
-    allow = torch.ones(length, length, dtype=torch.bool, device=images_GL.device).tril()[None]
-    if bidirectional:
-        allow = allow | ((images_GL[:, :, None] == images_GL[:, None, :]) & (images_GL[:, :, None] >= 0))
-    return allow.expand(len(images_GL), -1, -1)[:, None]
+def group_mask(images_GL: Tensor, hidden_GL: Tensor | None = None, *, bidirectional: bool = True) -> Tensor:
+    """The mask (G, 1, L, L) of documents of one length; images_GL and hidden_GL as in `allowed`, per document."""
+    place = torch.arange(images_GL.shape[1], device=images_GL.device)
+    hidden = None if hidden_GL is None else hidden_GL[:, None, :]
+    seen = _seen(place[:, None], place[None, :], images_GL[:, :, None], images_GL[:, None, :], hidden, bidirectional)
+    return seen.expand(len(images_GL), len(place), len(place))[:, None]

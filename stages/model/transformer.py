@@ -42,12 +42,20 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A flat batch. Elements that are neither text nor patch are padding and hold zeros."""
+    """A flat batch. Elements that are neither text nor patch are padding and hold zeros.
+
+    context: images that are only read: nothing is predicted of them.
+    """
 
     positions_N: Tensor
     text_ids_T: Tensor
     text_places_T: Tensor
     images: tuple[ImageInputs, ...]
+    context: tuple[ImageInputs, ...] = ()
+
+    @property
+    def all_images(self) -> tuple[ImageInputs, ...]:
+        return (*self.images, *self.context)
 
 
 @dataclass(frozen=True)
@@ -145,21 +153,21 @@ class Transfusion(nn.Module):
         x_ND = self.text_embedding.weight.new_zeros(len(inputs.positions_N), width)
         x_ND = x_ND.index_copy(0, inputs.text_places_T, self.text_embedding(inputs.text_ids_T))
         images = []
-        for image in inputs.images:
+        for image in inputs.all_images:
             encoded = self.patches.encode(image.latents_IChw, image.t_I)
             x_ND = x_ND.index_copy(0, image.places_IP.flatten(), encoded.vectors_IPD.flatten(0, 1).to(x_ND.dtype))
             images.append((image.places_IP, encoded))
         rotary = rotary_table(self._positions(inputs), width // self.config.heads, self.config.rope_base)
         for layer, block in enumerate(self.blocks):
             x_ND = block(x_ND, rotary, attention, layer)
-        return Outputs(self.final_norm(x_ND), tuple(images))
+        return Outputs(self.final_norm(x_ND), tuple(images[: len(inputs.images)]))
 
     def _positions(self, inputs: Inputs) -> Tensor:
         if self.config.image_positions == "raster":
             return inputs.positions_N
         side = self.facts.patch_side
         return grid_positions(
-            inputs.positions_N, ((i.places_IP, i.latents_IChw.shape[-1] // side) for i in inputs.images)
+            inputs.positions_N, ((i.places_IP, i.latents_IChw.shape[-1] // side) for i in inputs.all_images)
         )
 
     def text_logits(self, outputs: Outputs, places: Tensor) -> Tensor:

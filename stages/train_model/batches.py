@@ -2,6 +2,9 @@
 
 The rows of step s are a pure function of (seed, s); the noise of a row of (seed, s, its place in the batch). So the
 result depends neither on micro-batches nor on workers, and a resumed run draws what the first one would have drawn.
+
+Rows on disk hold each image once. Where later elements read images clean, a copy is put behind the patches of each image
+that a loss depends on, with the same positions; what comes behind keeps the position that it has on disk.
 """
 
 from __future__ import annotations
@@ -44,12 +47,14 @@ class ImageTruth:
 
 @dataclass(frozen=True)
 class Elements:
-    """Document and image (-1: none) of each element, numbered within the batch; and the groups of documents of one length."""
+    """Document and image (-1: none) of each element, numbered within the batch; the groups of documents of one length; and
+    which patches only their own image sees (None: no such)."""
 
     documents_N: Tensor
     images_N: Tensor
     groups: GroupedAttention
     bidirectional: bool
+    hidden_N: Tensor | None = None
 
     def attention(self, kernel: Kernel, device: torch.device) -> Attention:
         """The kernel over these elements, on their device. "auto": grouped on CPU, flex on CUDA. Raises TfcliError (USAGE)
@@ -57,11 +62,23 @@ class Elements:
         if kernel == "flex" and device.type == "cpu":
             why, fix = "FlexAttention has no backward pass on CPU", "leave train.attention at auto"
             raise TfcliError('train.attention = "flex" needs CUDA', why=why, fix=fix, code=ExitCode.USAGE)
+        facts = (self.documents_N, self.images_N, self.hidden_N)
         if kernel == "dense":
-            return DenseAttention(allowed(self.documents_N, self.images_N, bidirectional=self.bidirectional))
+            return DenseAttention(allowed(*facts, bidirectional=self.bidirectional))
         if kernel == "flex" or (kernel == "auto" and device.type == "cuda"):
-            return FlexAttention.over(self.documents_N, self.images_N, bidirectional=self.bidirectional)
+            return FlexAttention.over(*facts, bidirectional=self.bidirectional)
         return self.groups
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Elements:
+        """The same with `move` of each tensor."""
+        groups = tuple((first, count, length, move(mask)) for first, count, length, mask in self.groups.groups)
+        return Elements(
+            move(self.documents_N),
+            move(self.images_N),
+            GroupedAttention(groups),
+            self.bidirectional,
+            None if self.hidden_N is None else move(self.hidden_N),
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Batch:
     loss_places: Tensor  # int64: elements whose next element is a text target
     targets: Tensor  # int64: the ids of those next elements
     images: tuple[ImageTruth, ...]
-    num_elements: int  # real elements, without padding
+    num_elements: int  # real elements and clean copies, without padding
 
     @property
     def num_images(self) -> int:
@@ -89,15 +106,15 @@ class Batch:
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `move` of each tensor, and the grouped kernel."""
-        inputs, elements = self.inputs, self.elements
-        images = tuple(ImageInputs(move(i.latents_IChw), move(i.t_I), move(i.places_IP)) for i in inputs.images)
-        groups = GroupedAttention(
-            tuple((first, count, length, move(mask)) for first, count, length, mask in elements.groups.groups)
+        inputs, elements = self.inputs, self.elements.map(move)
+        images, context = (
+            tuple(ImageInputs(move(i.latents_IChw), move(i.t_I), move(i.places_IP)) for i in each)
+            for each in (inputs.images, inputs.context)
         )
         return Batch(
-            Inputs(move(inputs.positions_N), move(inputs.text_ids_T), move(inputs.text_places_T), images),
-            replace(elements, documents_N=move(elements.documents_N), images_N=move(elements.images_N), groups=groups),
-            groups,
+            Inputs(move(inputs.positions_N), move(inputs.text_ids_T), move(inputs.text_places_T), images, context),
+            elements,
+            elements.groups,
             move(self.loss_places),
             move(self.targets),
             tuple(ImageTruth(move(i.target_IChw), move(i.weights_I), move(i.noise_errors_I)) for i in self.images),
@@ -129,6 +146,7 @@ class BatchMaker:
         noise_limit: int,
         weighting: Weighting,
         bidirectional: bool,
+        clean_context: bool = False,
     ) -> None:
         self.table = table
         self.facts = facts
@@ -137,33 +155,42 @@ class BatchMaker:
         self.noise_limit = min(noise_limit, diffusion.num_steps)
         self.weighting = weighting
         self.bidirectional = bidirectional
+        self.clean_context = clean_context
         self.scale = LatentScale(facts.channel_mean, facts.channel_std)
 
     def make(self, rows: IntArray, names: list[tuple[int | str, ...]], seed: int) -> Batch:
         """The batch of `rows`; names[i] names the noise draws of rows[i] together with the seed."""
         table = self.table
-        documents, document_slots = _spans(table.row_documents, rows)
-        layout = _Layout(table.documents[documents], documents, document_slots)
+        entries, document_slots = _spans(table.row_documents, rows)
+        documents = table.documents[entries]
         entries, slots = _spans(table.row_images, rows)
         images = table.images[entries]
-        owners = layout.owners(images[:, 5], slots)
-        places = [layout.places(image, owner) for image, owner in zip(images, owners, strict=True)]
+        # A row may stand twice in a batch (at an epoch's border), so documents are counted from their slot's first.
+        owners = np.searchsorted(document_slots, slots) + images[:, 5] - table.row_documents[rows[slots]]
+        shown = self._shown(images, documents[owners])
+        layout = _Layout(documents, images, owners, shown.copied)
         image_of_element = np.full(layout.num_elements, -1, dtype=np.int64)
-        for number, place in enumerate(places):
+        hidden = np.zeros(layout.num_elements, dtype=bool) if self.clean_context else None
+        for number, place in enumerate(layout.places):
             image_of_element[place] = number
+            if hidden is not None:
+                hidden[place] = not shown.given[number]
+            if shown.copied[number]:
+                image_of_element[place + len(place)] = len(images) + number
         ids = np.where(layout.inside, table.ids[layout.row, layout.column], self.facts.pad).astype(np.int64)
         is_text = layout.inside & (image_of_element < 0)
         has_loss = is_text & layout.has_next & (ids != self.facts.boi) & ~layout.dropped
         text_places = np.nonzero(is_text)[0]
         loss_places = np.nonzero(has_loss)[0]
-        elements = layout.elements(image_of_element, self.bidirectional)
-        inputs_of_images, truths = self._noised(names, seed, images, slots, places, layout.leads(images, owners))
+        elements = layout.elements(image_of_element, hidden, self.bidirectional)
+        noised, context, truths = self._images(names, seed, images, slots, layout.places, shown)
         return Batch(
             inputs=Inputs(
                 positions_N=torch.from_numpy(layout.position),
                 text_ids_T=torch.from_numpy(ids[text_places]),
                 text_places_T=torch.from_numpy(text_places),
-                images=inputs_of_images,
+                images=noised,
+                context=context,
             ),
             elements=elements,
             attention=elements.groups,
@@ -173,18 +200,30 @@ class BatchMaker:
             num_elements=int(layout.inside.sum()),
         )
 
-    def _noised(
+    def _shown(self, images: IntArray, own: IntArray) -> _Shown:
+        """How each image is shown. own: its document."""
+        leads = _leads(images, own)
+        given = leads & (self.noise_limit == 0)
+        if not self.clean_context:
+            return _Shown(leads, given, np.zeros(len(images), dtype=bool))
+        # Something reads an image if text is predicted behind it: from its EOI on, where that is not the document's end. A
+        # document without its caption has one image and no text loss.
+        eoi = images[:, 1] - own[:, 1] + images[:, 2]
+        return _Shown(leads, given, ~given & (eoi < own[:, 2] - 1) & (own[:, 4] == 0))
+
+    def _images(
         self,
         names: list[tuple[int | str, ...]],
         seed: int,
         images: IntArray,
         slots: IntArray,
         places: list[IntArray],
-        leads: BoolArray,
-    ) -> tuple[tuple[ImageInputs, ...], tuple[ImageTruth, ...]]:
-        """Posterior draw, one t per image, forward noise; grouped by grid. slots: the place in the batch of each image's row."""
-        limits = np.where(leads, self.noise_limit, self.diffusion.num_steps)
-        inputs, truths = [], []
+        shown: _Shown,
+    ) -> tuple[tuple[ImageInputs, ...], tuple[ImageInputs, ...], tuple[ImageTruth, ...]]:
+        """Posterior draw, one t per image, forward noise, by grid: images with a loss, clean ones without, and the truth of the
+        first. slots: the place in the batch of each image's row. A copy is of the same draw as its image."""
+        limits = np.where(shown.leads, self.noise_limit, self.diffusion.num_steps)
+        noised, context, truths = [], [], []
         for grid in np.unique(images[:, 4]):
             members = np.nonzero(images[:, 4] == grid)[0]
             stored = torch.from_numpy(self.latents[grid].read(images[members, 3])).float()
@@ -200,63 +239,83 @@ class BatchMaker:
             t, noise = torch.cat(times), torch.cat(noises)
             clean = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
             patch_places = torch.from_numpy(np.stack([places[member] for member in members]))
-            inputs.append(ImageInputs(self.diffusion.add_noise(clean, noise, t), t, patch_places))
+            given, copied = torch.from_numpy(shown.given[members]), torch.from_numpy(shown.copied[members])
+            if given.any() or copied.any():
+                read = given | copied
+                behind = torch.where(copied[:, None], patch_places + patch_places.shape[1], patch_places)
+                context.append(ImageInputs(clean[read], torch.zeros_like(t[read]), behind[read]))
+            if given.any():
+                clean, noise, t, patch_places = (each[~given] for each in (clean, noise, t, patch_places))
+            if not len(t):
+                continue
+            noised.append(ImageInputs(self.diffusion.add_noise(clean, noise, t), t, patch_places))
             target = self.diffusion.targets(clean, noise, t)
             weights = self.diffusion.loss_weights(t, self.weighting)
             truths.append(ImageTruth(target, weights, self.diffusion.noise_errors(t)))
-        return tuple(inputs), tuple(truths)
+        return tuple(noised), tuple(context), tuple(truths)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Of each image: whether it begins its document, is given (clean, no loss), and has a clean copy behind it."""
+
+    leads: BoolArray
+    given: BoolArray
+    copied: BoolArray
 
 
 class _Layout:
-    """The flat line: documents sorted by rounded length; for each element its row, column and place in the document."""
+    """The flat line: documents sorted by rounded length; for each element its row, column and position in the document."""
 
-    def __init__(self, documents: IntArray, entries: IntArray, slots: IntArray) -> None:
-        rounded = -(-documents[:, 2] // LENGTH_STEP) * LENGTH_STEP
+    def __init__(self, documents: IntArray, images: IntArray, owners: IntArray, copied: BoolArray) -> None:
+        """owners: the document of each image, in order. copied: the images that have a copy behind them."""
+        copies = np.where(copied, images[:, 2], 0)
+        full = documents[:, 2] + np.bincount(owners, weights=copies, minlength=len(documents)).astype(np.int64)
+        rounded = -(-full // LENGTH_STEP) * LENGTH_STEP
         order = np.argsort(rounded, kind="stable")
-        self.documents, self.lengths = documents[order], rounded[order]
+        self.lengths = rounded[order]
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.num_elements = int(self.starts[-1])
-        # A row may stand twice in a batch (at an epoch's border), so a document is known by its slot and its entry.
-        self._num_entries = int(entries.max()) + 1
-        keys = (slots * self._num_entries + entries)[order]
-        self._key_order = np.argsort(keys)
-        self._keys = keys[self._key_order]
         self.owner = owner = np.repeat(np.arange(len(order)), self.lengths)
-        self.position = np.arange(self.num_elements) - self.starts[owner]
-        length = self.documents[owner, 2]
-        self.inside = self.position < length
-        self.has_next = self.position < length - 1
-        self.row = self.documents[owner, 0]
-        self.column = np.where(self.inside, self.documents[owner, 1] + self.position, 0)
-        self.dropped = self.documents[owner, 4] == 1
+        # Where the patches of each image lie: behind the copies of the images before it in its document.
+        before = np.cumsum(copies) - copies
+        before = before - before[np.searchsorted(owners, owners)]
+        place_of_document = np.argsort(order)
+        first = self.starts[place_of_document[owners]] + images[:, 1] - documents[owners, 1] + before
+        self.places = [np.arange(one, one + count) for one, count in zip(first, images[:, 2], strict=True)]
+        # A copy stands at the positions of its image, and so everything behind it at its position on disk.
+        back = np.zeros(self.num_elements, dtype=np.int64)
+        back[(first + images[:, 2])[copied]] = copies[copied]
+        back = np.cumsum(back)
+        place = np.arange(self.num_elements) - self.starts[owner]
+        self.position = place - (back - back[self.starts[owner]])
+        own = documents[order][owner]
+        self.inside = place < full[order][owner]
+        self.has_next = self.position < own[:, 2] - 1
+        self.row = own[:, 0]
+        self.column = np.where(self.inside, own[:, 1] + self.position, 0)
+        self.dropped = own[:, 4] == 1
 
-    def owners(self, entries: IntArray, slots: IntArray) -> IntArray:
-        """Where in this layout the documents with these entries of the table are."""
-        return self._key_order[np.searchsorted(self._keys, slots * self._num_entries + entries)]
-
-    def leads(self, images: IntArray, owners: IntArray) -> BoolArray:
-        """Whether an image begins its document: only marks stand before it. Where that is so because a caption was dropped,
-        it does not count: such a document teaches drawing."""
-        documents = self.documents[owners]
-        at_start = images[:, 1] - documents[:, 1] <= 2  # BOS and BOI
-        first: BoolArray = at_start & (documents[:, 5] == 1) & (documents[:, 4] == 0)
-        return first
-
-    def places(self, image: IntArray, owner: int) -> IntArray:
-        """Flat places of an image's patches, raster order."""
-        first = self.starts[owner] + image[1] - self.documents[owner, 1]
-        return np.arange(first, first + image[2])
-
-    def elements(self, image_of_element: IntArray, bidirectional: bool) -> Elements:
+    def elements(self, image_of_element: IntArray, hidden: BoolArray | None, bidirectional: bool) -> Elements:
         groups = []
+        images = torch.from_numpy(image_of_element)
+        hidden_N = None if hidden is None else torch.from_numpy(hidden)
         for length in np.unique(self.lengths):
             members = np.nonzero(self.lengths == length)[0]
-            first = int(self.starts[members[0]])
-            own = image_of_element[first : first + len(members) * int(length)].reshape(len(members), int(length))
-            mask = group_mask(torch.from_numpy(own), bidirectional=bidirectional)
-            groups.append((first, len(members), int(length), mask))
-        documents, images = torch.from_numpy(self.owner), torch.from_numpy(image_of_element)
-        return Elements(documents, images, GroupedAttention(tuple(groups)), bidirectional)
+            first, shape = int(self.starts[members[0]]), (len(members), int(length))
+            span = slice(first, first + shape[0] * shape[1])
+            own_hidden = None if hidden_N is None else hidden_N[span].view(shape)
+            mask = group_mask(images[span].view(shape), own_hidden, bidirectional=bidirectional)
+            groups.append((first, *shape, mask))
+        return Elements(torch.from_numpy(self.owner), images, GroupedAttention(tuple(groups)), bidirectional, hidden_N)
+
+
+def _leads(images: IntArray, own: IntArray) -> BoolArray:
+    """Whether an image begins its document (own): only marks stand before it. Where that is so because a caption was dropped,
+    it does not count: such a document teaches drawing."""
+    at_start = images[:, 1] - own[:, 1] <= 2  # BOS and BOI
+    first: BoolArray = at_start & (own[:, 5] == 1) & (own[:, 4] == 0)
+    return first
 
 
 def _spans(offsets: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:

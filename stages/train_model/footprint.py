@@ -77,37 +77,48 @@ def footprint(model: ModelConfig, facts: DataFacts, train: TrainConfig, batches:
     return Footprint(parameters, memory, flops.get_total_flops(), elements)
 
 
-def stand_in(facts: DataFacts, grid: tuple[int, int], row_length: int, rows: int) -> Batch:
+def stand_in(facts: DataFacts, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False) -> Batch:
     """A batch like one of pairs and texts in equal parts (paper, section 4.1): in each row as many captions with an image as
-    fill half of it, and one text. grid: height and width of the latents. Values are zeros."""
+    fill half of it, and one text. grid: height and width of the latents. copies: each image also stands there clean, which
+    makes the batch longer, not the row. Values are zeros."""
     num_patches = grid[0] * grid[1] // facts.patch_side**2
     pair = _CAPTION + num_patches + 3
     num_pairs = rows * max(1, row_length // 2 // pair)
     rest = max(1, row_length - num_pairs // rows * pair)
+    pair += num_patches * copies
     long_pair, long_rest = (-(-length // LENGTH_STEP) * LENGTH_STEP for length in (pair, rest))
     behind = num_pairs * long_pair
     images = torch.full((num_pairs, long_pair), -1)
     no_images = torch.full((rows, long_rest), -1)
     first_patch = _CAPTION + 2  # behind BOS, the caption and BOI
-    images[:, first_patch : first_patch + num_patches] = torch.arange(num_pairs)[:, None]
+    numbers = torch.arange(num_pairs)[:, None]
+    images[:, first_patch : first_patch + num_patches] = numbers
+    hidden = (images >= 0) if copies else None
+    if copies:
+        images[:, first_patch + num_patches : first_patch + 2 * num_patches] = num_pairs + numbers
     is_text = torch.cat((images.flatten(), no_images.flatten())) < 0
     text_places = is_text.nonzero()[:, 0]
-    places = (~is_text).nonzero()[:, 0].view(num_pairs, num_patches)
+    places = numbers * long_pair + first_patch + torch.arange(num_patches)
     latents, ones = torch.zeros(num_pairs, facts.latent_channels, *grid), torch.ones(num_pairs)
     ids = torch.zeros(len(text_places), dtype=torch.long)
     groups = GroupedAttention(
-        ((0, num_pairs, long_pair, group_mask(images)), (behind, rows, long_rest, group_mask(no_images)))
+        ((0, num_pairs, long_pair, group_mask(images, hidden)), (behind, rows, long_rest, group_mask(no_images)))
     )
     owners = torch.tensor([long_pair] * num_pairs + [long_rest] * rows)
     documents = torch.arange(num_pairs + rows).repeat_interleave(owners)
+    hidden_N = (
+        None if hidden is None else torch.cat((hidden.flatten(), torch.zeros(rows * long_rest, dtype=torch.bool)))
+    )
+    times = torch.ones(num_pairs, dtype=torch.long)
     return Batch(
         Inputs(
             torch.cat((torch.arange(long_pair).repeat(num_pairs), torch.arange(long_rest).repeat(rows))),
             ids,
             text_places,
-            (ImageInputs(latents, torch.ones(num_pairs, dtype=torch.long), places),),
+            (ImageInputs(latents, times, places),),
+            (ImageInputs(latents, 0 * times, places + num_patches),) if copies else (),
         ),
-        Elements(documents, torch.cat((images.flatten(), no_images.flatten())), groups, bidirectional=True),
+        Elements(documents, torch.cat((images.flatten(), no_images.flatten())), groups, True, hidden_N),
         groups,
         text_places,
         ids,

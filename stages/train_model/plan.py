@@ -129,7 +129,7 @@ def plan_training(
         found, batches = _first_batches(model, diffusion, train, data, seed, micro)
         cost = max((footprint(model, found, train, [batch]) for batch in batches), key=lambda one: one.peak_bytes)
     else:
-        cost = _of_rows(model, train, data, micro)
+        cost = _of_rows(model, diffusion, train, data, micro)
     memory = cost.memory | {"process": _PROCESS["cpu" if machine.name == "cpu" else "cuda"]}
     return TrainingPlan(
         machine=machine,
@@ -145,11 +145,14 @@ def plan_training(
     )
 
 
-def _of_rows(model: ModelConfig, train: TrainConfig, data: DataPlan, rows: int) -> Footprint:
+def _of_rows(
+    model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, data: DataPlan, rows: int
+) -> Footprint:
     """The cost of a forward pass of `rows` rows. Beyond a few it is drawn on as a straight line, as the masks of a stand-in are
     real: with thousands of rows they would take the memory that the plan is about."""
+    copies = diffusion.context_images == "clean"
     few = [
-        footprint(model, data.facts, train, [stand_in(data.facts, data.grid, data.row_length, number)])
+        footprint(model, data.facts, train, [stand_in(data.facts, data.grid, data.row_length, number, copies=copies)])
         for number in ([rows] if rows <= _FEW else [_FEW // 2, _FEW])
     ]
     last = few[-1]

@@ -147,6 +147,7 @@ class Data:
                 noise_limit=diffusion.noise_limit,
                 weighting=diffusion.weighting,
                 bidirectional=bidirectional,
+                clean_context=diffusion.context_images == "clean",
             )
             for name in ("train", "heldout")
         )

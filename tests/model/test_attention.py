@@ -7,7 +7,8 @@ import torch
 
 from stages.model.attention import DenseAttention, FlexAttention, GroupedAttention, allowed, group_mask
 
-# One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it.
+# One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it; small
+# letters the patches of an image that only itself sees, as its clean copy stands behind it.
 STRUCTURES = {
     "no image": ["TTTTT"],
     "image first": ["TB000ETT"],
@@ -16,51 +17,61 @@ STRUCTURES = {
     "neighbouring images": ["TB00EB11ET"],
     "several documents": ["TTT", "TB000ET", "TTTB0E"],
     "one patch": ["B0E"],
+    "clean copies": ["TBaa00ETBbbb111ETT", "Ba0ET"],
+    "given image, then a copy": ["B000ETTBaaa111E"],
+    "hidden image without a copy": ["TBaaaET", "TT"],
 }
 
 
-def line_of(documents: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    owner, image, number = [], [], 0
+def line_of(documents: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Document, image and whether it is hidden, of each element."""
+    owner, image, hidden, number = [], [], [], 0
     for index, document in enumerate(documents):
         kinds: dict[str, int] = {}
         for kind in document:
             owner.append(index)
-            if kind.isdigit():
+            hidden.append(kind.islower())
+            if kind.isdigit() or kind.islower():
                 if kind not in kinds:
                     kinds[kind], number = number, number + 1
                 image.append(kinds[kind])
             else:
                 image.append(-1)
-    return torch.tensor(owner), torch.tensor(image)
+    return torch.tensor(owner), torch.tensor(image), torch.tensor(hidden)
 
 
 @pytest.mark.parametrize("documents", STRUCTURES.values(), ids=STRUCTURES)
 def test_mask_equals_the_rule_written_out(documents: list[str]) -> None:
-    owner, image = line_of(documents)
-    mask = allowed(owner, image)
-    causal = allowed(owner, image, bidirectional=False)
+    owner, image, hidden = line_of(documents)
+    mask = allowed(owner, image, hidden)
+    causal = allowed(owner, image, hidden, bidirectional=False)
     for query in range(len(owner)):
         for key in range(len(owner)):
             same_image = image[query] >= 0 and image[query] == image[key]
-            rule = owner[query] == owner[key] and (key <= query or same_image)
-            assert bool(mask[query, key]) == bool(rule)
-            assert bool(causal[query, key]) == bool(owner[query] == owner[key] and key <= query)
+            may = owner[query] == owner[key] and (same_image or not hidden[key])
+            assert bool(mask[query, key]) == bool(may and (key <= query or same_image))
+            assert bool(causal[query, key]) == bool(may and key <= query)
+    if not hidden.any():
+        assert torch.equal(mask, allowed(owner, image))
+        assert torch.equal(causal, allowed(owner, image, bidirectional=False))
 
 
 def grouped_of(documents: list[str]) -> tuple[torch.Tensor, GroupedAttention]:
     """Places of the real elements in the grouped line, and its kernel, with lengths rounded up to 4."""
-    owner, image = line_of(documents)
+    owner, image, hidden = line_of(documents)
     rounded = [-(-len(document) // 4) * 4 for document in documents]
     places = torch.full((len(owner),), -1)
     groups, first = [], 0
     for length in sorted(set(rounded)):
         members = [index for index, value in enumerate(rounded) if value == length]
         images = torch.full((len(members), length), -1)
+        unseen = torch.zeros(len(members), length, dtype=torch.bool)
         for row, index in enumerate(members):
             inside = owner == index
             images[row, : inside.sum()] = image[inside]
+            unseen[row, : inside.sum()] = hidden[inside]
             places[inside] = first + row * length + torch.arange(int(inside.sum()))
-        groups.append((first, len(members), length, group_mask(images)))
+        groups.append((first, len(members), length, group_mask(images, unseen)))
         first += len(members) * length
     return places, GroupedAttention(tuple(groups))
 
@@ -71,7 +82,7 @@ def grouped_of(documents: list[str]) -> tuple[torch.Tensor, GroupedAttention]:
     ids=[*STRUCTURES, "all"],
 )
 def test_grouped_equals_dense_forward_and_backward(documents: list[str]) -> None:
-    owner, image = line_of(documents)
+    owner, image, hidden = line_of(documents)
     places, grouped = grouped_of(documents)
     total = sum(count * length for _, count, length, _ in grouped.groups)
     generator = torch.Generator().manual_seed(0)
@@ -80,7 +91,7 @@ def test_grouped_equals_dense_forward_and_backward(documents: list[str]) -> None
     grouped_qkv[:, places] = dense_qkv.detach()
     grouped_qkv.requires_grad_()
     weight = torch.randn(len(owner), 2, 8, generator=generator)
-    expected = DenseAttention(allowed(owner, image))(0, *dense_qkv)
+    expected = DenseAttention(allowed(owner, image, hidden))(0, *dense_qkv)
     found = grouped(0, *grouped_qkv)[places]
     assert torch.isfinite(grouped(0, *grouped_qkv)).all()
     assert torch.allclose(found, expected, atol=1e-5)
@@ -96,16 +107,16 @@ def test_grouped_equals_dense_forward_and_backward(documents: list[str]) -> None
 @pytest.mark.parametrize("documents", STRUCTURES.values(), ids=STRUCTURES)
 def test_flex_equals_dense_forward(documents: list[str], bidirectional: bool) -> None:
     """On CPU its backward pass is not there."""
-    owner, image = line_of(documents * 60)  # several blocks of 128, some of them empty
+    owner, image, hidden = line_of(documents * 60)  # several blocks of 128, some of them empty
     assert len(owner) > 128
     q, k, v = torch.randn(3, len(owner), 2, 16, generator=torch.Generator().manual_seed(0))
-    expected = DenseAttention(allowed(owner, image, bidirectional=bidirectional))(0, q, k, v)
+    expected = DenseAttention(allowed(owner, image, hidden, bidirectional=bidirectional))(0, q, k, v)
     with torch.no_grad():
-        found = FlexAttention.over(owner, image, bidirectional=bidirectional)(0, q, k, v)
+        found = FlexAttention.over(owner, image, hidden, bidirectional=bidirectional)(0, q, k, v)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_flex_skips_blocks_between_documents() -> None:
-    owner, image = line_of(["T" * 128] * 8)
+    owner, image, _ = line_of(["T" * 128] * 8)
     sparsity = FlexAttention.over(owner, image).block_mask.sparsity()
     assert sparsity == pytest.approx(100 * (1 - 8 / 64))

@@ -53,6 +53,23 @@ def test_memory_is_that_of_the_step_itself(model: ModelConfig) -> None:
 
 
 @models
+def test_clean_copies_are_counted(model: ModelConfig) -> None:
+    """They go through the model, and of the codec only through the way in."""
+    plain, copied = batch(), stand_in(FACTS, (8, 12), 512, 2, copies=True)
+    (images,), (copies,) = copied.inputs.images, copied.inputs.context
+    assert copied.num_elements == plain.num_elements + copies.places_IP.numel()
+    assert torch.equal(copies.places_IP, images.places_IP + images.places_IP.shape[1])
+    counter = FlopCounterMode(display=False)
+    with counter:
+        sums = loss_sums(fresh(model), copied)
+        (sums.text + sums.weighted_image).backward()
+    found = footprint(model, FACTS, TrainConfig(), [copied])
+    assert found.flops == counter.get_total_flops()
+    assert found.flops > footprint(model, FACTS, TrainConfig(), [plain]).flops
+    assert len(sums.noise_errors[0]) == len(images.t_I)
+
+
+@models
 def test_what_is_kept_follows_from_the_number_of_weights(model: ModelConfig) -> None:
     network = fresh(model)
     count = sum(weight.numel() for weight in network.parameters())

@@ -44,6 +44,16 @@ def test_many_rows_are_drawn_on_from_a_few() -> None:
     assert plan.flops_per_element == pytest.approx(direct.flops / direct.elements)
 
 
+def test_clean_copies_make_a_step_longer() -> None:
+    train = TrainConfig(batch_rows=24)
+    plain = made(train)
+    copied = plan_training(MODEL, DiffusionConfig(context_images="clean"), train, DATA, LARGE, mfu=0.5)
+    pairs = 512 // 2 // (16 + 33)
+    assert copied.elements_per_step == plain.elements_per_step + 24 * pairs * 16
+    assert copied.memory["activations"] > plain.memory["activations"]
+    assert copied.seconds > plain.seconds
+
+
 def test_what_is_advised_fits() -> None:
     train = TrainConfig(batch_rows=16)
     free = made(train)
