@@ -17,7 +17,6 @@ from stages.artifacts.sequences import Sequences
 from stages.core.runtime import Runtime
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
-from stages.diffusion.times import UniformTimes
 from stages.diffusion.weighting import Uniform
 from stages.generation.cache import KeyValueCache
 from stages.generation.config import GenerationConfig
@@ -52,7 +51,6 @@ def batch_of(sequences: Sequences, context: str, step: int = 0, noise_limit: int
         Diffusion(CosineSchedule()),
         noise_limit=noise_limit,
         weighting=Uniform(),
-        times=UniformTimes(),
         bidirectional=True,
         clean_context=context == "clean",
     )
