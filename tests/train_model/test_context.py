@@ -18,9 +18,9 @@ from stages.core.runtime import Runtime
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.weighting import Uniform
-from stages.generation.cache import KeyValueCache
 from stages.generation.config import GenerationConfig
-from stages.generation.engine import Engine, _Line
+from stages.generation.engine import Engine
+from stages.generation.lines import Line
 from stages.model.config import ModelConfig, UNetCodec
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 from stages.pack_sequences.config import PackConfig
@@ -271,20 +271,20 @@ def test_the_sampler_computes_what_training_computed(sequences: Sequences, optio
     ids[batch.inputs.text_places_T] = batch.inputs.text_ids_T
     for document in [*(counts == 2).nonzero()[:3, 0].tolist(), *(counts == 1).nonzero()[:3, 0].tolist()]:
         engine = Engine(_loaded(network, facts), GenerationConfig(guidance=1), 0, Runtime())
-        engine.cache = KeyValueCache(2, 1, 2, 64, 16, torch.device("cpu"))
+        engine._make_cache(1, [Line((facts.pad,) * 64)])
         latents = copies.latents_IChw[owners[copies.places_IP[:, 0]] == document]
         number = compared = 0
         for place in (owners == document).nonzero()[:, 0].tolist():
             is_copy = place in copies.places_IP[:, 0]
             if ids[place] < 0 and not is_copy:
                 continue
-            line = _Line([int(ids[place])], [-1], [])
+            line = Line((int(ids[place]),))
             if is_copy:
-                line = _Line([facts.pad] * 4, [0] * 4, [latents[number]])
+                line = Line((facts.pad,) * 4, ((0, latents[number]),))
                 number += 1
             with torch.no_grad():
-                found = engine._feed([0], [line])[0]
-            assert torch.allclose(found, hidden[place : place + len(found)], atol=2e-5)
+                found = engine._append([0], [line])[0]
+            assert torch.allclose(found, hidden[place + len(line.ids) - 1], atol=2e-5)
             compared += number > 0
         assert compared > 2
         assert number == len(latents)
