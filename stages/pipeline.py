@@ -17,8 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.artifacts.autoencoder import weights_at
 from stages.artifacts.folder import RECIPE, building, units_to_redo
 from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, Stamp, input_entry, open_artifact, read_manifest
+from stages.artifacts.tokens import tokenizer_at
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_json
@@ -96,6 +98,8 @@ class Workspace:
         inputs: dict[str, InputEntry] = {}
         for kind in stage.inputs:
             inputs[kind] = input_entry(self.target(kind), target, open_artifact(self.target(kind), kind))
+        if stage.name == "train" and (start := self.start()) is not None:
+            inputs["start"] = input_entry(start[0], target, start[1])
         return Stamp(
             kind=stage.kind,
             stage=stage.name,
@@ -106,6 +110,17 @@ class Workspace:
             inputs=inputs,
         )
 
+    def start(self) -> tuple[Path, Manifest] | None:
+        """The checkpoint that training starts from. Raises TfcliError (ARTIFACT) where none is there."""
+        named = self.recipe.train.start_from
+        if not named:
+            return None
+        folder = Path(os.path.expanduser(named))
+        if read_manifest(folder) is None:
+            why, fix = "the folder has no manifest.json", "train it first, or give the folder of a finished checkpoint"
+            raise TfcliError(f"train.start_from: no checkpoint at {named}", why=why, fix=fix, code=ExitCode.ARTIFACT)
+        return folder, open_artifact(folder, "checkpoint")
+
     def _outside(self, stage: Stage) -> dict[str, Any]:
         """What a stage reads that is no artifact: the source's files, and finished weights and vocabularies by path."""
         outside: dict[str, Any] = {}
@@ -113,14 +128,14 @@ class Workspace:
             outside["source"] = self._source_identity
         if stage.name == "vae":
             vae = self.recipe.vae
-            path = vae.path if isinstance(vae, PretrainedVae) else vae.lpips_weights
+            path = weights_at(vae.path) if isinstance(vae, PretrainedVae) else vae.lpips_weights
             outside["weights"] = _hashes(Path(path)) if path else None
         if stage.name == "tokenize":
             outside["text"] = [source.identity() for source in self.recipe.tokenize.text]
             if self.recipe.tokenize.captions:
                 outside["captions"] = _hashes(existing(self.recipe.tokenize.captions, "captions"))
             if isinstance(self.recipe.tokenize.tokenizer, PretrainedTokenizer):
-                outside["tokenizer"] = _hashes(self.recipe.tokenize.tokenizer.path)
+                outside["tokenizer"] = _hashes(tokenizer_at(self.recipe.tokenize.tokenizer.path))
         return outside
 
     def status(self, stage: Stage) -> Status:

@@ -168,6 +168,43 @@ def test_a_killed_training_with_muon_in_bf16_finishes_with_the_same_bytes(smoke:
     assert digests(cut)["checkpoint"] == digests(whole)["checkpoint"]
 
 
+def test_fine_tuning_takes_over_ids_latents_and_weights_and_says_from_where(smoke: Path, tmp_path: Path) -> None:
+    """Another source, on the autoencoder, the tokenizer and the checkpoint of an earlier run, named by their folders."""
+    settings = {
+        "source.seed": "1",
+        "source.pictures": "60",
+        "vae": f'{{kind = "pretrained", path = "{smoke / "autoencoder"}", heldout_pictures = 4}}',
+        "tokenize.tokenizer": f'{{kind = "pretrained", path = "{smoke / "tokens"}"}}',
+        "train.start_from": f'"{smoke / "checkpoint"}"',
+        "train.steps": "10",
+    }
+    work = tmp_path / "work"
+    options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    run_smoke(work, "--until", "train", *options)
+    assert (work / "tokens" / "tokenizer.model").read_bytes() == (smoke / "tokens" / "tokenizer.model").read_bytes()
+    content = {
+        name: json.loads((folder / name / "manifest.json").read_bytes())["content"]
+        for folder in (smoke, work)
+        for name in ("latents", "tokens")
+    }
+    before = json.loads((smoke / "latents" / "manifest.json").read_bytes())["content"]
+    assert content["latents"]["autoencoder"]["weights_sha256"] == before["autoencoder"]["weights_sha256"]
+    assert content["latents"]["channel_mean"] != before["channel_mean"]
+    child, parent = Checkpoint.open(work / "checkpoint"), Checkpoint.open(smoke / "checkpoint")
+    assert child.content.channel_mean == parent.content.channel_mean
+    assert child.manifest.inputs["start"].digest == parent.manifest.digest
+    lineage = json.loads(tfcli("lineage", str(work / "checkpoint"), "--json").stdout)
+    assert [below["kind"] for below in lineage["inputs"]] == ["sequences", "checkpoint"]
+    assert lineage["inputs"][1]["state"] == "ok"
+    again = run_smoke(work, "--until", "train", *options)
+    assert {stage["state"] for stage in again["stages"]} == {"fresh"}
+    plan = run_smoke(work, "--until", "train", *options[:-4], "--set", "train.steps=10", "--dry-run")
+    assert "start" in next(stage["reason"] for stage in plan["stages"] if stage["stage"] == "train")
+    missing = tfcli("run", "smoke", "--work", str(work), "--set", f"train.start_from={tmp_path}/nowhere", "--dry-run")
+    assert missing.returncode == 4
+    assert "no checkpoint" in missing.stderr
+
+
 def test_sigterm_saves_and_says_how_to_go_on(smoke: Path, tmp_path: Path) -> None:
     work = ready_to_train(smoke, tmp_path / "work")
     command = [

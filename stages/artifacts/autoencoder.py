@@ -7,13 +7,14 @@ metrics.jsonl         losses and PSNR by step, where it was trained here
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.artifacts.manifest import Manifest, open_artifact, read_content
+from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
 
 MODEL, SHEET, METRICS = "model", "reconstruction.png", "metrics.jsonl"
 
@@ -57,3 +58,15 @@ class Autoencoder:
     @property
     def model_folder(self) -> Path:
         return self.folder / MODEL
+
+
+def weights_at(path: str) -> str:
+    """Where the weights of a named autoencoder are: inside, if it is an artifact; else the path (or hub id) itself.
+
+    Raises TfcliError (ARTIFACT) for an artifact of another kind or a damaged one.
+    """
+    folder = Path(os.path.expanduser(path))
+    if not (folder / MANIFEST).is_file():
+        return path
+    open_artifact(folder, "autoencoder")
+    return str(folder / MODEL)

@@ -11,6 +11,7 @@ arrays/keys         int64: the hash of each document's key                 array
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.arrays import read_flat
-from stages.artifacts.manifest import Manifest, open_artifact, read_content
+from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
 from stages.core.files import read_jsonl
 
 if TYPE_CHECKING:
@@ -78,3 +79,15 @@ class Tokens:
         from stages.coders.text import TextCoder
 
         return TextCoder.load(self.folder / TOKENIZER)
+
+
+def tokenizer_at(path: Path) -> Path:
+    """The file of a named tokenizer: inside, if it is an artifact; else the path itself.
+
+    Raises TfcliError (ARTIFACT) for an artifact of another kind or a damaged one.
+    """
+    path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
+    if not (path / MANIFEST).is_file():
+        return path
+    open_artifact(path, "tokens")
+    return path / TOKENIZER

@@ -34,7 +34,8 @@ class TrainTokenizer(Section):
 
 
 class PretrainedTokenizer(Section):
-    """A SentencePiece model file (Llama 2, Mistral); BOI, EOI and pad are added behind its vocabulary."""
+    """A SentencePiece model file (Llama 2, Mistral), or the tokens of an earlier run. BOI, EOI and pad are added behind a
+    vocabulary that does not have them."""
 
     kind: Literal["pretrained"] = "pretrained"
     path: Path

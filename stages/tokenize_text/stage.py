@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -15,7 +14,17 @@ import numpy as np
 from stages.artifacts.arrays import write_flat
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents, StoredDocument, StoredText, caption_of
-from stages.artifacts.tokens import ARRAYS, CAPTIONS, FIXED_ORDER, HELDOUT, IMAGE, TEXT, TOKENIZER, TokensContent
+from stages.artifacts.tokens import (
+    ARRAYS,
+    CAPTIONS,
+    FIXED_ORDER,
+    HELDOUT,
+    IMAGE,
+    TEXT,
+    TOKENIZER,
+    TokensContent,
+    tokenizer_at,
+)
 from stages.coders.text import TextCoder, read_model, train_sentencepiece, training_memory
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
@@ -93,7 +102,7 @@ def _model(
     """The bytes of the SentencePiece model: a finished one, or one trained on a sample of all texts."""
     chosen = tokenize.tokenizer
     if isinstance(chosen, PretrainedTokenizer):
-        return read_model(Path(os.path.expanduser(chosen.path)))
+        return read_model(tokenizer_at(chosen.path))
     texts, total = _sampled(_texts(documents(), tokenize.text), chosen.max_sentences, seed)
     low, high = training_memory(texts, chosen.algorithm)
     of = f"{len(texts):,}" if total == len(texts) else f"{len(texts):,} of {total:,}"

@@ -51,7 +51,8 @@ class TrainVae(Section):
 
 
 class PretrainedVae(Section):
-    """A finished diffusers autoencoder: a local folder, or a hub id with the 40-hex commit as revision."""
+    """A finished autoencoder: the artifact of an earlier run, a folder as diffusers writes it, or a hub id with the 40-hex
+    commit as revision."""
 
     kind: Literal["pretrained"] = "pretrained"
     path: str

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderContent, Identity
+from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderContent, Identity, weights_at
 from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_tensors
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
@@ -45,7 +45,7 @@ def run(
     heldout, training = pictures[order[:heldout_count]], pictures[order[heldout_count:]]
     history: list[dict[str, Any]] = []
     if isinstance(vae, PretrainedVae):
-        coder = load_vae(vae.path, revision=vae.revision, device=runtime.device)
+        coder = load_vae(weights_at(vae.path), revision=vae.revision, device=runtime.device)
     else:
         coder = _train(vae, training if len(training) else heldout, heldout, build, runtime, seed)
         history = list(read_jsonl(build.folder / METRICS))

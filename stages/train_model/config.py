@@ -16,6 +16,10 @@ class TrainConfig(Section):
     rate_schedule: after the warm-up a cosine (paper), or "wsd": the peak is held, and falls in the last decay_share of the
     steps, so that a run can be made longer without knowing its end from the start.
 
+    start_from: the folder of a finished checkpoint whose weights (its running average, where there is one) begin this training,
+    on new sequences of the same vocabulary, autoencoder and patches; the optimizer and the learning rate begin anew, at this
+    recipe's settings. Empty: random weights.
+
     optimizer: "adamw" (paper) or "muon": for the blocks' matrices an update in which all directions are alike in size, which
     learns in fewer steps; AdamW for the rest. beta1, beta2, epsilon: AdamW's; Muon takes torch's own settings.
     ema_decay: of the averaged weights that sampling uses; 0 keeps none (paper: not mentioned).
@@ -24,6 +28,7 @@ class TrainConfig(Section):
     eval_rows: held-out rows in each measurement of the held-out losses.
     """
 
+    start_from: str = neutral("")  # the checkpoint's digest is in the fingerprint, wherever it lies
     steps: int = Field(1000, ge=1)
     batch_rows: int = Field(4, ge=1)
     micro_rows: int = Field(0, ge=0)

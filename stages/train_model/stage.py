@@ -32,6 +32,7 @@ from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
 from stages.train_model.saves import TrainState, complete_saves, read_state, save, write_state
+from stages.train_model.start import Start
 
 _LEVELS = 4  # quarters of the noise levels, in held-out losses
 
@@ -51,9 +52,13 @@ def run(
     after a signal, with the state saved.
     """
     device = resolve_device(runtime.device)
-    data = Data(sequences, diffusion, model)
+    start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
+    data = Data(sequences, diffusion, model, start)
     network = Transfusion(model, data.facts)
     network.initialise(torch_generator(seed, "weights"))
+    if start is not None:
+        network.load_state_dict(start.weights(), strict=True)
+        runtime.report(Note(f"starting from {train.start_from}; latents are normalised as they were there"))
     network.to(device)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
     state = TrainState(network, build_optimizers(network, train), average)
@@ -122,16 +127,18 @@ def run(
     if not (build.folder / STATE).exists():
         write_state(build.folder, state)
     shutil.rmtree(saves, ignore_errors=True)
-    stats = {"losses": metrics.last(), "parameters": parameters}
+    stats = {"losses": metrics.last(), "parameters": parameters, "start_from": start.facts() if start else None}
     build.seal(_content(model, diffusion, train, data, parameters).model_dump(), stats, volatile=(TIMING,))
 
 
 class Data:
     """The two splits of Sequences and the latents behind them."""
 
-    def __init__(self, folder: Path, diffusion: DiffusionConfig, model: ModelConfig) -> None:
+    def __init__(
+        self, folder: Path, diffusion: DiffusionConfig, model: ModelConfig, start: Start | None = None
+    ) -> None:
         sequences = Sequences.open(folder)
-        self.content = sequences.content
+        self.content = start.rescaled(sequences.content) if start else sequences.content
         latents = Latents.open(sequences.latents_folder())
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
         self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)

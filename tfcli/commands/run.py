@@ -37,6 +37,8 @@ def run(only: OnlyOption = None, until: UntilOption = None, *, call: options.Cal
 
     stages = _chosen(only or [], until)
     workspace = open_workspace(call)
+    if any(stage.name == "train" for stage in stages):
+        workspace.start()  # a checkpoint that is not there should not be missed after hours of encoding
     if call.dry_run:
         _show_plan(workspace, stages, call)
         return
