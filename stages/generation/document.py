@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stages.generation.prompts import Prompt
+from stages.diffusion.guidance import Branch
+from stages.generation.branches import branch_pieces
+from stages.generation.lines import Line
+from stages.generation.prompts import Edit, ImagePiece, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,17 +60,34 @@ class TextRun:
 
 @dataclass
 class Document:
-    """slots: its places in the cache: the document itself, then what guidance compares with. next_id: the element to feed
-    next, None while it waits for its image (whose BOI is in the cache) or after it has ended."""
+    """slots: its places in the cache, by branch of guidance ("full" is the document itself). next_id: the element to feed
+    next, None while it waits for its image (whose BOI is in the cache) or after it has ended. seen: the ids of its text."""
 
     index: int
-    slots: tuple[int, ...]
+    slots: dict[Branch, int]
     prompt: Prompt
     run: TextRun
     next_id: int | None = None
     images: int = 0
     ended: bool = False
+    seen: list[int] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)  # what it drew
+
+    @property
+    def edit(self) -> Edit | None:
+        """What its next image begins from."""
+        return None if self.images else self.prompt.edit
+
+    @property
+    def has_images(self) -> bool:
+        """Whether an image stands before the one that comes next."""
+        return bool(self.latents) or any(isinstance(piece, ImagePiece) for piece in self.prompt.pieces)
+
+    def line_of(self, branch: Branch, text: TextCoder, patch_side: int) -> Line:
+        """What another branch than "full" reads before the next image, BOI included."""
+        drawn = tuple(ImagePiece(latent) for latent in self.latents)
+        pieces = branch_pieces(branch, (*self.prompt.pieces, *drawn), self.prompt.negative)
+        return Line.of(pieces, text, patch_side, draw=True)
 
     @property
     def writes(self) -> bool:

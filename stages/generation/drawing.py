@@ -1,7 +1,8 @@
 """Images of several documents, of any sizes, denoised together behind what each document says so far.
 
 Every image is a walk of the sampler that asks for x_0; the walks of one size and course go as one, and all that ask in the
-same turn are answered by one pass of the model over their patches alone, with all branches of guidance in it.
+same turn are answered by one pass of the model over their patches alone, with all branches of guidance in it that count
+at their noise levels.
 
 Legend: I images of a group, C, h, w of a latent, P patches; R rows: branches x I, branch by branch; N elements of all rows.
 """
@@ -17,13 +18,14 @@ from torch import Tensor
 
 from stages.core.runtime import Runtime
 from stages.core.seeds import torch_generator
-from stages.diffusion.guidance import guided
+from stages.diffusion.editing import edited
+from stages.diffusion.guidance import Branch, combined
 from stages.diffusion.samplers import Walk
 from stages.generation.cache import CachedAttention, KeyValueCache, Row
 from stages.generation.config import GenerationConfig
 from stages.generation.document import Document
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Denoised, Event, ImageBegun
+from stages.generation.prompts import Denoised, Edit, Event, ImageBegun
 from stages.model.transformer import ImageInputs, Inputs
 
 Size = tuple[int, int]
@@ -31,12 +33,14 @@ Size = tuple[int, int]
 
 @dataclass
 class _Group:
-    """Images of one size on one walk. question: the (x_t, t) that it waits for an answer to."""
+    """Images of one size, course and kind of document on one walk. question: the (x_t, t) that it waits for an answer to;
+    weights: of the branches at that t."""
 
     documents: list[Document]
     size: Size
     walk: Walk
     question: tuple[Tensor, int]
+    weights: dict[Branch, float]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Drawing:
         self, loaded: LoadedModel, config: GenerationConfig, seed: int, runtime: Runtime, cache: KeyValueCache
     ) -> None:
         self.loaded, self.config, self.seed, self.runtime, self.cache = loaded, config, seed, runtime, cache
+        self.guidance = config.guided_by()
 
     def draw(self, documents: list[Document], *, steps: bool) -> Iterator[Event]:
         """Append an image to `latents` of each document, whose BOI is in the cache; the cache counts no element of it.
@@ -63,25 +68,40 @@ class Drawing:
         """
         for document in documents:
             yield ImageBegun(document.index, document.images, self.size_of(document))
-        ordered = sorted(documents, key=self.size_of)
-        live = [self._group(size, list(found)) for size, found in groupby(ordered, self.size_of)]
-        places = self._place(live)
+        ordered = sorted(documents, key=self._course)
+        begun = [self._group(list(found)) for _, found in groupby(ordered, self._course)]
+        live = [group for group in begun if group is not None]
+        asked: list[tuple[Branch, ...]] = []
         while live:
             self.runtime.interrupts.check("nothing of these images was kept")
+            now = [tuple(group.weights) for group in live]
+            if now != asked:  # other groups than before, or other branches
+                places, asked = self._place(live), now
             answers = self._answer(live, places)
             if steps:
                 yield from _told(live, answers)
-            going = [group for group, answer in zip(live, answers, strict=True) if _goes_on(group, answer)]
-            if going and len(going) < len(live):
-                places = self._place(going)
-            live = going
+            live, before = [], live
+            for group, answer in zip(before, answers, strict=True):
+                if self._goes_on(group, answer):
+                    live.append(group)
+            if len(live) < len(before):
+                asked = []
 
     def size_of(self, document: Document) -> Size:
-        """(h, w) of the images that a document draws, in latent pixels."""
+        """(h, w) of the next image of a document, in latent pixels."""
+        if document.edit is not None:
+            height, width = document.edit.latent.shape[1:]
+            return height, width
         return document.prompt.size or self.loaded.latent_shape[1:]
 
-    def _group(self, size: Size, documents: list[Document]) -> _Group:
-        """Noise is named by the document and the number of its image."""
+    def _course(self, document: Document) -> tuple[Size, float, bool, bool]:
+        """What images on one walk have in common."""
+        edit = document.edit
+        return self.size_of(document), 1.0 if edit is None else edit.strength, edit is not None, document.has_images
+
+    def _group(self, documents: list[Document]) -> _Group | None:
+        """None where the walk ends before a first question. Noise is named by the document and the number of its image."""
+        size = self.size_of(documents[0])
         shape, device = (self.loaded.latent_shape[0], *size), self.loaded.device
         generators = [torch_generator(self.seed, "image", document.index, document.images) for document in documents]
 
@@ -89,8 +109,28 @@ class Drawing:
             return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
 
         limit = self.loaded.checkpoint.content.latent_limit
-        walk = self.config.sampler.walk(draw_noise(), self.loaded.diffusion, draw_noise, limit)
-        return _Group(documents, size, walk, next(walk))
+        sampler, noise = self.config.sampler, draw_noise()
+        edits = [document.edit for document in documents if document.edit is not None]
+        if edits:
+            clean, change = _stacked(edits, device)
+            args = (noise, self.loaded.diffusion, draw_noise, limit)
+            walk = edited(sampler, clean, change, edits[0].strength, *args)
+        else:
+            walk = sampler.walk(noise, self.loaded.diffusion, draw_noise, limit)
+        group = _Group(documents, size, walk, (noise, 0), {})
+        return group if self._goes_on(group, None) else None
+
+    def _goes_on(self, group: _Group, answer: Tensor | None) -> bool:
+        """Begin a group's walk (None) or answer its question. False where the walk ends: then each document has its image."""
+        try:
+            group.question = next(group.walk) if answer is None else group.walk.send(answer)
+        except StopIteration as end:
+            for document, latent in zip(group.documents, end.value, strict=True):
+                document.latents.append(latent)
+            return False
+        level = float(self.loaded.diffusion.noise[group.question[1]])
+        group.weights = self.guidance.weights(has_images=group.documents[0].has_images, level=level)
+        return True
 
     def _place(self, groups: list[_Group]) -> _Places:
         side, device = self.loaded.checkpoint.content.patch_side, self.loaded.device
@@ -100,7 +140,7 @@ class Drawing:
         first = 0
         for group in groups:
             patches = group.size[0] * group.size[1] // side**2
-            slots = [slot for branch in zip(*(d.slots for d in group.documents), strict=True) for slot in branch]
+            slots = [document.slots[branch] for branch in group.weights for document in group.documents]
             for slot in slots:
                 start = self.cache.lengths[slot]
                 mask_TM = torch.ones(patches, start + patches, dtype=torch.bool, device=device).tril(start)
@@ -130,21 +170,17 @@ class Drawing:
         estimates = [
             self.loaded.diffusion.to_clean(branch.to(x_t.dtype), x_t, t) for branch in output_RChw.split(len(x_t))
         ]
-        if len(estimates) == 1:
-            return estimates[0]
-        conditional, unconditional = estimates
-        return guided(conditional, unconditional, self.config.guidance)
+        return combined(estimates, list(group.weights.values()), self.guidance.rescale)
 
 
-def _goes_on(group: _Group, answer: Tensor) -> bool:
-    """Answer a group's question. False where its walk ends with that: then each document has its image."""
-    try:
-        group.question = group.walk.send(answer)
-    except StopIteration as end:
-        for document, latent in zip(group.documents, end.value, strict=True):
-            document.latents.append(latent)
-        return False
-    return True
+def _stacked(edits: list[Edit], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Latents (I, C, h, w), and where they may change, (I, 1, h, w); None for everywhere in all."""
+    clean = torch.stack([edit.latent for edit in edits]).to(device)
+    if all(edit.change_hw is None for edit in edits):
+        return clean, None
+    everywhere = torch.ones(clean.shape[2:], dtype=torch.bool)
+    masks = [everywhere if edit.change_hw is None else edit.change_hw for edit in edits]
+    return clean, torch.stack(masks)[:, None].to(device)
 
 
 def _told(groups: list[_Group], answers: list[Tensor]) -> Iterator[Event]:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from stages.core.runtime import Runtime
+from stages.diffusion.guidance import Branch
 from stages.generation.cache import CachedAttention, KeyValueCache, Row
-from stages.generation.choosing import choose
+from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
 from stages.generation.document import Document, TextRun
 from stages.generation.drawing import Drawing
@@ -33,7 +34,9 @@ class Engine:
         self.loaded, self.config, self.seed, self.runtime = loaded, config, seed, runtime
         self.model, self.text, self.device = loaded.model, loaded.text, loaded.device
         self.patch_side = loaded.checkpoint.content.patch_side
-        self.branches = 1 if config.guidance == 1 else 2
+        guidance = config.guided_by()
+        branches = (*guidance.branches(has_images=True), *guidance.branches(has_images=False))
+        self.branches: tuple[Branch, ...] = tuple(dict.fromkeys(branches))  # of any document, "full" first
         # The sampler, not the model, writes EOI; the others are never written.
         forbidden = torch.zeros(self.model.facts.vocab_size)
         forbidden[[self.text.pad, self.text.bos, self.text.eoi]] = -torch.inf
@@ -54,13 +57,17 @@ class Engine:
         new = list(islice(waiting, self.config.batch_size))
         if not new:
             return
-        free = [tuple(range(number, len(new) * self.branches, len(new))) for number in range(len(new))]
+        free = [
+            {branch: number + len(new) * place for place, branch in enumerate(self.branches)}
+            for number in range(len(new))
+        ]
         running: list[Document] = []
         while new or running:
             self.runtime.interrupts.check("nothing of this batch was kept")
             if new:
                 joined = [
-                    Document(index, free.pop(0), prompt, TextRun(self.text, prompt.stop)) for index, prompt in new
+                    Document(index, free.pop(0), prompt, TextRun(self.text, (*prompt.stop, *self.config.stop)))
+                    for index, prompt in new
                 ]
                 yield from self._begin(joined, first=not running)
                 running += joined
@@ -77,14 +84,16 @@ class Engine:
         lines, slots = [], []
         for document in documents:
             prompt = document.prompt
-            assert prompt.edit is None
             lines.append(Line.of(prompt.pieces, self.text, self.patch_side, draw=prompt.draw))
-            slots.append(document.slots[0])
-        for document in documents if self.branches > 1 else ():
+            slots.append(document.slots["full"])
+            if self.config.repetition_penalty != 1:
+                texts = [piece.text for piece in prompt.pieces if isinstance(piece, TextPiece)]
+                document.seen = [token for text in texts for token in self.text.encode(text)]
+        for document in documents:
             if document.prompt.max_images or document.prompt.draw:
-                negative = [TextPiece(document.prompt.negative)] if document.prompt.negative else []
-                lines.append(Line.of(negative, self.text, self.patch_side, draw=True))
-                slots.append(document.slots[1])
+                for branch in self.branches[1:]:
+                    lines.append(document.line_of(branch, self.text, self.patch_side))
+                    slots.append(document.slots[branch])
         if first:
             self._make_cache(len(documents), lines)
         for slot in slots:
@@ -99,7 +108,7 @@ class Engine:
         places = max(len(line.ids) for line in lines) + height * width // self.patch_side**2 + _SPARE_PLACES
         like = self.model.text_embedding.weight
         head_dim = config.width // config.heads
-        self.cache = KeyValueCache(config.layers, count * self.branches, places, config.heads, head_dim, like)
+        self.cache = KeyValueCache(config.layers, count * len(self.branches), places, config.heads, head_dim, like)
         self.drawing = Drawing(self.loaded, self.config, self.seed, self.runtime, self.cache)
 
     def _append(self, slots: Sequence[int], lines: Sequence[Line]) -> Tensor:
@@ -126,7 +135,9 @@ class Engine:
     def _write(self, documents: list[Document]) -> Iterator[Event]:
         """Feed each document's next element and choose the one after it; behind BOI an image comes."""
         fed = [document.next_id for document in documents]
-        last_BD = self._append([d.slots[0] for d in documents], [Line((token,)) for token in fed if token is not None])
+        last_BD = self._append(
+            [d.slots["full"] for d in documents], [Line((token,)) for token in fed if token is not None]
+        )
         choosing = []
         for number, (document, token) in enumerate(zip(documents, fed, strict=True)):
             if token == self.text.boi:
@@ -140,8 +151,8 @@ class Engine:
         if not documents:
             return
         logits_BV = self.model.text_head(hidden_BD).float() + self.forbidden_V
-        names = [(document.index, self.cache.lengths[document.slots[0]]) for document in documents]
-        for document, token in zip(documents, choose(logits_BV, names, self.config, self.seed), strict=True):
+        places = [Place(d.index, self.cache.lengths[d.slots["full"]], d.seen) for d in documents]
+        for document, token in zip(documents, choose(logits_BV, places, self.config, self.seed), strict=True):
             if token == self.text.eos:
                 yield from self._end(document, "eos")
             elif token == self.text.boi:
@@ -154,6 +165,7 @@ class Engine:
                 yield from self._end(document, "text")
             else:
                 document.next_id = token
+                document.seen.append(token)
                 yield from _told(document, document.run.add(token))
                 if document.run.stopped:
                     yield from self._end(document, "stop")
@@ -165,6 +177,11 @@ class Engine:
 
     def _draw(self, documents: list[Document]) -> Iterator[Event]:
         """Denoise the images, run each once more clean (t = 0) with EOI behind it, and choose what comes next."""
+        if "images" in self.branches and (behind := [document for document in documents if document.latents]):
+            for document in behind:  # what it drew stands before its text there, so that line is read anew
+                self.cache.lengths[document.slots["images"]] = 0
+            lines = [document.line_of("images", self.text, self.patch_side) for document in behind]
+            self._append([document.slots["images"] for document in behind], lines)
         yield from self.drawing.draw(documents, steps=self.steps)
         for document in documents:
             yield ImageDone(document.index, document.images, ImagePiece(document.latents[-1]))
@@ -177,7 +194,7 @@ class Engine:
 
     def _read_images(self, documents: list[Document]) -> Tensor:
         lines = [Line.finished(document.latents[-1], self.text, self.patch_side) for document in documents]
-        return self._append([document.slots[0] for document in documents], lines)
+        return self._append([document.slots["full"] for document in documents], lines)
 
 
 def _told(document: Document, text: str) -> Iterator[Event]:

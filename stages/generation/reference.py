@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from stages.core.seeds import torch_generator
-from stages.diffusion.guidance import guided
+from stages.diffusion.editing import edited
+from stages.diffusion.guidance import combined
 from stages.diffusion.samplers import answered
-from stages.generation.choosing import choose
+from stages.generation.branches import branch_pieces
+from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
 from stages.generation.lines import Line, num_patches
 from stages.generation.loading import LoadedModel
@@ -29,7 +31,7 @@ class Reference:
 
     @torch.inference_mode()
     def generate(self, prompt: Prompt, index: int) -> Output:
-        """What `Engine.generate` gives for the prompt of that number, but for edits and stop strings."""
+        """What `Engine.generate` gives for the prompt of that number, but for stop strings and the penalty for repetition."""
         text, output = self.loaded.text, Output()
         line = Line.of(prompt.pieces, text, self.side, draw=False)
         run: list[int] = []
@@ -62,22 +64,30 @@ class Reference:
 
     def draw(self, line: Line, prompt: Prompt, index: int, number: int) -> Tensor:
         """The image behind a line that ends in BOI."""
-        shape = (1, self.loaded.latent_shape[0], *(prompt.size or self.loaded.latent_shape[1:]))
+        edit = prompt.edit if number == 0 else None
+        size = edit.latent.shape[1:] if edit else prompt.size or self.loaded.latent_shape[1:]
+        shape = (1, self.loaded.latent_shape[0], *size)
         generator = torch_generator(self.seed, "image", index, number)
-        negative = [TextPiece(prompt.negative)] if prompt.negative else []
-        against = Line.of(negative, self.loaded.text, self.side, draw=True)
+        images = tuple(ImagePiece(latent) for _, latent in line.images)
+        diffusion, sampler, guidance = self.loaded.diffusion, self.config.sampler, self.config.guided_by()
 
         def draw_noise() -> Tensor:
             return torch.randn(shape, generator=generator).to(self.loaded.device)
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
-            conditional = self._estimate(line, x_t, t)
-            if self.config.guidance == 1:
-                return conditional
-            return guided(conditional, self._estimate(against, x_t, t), self.config.guidance)
+            weights = guidance.weights(has_images=bool(images), level=float(diffusion.noise[t]))
+            estimates = []
+            for branch in weights:
+                pieces = branch_pieces(branch, images, prompt.negative)
+                read = line if branch == "full" else Line.of(pieces, self.loaded.text, self.side, draw=True)
+                estimates.append(self._estimate(read, x_t, t))
+            return combined(estimates, list(weights.values()), guidance.rescale)
 
         limit = self.loaded.checkpoint.content.latent_limit
-        return answered(self.config.sampler.walk(draw_noise(), self.loaded.diffusion, draw_noise, limit), denoise)[0]
+        if edit is None:
+            return answered(sampler.walk(draw_noise(), diffusion, draw_noise, limit), denoise)[0]
+        args = (edit.strength, draw_noise(), diffusion, draw_noise, limit)
+        return answered(edited(sampler, edit.latent[None], edit.change_hw, *args), denoise)[0]
 
     def _text(self, run: list[int]) -> list[Piece]:
         return [TextPiece(self.loaded.text.decode(run))] if run else []
@@ -86,7 +96,7 @@ class Reference:
         text = self.loaded.text
         logits_V = self.loaded.model.text_head(self._outputs(line, []).hidden_ND[-1]).float()
         logits_V[[text.pad, text.bos, text.eoi]] = -torch.inf
-        return choose(logits_V[None], [(index, len(line.ids))], self.config, self.seed)[0]
+        return choose(logits_V[None], [Place(index, len(line.ids))], self.config, self.seed)[0]
 
     def _estimate(self, line: Line, x_t: Tensor, t: int) -> Tensor:
         marks = (self.loaded.text.pad,) * num_patches(x_t, self.side)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from stages.diffusion.config import DiffusionConfig
-from stages.diffusion.guidance import guided
 from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from stages.diffusion.targets import CleanTarget, FlowTarget, NoiseTarget, Target, VelocityTarget
@@ -146,10 +145,3 @@ def test_velocity_is_noise_at_the_start_and_the_negative_picture_at_the_end() ->
     velocity = diffusion.targets(clean, noise, torch.tensor([0, 1000]))
     assert torch.equal(velocity[0], noise[0])
     assert torch.allclose(velocity[1], -clean[1], atol=0.01)
-
-
-def test_guidance_of_one_is_none() -> None:
-    conditional, unconditional = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).unbind()
-    assert torch.allclose(guided(conditional, unconditional, 1.0), conditional)
-    assert torch.allclose(guided(conditional, unconditional, 0.0), unconditional)
-    assert torch.allclose(guided(conditional, unconditional, 3.0) - unconditional, 3 * (conditional - unconditional))

@@ -19,6 +19,7 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.prompts import (
     Denoised,
+    Edit,
     Ended,
     ImageBegun,
     ImageDone,
@@ -126,6 +127,76 @@ def test_other_models_too_are_cached_right(options: dict[str, Any]) -> None:
     for index, (prompt, output) in enumerate(zip(prompts(), found, strict=True)):
         assert_same(output, Reference(parts, config, 7).generate(prompt, index))
     assert any(isinstance(piece, ImagePiece) for output in found for piece in output.pieces)
+
+
+GUIDED: list[dict[str, Any]] = [
+    {"guidance": 3.0, "image_guidance": 1.5},
+    {"guidance": 2.0, "image_guidance": 1.0},
+    {"guidance": 1.0, "image_guidance": 2.0, "guidance_rescale": 0.7},
+    {"guidance": 2.5, "guidance_interval": (0.3, 0.8), "guidance_rescale": 0.5},
+]
+
+
+def several() -> list[Prompt]:
+    """Documents with and without images, text that is left out, negative text, edits of another size: all in one batch."""
+    generator = torch.Generator().manual_seed(9)
+    wide, square = (torch.randn(2, *size, generator=generator) for size in ((2, 6), (4, 4)))
+    half = torch.zeros(4, 4, dtype=torch.bool)
+    half[:, :2] = True
+    read = (TextPiece("ab"), ImagePiece(square), TextPiece("c"))
+    return [
+        *prompts(),
+        Prompt(read, draw=True, max_images=2, negative="dd"),
+        Prompt(read, draw=True, edit=Edit(square, half)),
+        Prompt((TextPiece("a"),), draw=True, edit=Edit(square, half, strength=0.5), negative="e"),
+        Prompt((TextPiece("a"),), draw=True, max_images=2, edit=Edit(wide, strength=0.5)),
+        Prompt(read, draw=True, edit=Edit(square, strength=0.0)),
+    ]
+
+
+@pytest.mark.parametrize("options", GUIDED, ids=str)
+def test_branches_intervals_and_edits_in_one_batch_are_as_each_alone_without_a_cache(options: dict[str, Any]) -> None:
+    parts = loaded(2)
+    config = GenerationConfig(sampler=DdimSampler(steps=5), max_text_tokens=5, batch_size=6, **options)
+    found = Engine(parts, config, 7, Runtime()).generate(several())
+    for index, (prompt, output) in enumerate(zip(several(), found, strict=True)):
+        assert_same(output, Reference(parts, config, 7).generate(prompt, index))
+    drawn = [[piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)] for output in found]
+    assert len(drawn[5]) == 2  # what it drew first is read by the branch of images
+    edits = [prompt.edit for prompt in several()]
+    assert torch.equal(drawn[6][0][:, :, 2:], edits[6].latent[:, :, 2:])  # type: ignore[union-attr]
+    assert not torch.allclose(drawn[6][0][:, :, :2], edits[6].latent[:, :, :2], atol=0.1)  # type: ignore[union-attr]
+    assert torch.equal(drawn[9][0], edits[9].latent)  # type: ignore[union-attr]
+    plain = config.model_copy(update={"image_guidance": None, "guidance_interval": (0.0, 1.0), "guidance_rescale": 0.0})
+    other = Engine(parts, plain, 7, Runtime()).generate(several())
+    assert not torch.allclose(drawn[5][0], other[5].pieces[0].latent, atol=0.05)  # type: ignore[union-attr]
+
+
+def test_stop_strings_of_the_settings_and_of_the_prompt_end_a_document() -> None:
+    parts = loaded(2, draws_often=False)
+    config = GenerationConfig(max_text_tokens=12, guidance=1.0)
+    (plain,) = Engine(parts, config, 7, Runtime()).generate([Prompt(max_images=0)])
+    text = plain.pieces[0].text  # type: ignore[union-attr]
+    assert len(text) >= 4
+    stopping = config.model_copy(update={"stop": (text[2:4],)})
+    one, two = Engine(parts, stopping, 7, Runtime()).generate(
+        [Prompt(max_images=0), Prompt(max_images=0, stop=(text[1],))]
+    )
+    cut = [
+        text[: min(place for stop in stops if (place := text.find(stop)) >= 0)]
+        for stops in ((text[2:4],), (text[2:4], text[1]))
+    ]
+    assert ["".join(piece.text for piece in output.pieces) for output in (one, two)] == cut  # type: ignore[union-attr]
+    assert (one.ended, two.ended) == ("stop", "stop")
+
+
+def test_a_penalty_counts_the_text_of_the_prompt_and_what_was_written() -> None:
+    parts = loaded(2, draws_often=False)
+    config = GenerationConfig(max_text_tokens=16, guidance=1.0, repetition_penalty=1e6)
+    (output,) = Engine(parts, config, 7, Runtime()).generate([Prompt((TextPiece("abc"),), max_images=0)])
+    text = "abc" + "".join(piece.text for piece in output.pieces)  # type: ignore[union-attr]
+    assert len(text) > 8
+    assert len(set(text)) == len(text)
 
 
 def test_neighbours_and_batch_size_change_nothing() -> None:
