@@ -56,7 +56,7 @@ STAGES = (
     Stage(
         "train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=3
     ),
-    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=2),
+    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=3),
     Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=3),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}

@@ -9,10 +9,11 @@ from stages.generation.config import GenerationConfig
 
 
 class EvalConfig(Section):
-    """text_to_image, image_to_text, free: documents of each kind. The judge knows the `shapes` world only."""
+    """text_to_image, image_to_text, free, edits: documents of each kind. The judge knows the `shapes` world only."""
 
     generation: GenerationConfig = GenerationConfig()
     text_to_image: int = Field(200, ge=0)
     image_to_text: int = Field(200, ge=0)
     free: int = Field(100, ge=0)
+    edits: int = Field(200, ge=0)
     free_temperature: float = Field(1.0, ge=0)

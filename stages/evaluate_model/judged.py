@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stages.artifacts.latents import StoredDocument, caption_of
+from stages.artifacts.latents import StoredDocument, StoredText, caption_of
 from stages.coders.pixels import Pixels
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
@@ -17,7 +17,7 @@ from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
-from stages.sources.shapes.judge import Verdict, judge, judge_caption, see
+from stages.sources.shapes.judge import Verdict, claims_of, judge, judge_caption, see
 from stages.sources.shapes.language import claims
 from stages.sources.shapes.world import scene_from_json
 
@@ -48,6 +48,45 @@ def shapes_pairs(loaded: LoadedModel, new: str) -> list[StoredDocument]:
     """Held-out caption pairs of the shapes world in which a "scene" or a "thing" is new; empty for any other source."""
     pairs = (document for document in heldout_documents(loaded) if is_pair(document))
     return [pair for pair in pairs if isinstance(pair.facts, dict) and pair.facts.get("new") == new]
+
+
+def shapes_edits(loaded: LoadedModel) -> list[StoredDocument]:
+    """Held-out edits of the shapes world; empty for any other source."""
+    found = (document for document in heldout_documents(loaded) if document.fixed_order)
+    return [document for document in found if isinstance(document.facts, dict) and "edit" in document.facts]
+
+
+def judge_edits(
+    loaded: LoadedModel, edits: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
+) -> Part:
+    """Picture and instruction to picture: the share whose things are, in shape, colour, place and size, those of the scene that
+    the instruction makes of the first: what was asked for is done, and nothing else."""
+    prompts = [Prompt(pieces_of(document, loaded)[:-1], draw=True) for document in edits]
+    outputs = Engine(loaded, config, derive_seed(seed, "eval", "edit"), runtime).generate(prompts)
+    after = [claims_of(scene_from_json(document.facts["scenes"][1])) for document in edits]
+    drawn = _pictures(loaded, [_latent(output) for output in outputs])
+    truth = _pictures(loaded, [_latent(pieces_of(document, loaded)[-1:]) for document in edits])
+    verdicts, ceiling = (
+        [judge(claimed, see(picture)) for claimed, picture in zip(after, pictures, strict=True)]
+        for pictures in (drawn, truth)
+    )
+    right = [verdict.all_right for verdict in verdicts]
+    kinds: dict[str, list[bool]] = {}
+    for document, flag in zip(edits, right, strict=True):
+        kinds.setdefault(document.facts["edit"], []).append(flag)
+    figures = {
+        "edit": _share(right),
+        **{f"edit_{kind}": _share(flags) for kind, flags in sorted(kinds.items())},
+        "edit_without_sizes": _share([_object_colour_place(verdict) for verdict in verdicts]),
+        "edit_of_true_pictures": _share([verdict.all_right for verdict in ceiling]),
+        "edit_count": len(edits),
+    }
+    texts = [segment.text for document in edits for segment in document.segments if isinstance(segment, StoredText)]
+    judged = [
+        Judged("edit", document.key, text, is_right, picture)
+        for document, text, is_right, picture in zip(edits, texts, right, drawn, strict=True)
+    ]
+    return Part(figures, judged)
 
 
 def judge_drawings(

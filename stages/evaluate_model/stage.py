@@ -15,7 +15,15 @@ from stages.core.events import Note
 from stages.core.files import write_atomic, write_json, write_jsonl
 from stages.core.runtime import Runtime
 from stages.evaluate_model.config import EvalConfig
-from stages.evaluate_model.judged import Judged, judge_drawings, judge_free, judge_texts, shapes_pairs
+from stages.evaluate_model.judged import (
+    Judged,
+    judge_drawings,
+    judge_edits,
+    judge_free,
+    judge_texts,
+    shapes_edits,
+    shapes_pairs,
+)
 from stages.generation.loading import load_model
 
 
@@ -35,12 +43,18 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
             figures.update(part.figures)
             judged.extend(part.judged)
         harder = shapes_pairs(loaded, "thing")[: min(eval.text_to_image, eval.image_to_text)]
-        for part in (
-            judge_drawings(loaded, harder, eval.generation, seed, runtime),
-            judge_texts(loaded, harder, eval.generation, seed, runtime),
-        ):
-            figures.update({f"new_things_{name}": value for name, value in part.figures.items()})
-    else:
+        if harder:
+            for part in (
+                judge_drawings(loaded, harder, eval.generation, seed, runtime),
+                judge_texts(loaded, harder, eval.generation, seed, runtime),
+            ):
+                figures.update({f"new_things_{name}": value for name, value in part.figures.items()})
+    edits = shapes_edits(loaded)[: eval.edits]
+    if edits:
+        part = judge_edits(loaded, edits, eval.generation, seed, runtime)
+        figures.update(part.figures)
+        judged.extend(part.judged)
+    if not judged:
         runtime.report(Note("no judge for this source: the scores are the held-out losses"))
     write_json(build.folder / SCORES, figures)
     write_jsonl(build.folder / JUDGED, [item.row() for item in judged])
@@ -48,4 +62,4 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     if mistakes:
         sheet = contact_sheet(mistakes[:64], columns=8, gap=4)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
-    build.seal({"judge": "shapes" if pairs else None}, figures)
+    build.seal({"judge": "shapes" if pairs or edits else None}, figures)

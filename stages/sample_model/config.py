@@ -10,7 +10,8 @@ from stages.generation.config import GenerationConfig
 
 class SampleConfig(Section):
     """prompts: texts to draw, beside `heldout_prompts` texts, `captions` pictures and `continued` documents of the
-    held-out side. free: documents that the model writes from nothing, with `free_temperature`.
+    held-out side (of an edit, which begins and ends with an image: the last one). free: documents that the model writes
+    from nothing, with `free_temperature`.
     """
 
     generation: GenerationConfig = GenerationConfig()

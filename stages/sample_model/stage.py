@@ -89,9 +89,14 @@ def _tasks(sample: SampleConfig, loaded: LoadedModel) -> list[_Task]:
         tasks.append(_Task("captions", Prompt(images, max_images=0), document.key))
     for document in longer[: sample.continued]:
         pieces = pieces_of(document, loaded)
-        first = next(place for place, piece in enumerate(pieces) if isinstance(piece, ImagePiece))
-        limit = sample.generation.max_images
-        tasks.append(_Task("continued", Prompt(pieces[: first + 1], max_images=limit), document.key))
+        if isinstance(pieces[0], ImagePiece) and isinstance(
+            pieces[-1], ImagePiece
+        ):  # an edit: what was asked for is given
+            prompt = Prompt(pieces[:-1], draw=True)
+        else:
+            first = next(place for place, piece in enumerate(pieces) if isinstance(piece, ImagePiece))
+            prompt = Prompt(pieces[: first + 1], max_images=sample.generation.max_images)
+        tasks.append(_Task("continued", prompt, document.key))
     tasks += [_Task("free", Prompt(max_images=sample.generation.max_images)) for _ in range(sample.free)]
     return tasks
 

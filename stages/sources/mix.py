@@ -14,11 +14,12 @@ from stages.sources.emoji import Emoji
 from stages.sources.folder import Folder
 from stages.sources.jsonl import Jsonl
 from stages.sources.parquet import Parquet
+from stages.sources.shapes.edits import ShapesEdits
 from stages.sources.shapes.source import Shapes
 from stages.sources.text import Text
 from stages.sources.webdataset import Webdataset
 
-SingleSource = Folder | Webdataset | Jsonl | Parquet | Text | Emoji | Shapes
+SingleSource = Folder | Webdataset | Jsonl | Parquet | Text | Emoji | Shapes | ShapesEdits
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 

@@ -249,6 +249,10 @@ def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequence
     else:  # it needs no copy: there are as many clean images as before, in shorter rows
         assert len(batch.inputs.context[0].t_I) == len(usual.inputs.context[0].t_I)
         assert usual.num_elements - batch.num_elements == 4 * int(lead.sum())
+        assert batch.elements.hidden_N is not None
+        seen = ~batch.elements.hidden_N
+        assert seen[batch.inputs.context[0].places_IP].all()  # what is given is there for all that follows
+        assert not seen[batch.inputs.images[0].places_IP].any()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 
 from stages.sources.shapes.world import COLOURS, PLACES, SHAPES, SIZES, Scene, Thing
 
+_WORDS = {"left": "on", "right": "on", "top": "at", "bottom": "at", "center": "in"}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -71,6 +72,11 @@ def turn(thing: Thing, changed: Thing) -> str:
     return f"then it moves to the {changed.place}: "
 
 
+def at_place(place: str, corner: str = "at") -> str:
+    """ "on the left", "in the center", "at the top-left"; corner: the word for a corner."""
+    return f"{_WORDS.get(place, corner)} the {place}"
+
+
 def claims(text: str) -> Claims | None:
     """What a caption claims; None where any part of it is not understood."""
     plain = re.sub(r"^(first|there (is|are)) ", "", _plain(text))
@@ -113,9 +119,8 @@ def _named(thing: Thing, rng: np.random.Generator) -> str:
 
 
 def _placed(thing: Thing, rng: np.random.Generator) -> str:
-    usual = {"left": "on", "right": "on", "top": "at", "bottom": "at", "center": "in"}
-    word = usual.get(thing.place) or ("in" if rng.random() < 0.5 else "at")
-    return f"{_named(thing, rng)} {word} the {thing.place}"
+    corner = "in" if thing.place not in _WORDS and rng.random() < 0.5 else "at"
+    return f"{_named(thing, rng)} {at_place(thing.place, corner)}"
 
 
 def _pattern(name: str) -> str:
