@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,7 @@ class Stage:
     sections: tuple[str, ...]
     inputs: tuple[str, ...]  # kinds of the artifacts that it reads
     version: int = 1  # bump when the same settings give other bytes
+    beside: tuple[str, ...] = ()  # more of the recipe that it is handed, which cannot change the result
 
 
 STAGES = (
@@ -54,7 +56,13 @@ STAGES = (
     Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=3),
     Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=3),
     Stage(
-        "train", "stages.train_model.stage", "checkpoint", ("model", "diffusion", "train"), ("sequences",), version=3
+        "train",
+        "stages.train_model.stage",
+        "checkpoint",
+        ("model", "diffusion", "train"),
+        ("sequences",),
+        version=4,
+        beside=("sample.generation",),
     ),
     Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=3),
     Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=3),
@@ -193,6 +201,7 @@ class Workspace:
                 write_json(build.folder / RECIPE, {name: tree[name] for name in stage.sections})
                 run: Callable[..., None] = import_module(stage.module).run
                 sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
+                sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
                 inputs = {kind: self.target(kind) for kind in stage.inputs}
                 run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
         if build.sealed is None and runtime.part.whole:

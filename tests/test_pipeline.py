@@ -152,11 +152,17 @@ def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -
     killed_then_finished(work, "encode", lambda: (work / "latents.partial" / "units" / "shard-00000.json").exists())
     for stage in ("tokenize", "pack"):
         assert tfcli(stage, "-r", "smoke", "--work", str(work)).returncode == 0
-    killed_then_finished(work, "train", lambda: any((work / "checkpoint.partial" / "saves").glob("step-*/state.json")))
+    saves = work / "checkpoint.partial" / "saves"
+    killed_then_finished(work, "train", lambda: any(saves.glob("step-*/state.json")), "--set", "train.preview_every=15")
     expected = digests(smoke)
     assert digests(work) == {name: expected[name] for name in digests(work)}
     assert len(digests(work)) == 5
     assert not list(work.glob("*.partial"))
+    # previews are drawn at other steps, and change nothing; those of the last step are the same to the byte
+    drawn = [sorted(path.name for path in (at / "checkpoint/previews").glob("step-*.png")) for at in (smoke, work)]
+    steps = [[int(name[5:13]) for name in names] for names in drawn]
+    assert steps == [[20, 40], [15, 30, 40]]
+    assert len({(at / "checkpoint/previews" / drawn[0][-1]).read_bytes() for at in (smoke, work)}) == 1
 
 
 def test_a_killed_training_with_muon_in_bf16_finishes_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:

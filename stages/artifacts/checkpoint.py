@@ -2,7 +2,8 @@
 
 weights.safetensors   the trained weights        ema.safetensors   their running average (absent without EMA)
 optimizer.safetensors what the optimizers keep    state.json        step, hashes
-metrics.jsonl         losses by step (exact)     timing.jsonl      seconds and tokens/s by step (not in the digest)
+metrics.jsonl         losses by step (exact)
+not in the digest:    timing.jsonl (seconds, speeds and memory by step), report.html, previews/ (PNG), tensorboard/
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS, EMA, OPTIMIZER, STATE = "weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
-METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+METRICS, TIMING, REPORT, PREVIEWS = "metrics.jsonl", "timing.jsonl", "report.html", "previews"
 
 
 class CheckpointContent(BaseModel):

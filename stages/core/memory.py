@@ -1,15 +1,49 @@
-"""How much memory a process may still take before others have to go."""
+"""What memory this process holds, and how much it may still take before others have to go. From Linux's own files."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """What Linux calls MemAvailable; None where it cannot be known."""
+    return _kib(meminfo, "MemAvailable:")
+
+
+def resident_bytes() -> int:
+    """What the process holds in memory now; 0 where it cannot be known."""
+    return _kib(_STATUS, "VmRSS:") or 0
+
+
+def peak_bytes() -> int:
+    """The most that the process ever held in memory, since `reset_peak` where that works; 0 where it cannot be known.
+
+    Not getrusage: its maximum goes back to the program that started this one.
+    """
+    return _kib(_STATUS, "VmHWM:") or 0
+
+
+def reset_peak() -> None:
+    """Let `peak_bytes` begin anew, where Linux allows it."""
     try:
-        lines = meminfo.read_text().splitlines()
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
+    except OSError:
+        return
+    try:
+        os.write(descriptor, b"5")
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _kib(path: Path, name: str) -> int | None:
+    try:
+        lines = path.read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    found = [line.split()[1] for line in lines if line.startswith(name)]
     return int(found[0]) * 1024 if found else None

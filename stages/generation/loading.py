@@ -64,10 +64,7 @@ def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
     device = resolve_device(device_name)
     checkpoint = Checkpoint.open(folder)
     content = checkpoint.content
-    sequences = Sequences.open(checkpoint.sequences_folder())
-    tokens = Tokens.open(sequences.tokens_folder())
-    latents = Latents.open(sequences.latents_folder())
-    diffusion = DiffusionConfig.model_validate(content.diffusion)
+    sequences_folder = checkpoint.sequences_folder()
     model = Transfusion(
         ModelConfig.model_validate(content.model),
         DataFacts(content.vocab_size, content.latent_channels, content.patch_side),
@@ -77,15 +74,25 @@ def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip()
         raise TfcliError(f"{folder}: weights do not fit the model", why=why, code=ExitCode.ARTIFACT) from error
+    return assemble(checkpoint, sequences_folder, model.to(device).eval(), device)
+
+
+def assemble(checkpoint: Checkpoint, sequences_folder: Path, model: Transfusion, device: torch.device) -> LoadedModel:
+    """The model with all else that its checkpoint, which may still be growing, was built on."""
+    content = checkpoint.content
+    sequences = Sequences.open(sequences_folder)
+    tokens = Tokens.open(sequences.tokens_folder())
+    latents = Latents.open(sequences.latents_folder())
+    diffusion = DiffusionConfig.model_validate(content.diffusion)
     return LoadedModel(
         checkpoint=checkpoint,
         sequences=sequences,
         tokens=tokens,
         latents=latents,
-        model=model.to(device).eval(),
+        model=model,
         diffusion=Diffusion(diffusion.schedule, diffusion.target, diffusion.times),
         scale=LatentScale(content.channel_mean, content.channel_std, device),
         text=tokens.text_coder(),
-        vae=load_vae(latents.autoencoder_folder() / "model", device=device_name),
+        vae=load_vae(latents.autoencoder_folder() / "model", device=str(device)),
         device=device,
     )

@@ -92,6 +92,7 @@ class Batch:
     targets: Tensor  # int64: the ids of those next elements
     images: tuple[ImageTruth, ...]
     num_elements: int  # real elements and clean copies, without padding
+    squared_lengths: int  # sum over the documents of the square of these elements
 
     @property
     def num_images(self) -> int:
@@ -119,6 +120,7 @@ class Batch:
             move(self.targets),
             tuple(ImageTruth(move(i.target_IChw), move(i.weights_I), move(i.noise_errors_I)) for i in self.images),
             self.num_elements,
+            self.squared_lengths,
         )
 
 
@@ -198,6 +200,7 @@ class BatchMaker:
             targets=torch.from_numpy(ids[loss_places + 1]),
             images=truths,
             num_elements=int(layout.inside.sum()),
+            squared_lengths=layout.squared_lengths,
         )
 
     def _shown(self, images: IntArray, own: IntArray) -> _Shown:
@@ -271,6 +274,7 @@ class _Layout:
         """owners: the document of each image, in order. copied: the images that have a copy behind them."""
         copies = np.where(copied, images[:, 2], 0)
         full = documents[:, 2] + np.bincount(owners, weights=copies, minlength=len(documents)).astype(np.int64)
+        self.squared_lengths = int((full**2).sum())
         rounded = -(-full // LENGTH_STEP) * LENGTH_STEP
         order = np.argsort(rounded, kind="stable")
         self.lengths = rounded[order]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from stages.core.config import Section, neutral
+from stages.train_model.trackers import Tracker
 
 Kernel = Literal["auto", "grouped", "dense", "flex"]
 
@@ -26,6 +27,9 @@ class TrainConfig(Section):
     attention: the kernel; all compute the same. "auto" takes "grouped" (documents of one length together) on CPU and "flex"
     (FlexAttention, compiled) on CUDA; "dense" is the reference, one mask over the whole batch.
     eval_rows: held-out rows in each measurement of the held-out losses.
+    preview_every: draw some held-out captions every so many steps, with the settings of [sample.generation] (0: never).
+    on_nonfinite: of a loss or gradient that is not finite, "stop" before the optimizer step, or "skip" the step, at most
+    skip_limit in a row. trackers: where figures go beside the checkpoint's own files, such as [{ kind = "tensorboard" }].
     """
 
     start_from: str = neutral("")  # the checkpoint's digest is in the fingerprint, wherever it lies
@@ -48,6 +52,10 @@ class TrainConfig(Section):
     attention: Kernel = "auto"
     eval_every: int = Field(250, ge=1)
     eval_rows: int = Field(8, ge=1)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    skip_limit: int = Field(8, ge=1)
+    preview_every: int = neutral(0, ge=0)
     save_every: int = neutral(250, ge=1)
     keep_saves: int = neutral(2, ge=1)
     log_every: int = neutral(10, ge=1)
+    trackers: tuple[Tracker, ...] = neutral(())

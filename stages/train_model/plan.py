@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages.core.device import matmul_peak, resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
@@ -15,33 +12,12 @@ from stages.model.transformer import DataFacts
 from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.footprint import Footprint, footprint, stand_in
+from stages.train_model.machines import Machine
 from stages.train_model.stage import Data
 
-# Data sheets: memory in GB, TFLOP/s of dense bf16 and of float32 (without TF32, which torch does not take by itself).
-GPUS = {
-    "A100-40": (40, 312, 19.5),
-    "A100": (80, 312, 19.5),
-    "H100": (80, 989, 67),
-    "H200": (141, 989, 67),
-    "B200": (180, 2250, 75),
-    "L4": (24, 121, 30),
-    "L40S": (48, 362, 91),
-    "RTX4090": (24, 165, 82),
-}
 _FEW = 4  # rows of a stand-in, and forward passes of finished data, that are looked at
 # Python, torch and its kernels: measured on CPU; for CUDA, where nothing was measured, a guess.
 _PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """count devices of one kind: bytes of memory, and floating-point operations a second at their best."""
-
-    name: str
-    count: int
-    memory: int
-    peak: float
-    measured: bool
 
 
 @dataclass(frozen=True)
@@ -84,29 +60,6 @@ class TrainingPlan:
     @property
     def seconds(self) -> float:
         return self.steps * self.elements_per_step / self.speed
-
-
-def machine_of(text: str, precision: str) -> Machine:
-    """ "8xH100", "H100". Raises TfcliError (USAGE)."""
-    found = re.fullmatch(r"(?:(\d{1,6})x)?([A-Za-z0-9-]+)", text)
-    name = found[2].upper() if found else ""
-    if not found or name not in GPUS or found[1] == "0":
-        known = ", ".join(GPUS)
-        raise TfcliError(f"--gpus {text}", why=f"known are {known}", fix="such as --gpus 8xH100", code=ExitCode.USAGE)
-    memory, half, single = GPUS[name]
-    return Machine(name, int(found[1] or 1), memory * 10**9, (half if precision == "bf16" else single) * 1e12, False)
-
-
-def this_machine(device_name: str, precision: str) -> Machine:
-    """The device itself, its matrix products measured."""
-    device = resolve_device(device_name)
-    peak = matmul_peak(device, precision)
-    if device.type == "cpu":
-        return Machine("cpu", 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), peak, True)
-    import torch
-
-    facts = torch.cuda.get_device_properties(device)
-    return Machine(facts.name, 1, facts.total_memory, peak, True)
 
 
 def plan_training(

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from stages.artifacts.checkpoint import METRICS, STATE, TIMING, CheckpointContent
+from stages.artifacts.checkpoint import PREVIEWS, REPORT, STATE, TIMING, CheckpointContent
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences
 from stages.coders.scale import LatentScale
 from stages.core.device import autocast, resolve_device
-from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
-from stages.core.files import read_jsonl, write_jsonl
 from stages.core.runtime import Runtime
 from stages.core.seeds import torch_generator
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
+from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.config import TrainConfig
+from stages.train_model.health import Health
+from stages.train_model.journal import SKIPPED, Journal
+from stages.train_model.meter import Meter, fields
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
+from stages.train_model.previews import Previews
+from stages.train_model.report import write_report
 from stages.train_model.saves import TrainState, complete_saves, read_state, save, write_state
 from stages.train_model.start import Start
 
@@ -41,16 +43,20 @@ def run(
     model: ModelConfig,
     diffusion: DiffusionConfig,
     train: TrainConfig,
+    generation: GenerationConfig,
     sequences: Path,
     build: Build,
     runtime: Runtime,
     seed: int,
 ) -> None:
-    """Train, save on the way, seal at the end. The same command after a kill goes on from the last save.
+    """Train, save on the way, seal at the end. The same command after a kill goes on from the last save. generation: how
+    previews are drawn.
 
     Raises TfcliError: DIVERGED on a non-finite loss or gradient (before the optimizer step), TERMINATED or INTERRUPTED
     after a signal, with the state saved.
     """
+    for tracker in train.trackers:
+        tracker.require()
     device = resolve_device(runtime.device)
     start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
     data = Data(sequences, diffusion, model, start)
@@ -63,72 +69,90 @@ def run(
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
     state = TrainState(network, build_optimizers(network, train), average)
     saves = build.folder / "saves"
-    metrics, timing = _Log(build.folder / METRICS), _Log(build.folder / TIMING)
     found = [*complete_saves(saves), *([build.folder] if (build.folder / STATE).exists() else [])]
     if found:
         read_state(found[-1], state)
         runtime.report(Note(f"going on from step {state.step}"))
-    metrics.cut(state.step)
-    timing.cut(state.step)
+    journal = Journal(build.folder, train.trackers, state.step)
+    health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
     parameters = sum(weight.numel() for weight in network.parameters())
     runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {device}, {train.precision}"))
+    content = _content(model, diffusion, train, data, parameters)
+    previews = Previews(content, sequences, build, generation, runtime, seed)
+    meter = Meter(model, data.facts, device, train.precision)
 
-    tick, shown = time.perf_counter(), state.step
-    elements = 0
+    def report() -> None:
+        journal.flush()
+        settings = {"model": model, "diffusion": diffusion, "train": train, "sample.generation": generation}
+        facts = (
+            f"step {state.step:,} of {train.steps:,}; {parameters / 1e6:.2f} M parameters, {device}, {train.precision}"
+        )
+        write_report(build, facts, journal, settings)
+
     while True:
         done = state.step >= train.steps
-        if done or state.step % train.eval_every == 0:
-            metrics.add(state.step, "heldout_", _heldout_losses(state, data, train, device, seed))
-        if not done and state.step > 0 and (state.step % train.save_every == 0 or runtime.interrupts.requested):
-            metrics.flush()
-            timing.flush()
-            save(saves, state, train.keep_saves)
+        with meter.aside():
+            if done or state.step % train.eval_every == 0:
+                journal.add_metrics(state.step, _heldout_losses(state, data, train, device, seed), "heldout_")
+            if train.preview_every and state.step and (done or state.step % train.preview_every == 0):
+                previews.draw(state)
+            if not done and state.step > 0 and (state.step % train.save_every == 0 or runtime.interrupts.requested):
+                report()
+                save(saves, state, train.keep_saves)
         if done:
             break
         runtime.interrupts.check(f"state saved at step {state.step}")
 
         rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, state.step)
-        batches = data.batches(train, rows, state.step, seed)
+        with meter.loading():
+            batches = data.batches(train, rows, state.step, seed)
         num_targets = sum(len(batch.targets) for batch in batches)
         num_images = sum(batch.num_images for batch in batches)
-        text_loss, image_loss = 0.0, 0.0
+        losses = torch.zeros(3, device=device)  # as trained, of text, of images
         for batch in batches:
             with autocast(device, train.precision):
                 sums = loss_sums(network, batch.to(device, train.attention))
                 loss = sums.text / max(1, num_targets)
                 loss = loss + diffusion.image_weight * sums.weighted_image / max(1, num_images)
             loss.backward()
-            text_loss += sums.text.item() / max(1, num_targets)
-            image_loss += sums.image.item() / max(1, num_images)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip_norm).item()
-        _require_finite(state.step, text_loss, image_loss, norm, rows)
+            text, image = sums.text / max(1, num_targets), sums.image / max(1, num_images)
+            losses += torch.stack((loss, text, image)).detach()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip_norm)
+        # the one place in a step where the host waits for the device
+        figures = torch.cat((losses, norm[None])).tolist()
+        taken = health.takes(state.step, figures, rows)
         rate = learning_rate(state.step, train)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            optimizer.step()
+            if taken:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        update_average(state.ema, network, state.step, train.ema_decay)
+        if taken:
+            update_average(state.ema, network, state.step, train.ema_decay)
         state.step += 1
+        meter.add(batches)
 
-        elements += sum(batch.num_elements for batch in batches)
-        if state.step % train.log_every == 0 or state.step == train.steps:
-            losses = {"text_loss": text_loss, "image_loss": image_loss, "grad_norm": norm, "learning_rate": rate}
-            metrics.add(state.step, "", losses)
-            now = time.perf_counter()
-            speed = elements / (now - tick)
-            timing.add(state.step, "", {"seconds": (now - tick) / (state.step - shown), "elements_per_second": speed})
-            tick, shown, elements = now, state.step, 0
-            fields = {"text": f"{text_loss:.3f}", "image": f"{image_loss:.3f}", "el/s": f"{speed:,.0f}"}
-            runtime.report(Progress("train", state.step, train.steps, "steps", fields))
+        if not taken:
+            journal.add_metrics(state.step, {SKIPPED: 1.0})
+        elif state.step % train.log_every == 0 or state.step == train.steps:
+            names = ("text_loss", "image_loss", "grad_norm", "learning_rate")
+            journal.add_metrics(state.step, dict(zip(names, (*figures[1:], rate), strict=True)))
+            row = meter.row(train.steps - state.step)
+            journal.add_timing(state.step, row)
+            shown = {"text": f"{figures[1]:.3f}", "image": f"{figures[2]:.3f}", "norm": f"{figures[3]:.2g}"}
+            shown |= {"rate": f"{rate:.1e}"} | fields(row)
+            runtime.report(Progress("train", state.step, train.steps, "steps", shown))
 
-    metrics.flush()
-    timing.flush()
+    report()
+    journal.close()
     if not (build.folder / STATE).exists():
         write_state(build.folder, state)
     shutil.rmtree(saves, ignore_errors=True)
-    stats = {"losses": metrics.last(), "parameters": parameters, "start_from": start.facts() if start else None}
-    build.seal(_content(model, diffusion, train, data, parameters).model_dump(), stats, volatile=(TIMING,))
+    stats = {"losses": journal.last(), "parameters": parameters, "start_from": start.facts() if start else None}
+    volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
+    build.seal(content.model_dump(), stats, volatile=volatile)
+    runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
 
 
 class Data:
@@ -206,47 +230,6 @@ def _heldout_losses(
         if count
     }
     return {"text_loss": text_sum / max(1, num_targets), "image_loss": image_sum / max(1, num_images), **by_level}
-
-
-def _require_finite(step: int, text: float, image: float, norm: float, rows: Any) -> None:
-    if np.isfinite([text, image, norm]).all():
-        return
-    raise TfcliError(
-        f"training diverged at step {step}",
-        why=f"text loss {text:.4g}, image loss {image:.4g}, gradient norm {norm:.4g}; rows {rows.tolist()[:8]}",
-        fix="lower train.learning_rate or raise train.warmup_steps; the last save is from before this step",
-        code=ExitCode.DIVERGED,
-    )
-
-
-@dataclass
-class _Log:
-    """A JSONL log that is rewritten whole at each save, so that it never holds steps that the weights do not."""
-
-    path: Path
-    rows: list[dict[str, Any]] | None = None
-
-    def cut(self, step: int) -> None:
-        """Read what an earlier process left and drop the lines after `step`."""
-        self.rows = []
-        if self.path.exists():
-            self.rows = [row for row in read_jsonl(self.path) if row["step"] <= step]
-
-    def add(self, step: int, prefix: str, values: dict[str, float]) -> None:
-        assert self.rows is not None
-        row = {"step": step, **{f"{prefix}{name}": value for name, value in values.items()}}
-        if row not in self.rows[-3:]:  # a resumed run measures the step it was saved at once more
-            self.rows.append(row)
-
-    def flush(self) -> None:
-        write_jsonl(self.path, self.rows or [])
-
-    def last(self) -> dict[str, float]:
-        """The newest value of every name."""
-        newest: dict[str, float] = {}
-        for row in self.rows or []:
-            newest.update(row)
-        return newest
 
 
 def _content(

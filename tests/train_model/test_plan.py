@@ -13,7 +13,8 @@ from stages.model.transformer import DataFacts
 from stages.recipe import load_recipe
 from stages.train_model.config import TrainConfig
 from stages.train_model.footprint import footprint, stand_in
-from stages.train_model.plan import DataPlan, Machine, TrainingPlan, machine_of, plan_training
+from stages.train_model.machines import Machine, machine_of
+from stages.train_model.plan import DataPlan, TrainingPlan, plan_training
 from tfcli.commands.plan import data_of
 
 MODEL = ModelConfig(width=64, layers=2, heads=2)

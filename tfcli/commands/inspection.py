@@ -21,6 +21,7 @@ _HINTS = {
     "latents": "look at the pictures as they are stored: tfcli inspect {} --images",
     "sequences": "look at a row: tfcli inspect {} --row 0",
     "samples": "look at them: tfcli inspect {} --images",
+    "checkpoint": "how it was trained, as curves and previews: {}/report.html",
 }
 _SHOW = "What to show"
 _Side = Literal["train", "heldout"]
@@ -197,7 +198,8 @@ def _show_artifact(item: Found, verbose: bool) -> None:
         render.show(f"  {entry.kind}  {folder}  digest {render.short(entry.digest)}  {state or 'ok'}")
     size = render.size_text(sum(entry.bytes for entry in manifest.files))
     render.show("", f"files: {len(manifest.files)}, {size}", render.pairs(_file_summary(manifest.files)))
-    if hint := _HINTS.get(manifest.kind):
+    told = manifest.kind != "checkpoint" or any(entry.path == "report.html" for entry in manifest.files)
+    if told and (hint := _HINTS.get(manifest.kind)):
         render.show("", hint.format(item.folder))
 
 

@@ -44,7 +44,7 @@ def plan(
     Examples: tfcli plan paper-0.76b --gpus 8xH100
               tfcli plan shapes --set model.width=512
     """
-    from stages.train_model.plan import machine_of, this_machine
+    from stages.train_model.machines import machine_of, this_machine
     from tfcli.commands.session import open_workspace
 
     call = options.Call(recipe, tuple(settings or ()), work, device, 0, json, False, False, True, False)
@@ -79,7 +79,7 @@ def make_plan(workspace: Workspace, machine: Any, mfu: float = MFU) -> TrainingP
 
 def plan_train(workspace: Workspace, call: options.Call) -> TrainingPlan | None:
     """For 'tfcli train --dry-run': on the device of the call, and None while too little is known."""
-    from stages.train_model.plan import this_machine
+    from stages.train_model.machines import this_machine
 
     try:
         return make_plan(workspace, this_machine(call.device, workspace.recipe.train.precision))

@@ -1,0 +1,152 @@
+"""Curves as inline SVG for static pages: no script, no fetched font; colours from the page's own variables --c0, --c1, ..."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+Point = tuple[float, float]
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 230, 52, 12, 10, 24
+_MOST = 400  # points of a drawn line: more is finer than the page
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --card: #8881; --c0: #2563eb; --c1: #d9480f; --c2: #0d9488; --c3: #9333ea; }
+@media (prefers-color-scheme: dark) { :root { --c0: #7aa7ff; --c1: #ff9a5c; --c2: #4fd1c0; --c3: #c99bff; } }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1.2rem; }
+.curves figure { margin: 0; } .curves figcaption { font-size: .85rem; display: flex; flex-wrap: wrap; gap: .1rem .9rem; }
+.curves svg { width: 100%; height: auto; display: block; }
+.curves svg text { fill: currentColor; font: 11px system-ui, sans-serif; opacity: .75; }
+.curves b { font-weight: 600; } .curves i { font-style: normal; white-space: nowrap; }
+.curves i::before { content: ''; display: inline-block; width: .8rem; height: .18rem; margin-right: .3rem;
+  vertical-align: middle; background: var(--own); }
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. colour: a number from 0. raw: noisy single values, drawn faint behind their own running mean."""
+
+    name: str
+    points: Sequence[Point]
+    colour: int = 0
+    raw: bool = False
+
+
+def chart(
+    title: str, lines: Sequence[Line], *, logarithmic: bool = False, percent: bool = False, from_zero: bool = False
+) -> str:
+    """A figure with its key, which names the last value of each line; empty where no line has two points.
+
+    First values and leaps that would squeeze the rest lie at the edge of the axis. logarithmic: values above 0 only.
+    percent: values are shares. from_zero: where the axis begins.
+    """
+    drawn = [Line(one.name, _usable(one.points, logarithmic), one.colour, one.raw) for one in lines]
+    drawn = [line for line in drawn if len(line.points) > 1]
+    if not drawn:
+        return ""
+    last = max(step for line in drawn for step, _ in line.points)
+    low, high = _range([line.points for line in drawn], last, logarithmic)
+    low = 0.0 if from_zero else low
+
+    def place(point: Point) -> str:
+        step, value = point
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / (last or 1)
+        share = (_scaled(value, logarithmic) - low) / (high - low)
+        return f"{x:.1f},{_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - min(1.0, max(0.0, share))):.1f}"
+
+    def shown(points: Sequence[Point], colour: int, style: str) -> str:
+        path = " ".join(place(point) for point in thinned(points))
+        return f"<polyline points='{path}' fill='none' stroke='var(--c{colour})' {style}/>"
+
+    body = "".join(_grid(low, high, last, logarithmic, percent))
+    marks = ""
+    for line in drawn:
+        if line.raw:
+            body += shown(line.points, line.colour, "stroke-width='1' opacity='.3'")
+        body += shown(smoothed(line.points) if line.raw else line.points, line.colour, "stroke-width='1.8'")
+        value = (smoothed(line.points) if line.raw else line.points)[-1][1]
+        marks += f"<i style='--own: var(--c{line.colour})'>{escape(line.name)} {_text(value, percent)}</i>"
+    return (
+        f"<figure><figcaption><b>{escape(title)}</b>{marks}</figcaption>"
+        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{escape(title)}'>{body}</svg></figure>"
+    )
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """At most _MOST points: the means of as many spans, and the last point as it is."""
+    if len(points) <= _MOST:
+        return list(points)
+    made = []
+    for number in range(_MOST - 1):
+        part = points[number * (len(points) - 1) // (_MOST - 1) : (number + 1) * (len(points) - 1) // (_MOST - 1)]
+        made.append((math.fsum(x for x, _ in part) / len(part), math.fsum(y for _, y in part) / len(part)))
+    return [*made, points[-1]]
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """A running mean over some fiftieth of the points before each."""
+    window = max(1, len(points) // 50)
+    sums = [0.0]
+    for _, value in points:
+        sums.append(sums[-1] + value)
+    return [
+        (step, (sums[place + 1] - sums[max(0, place + 1 - window)]) / min(window, place + 1))
+        for place, (step, _) in enumerate(points)
+    ]
+
+
+def _usable(points: Sequence[Point], logarithmic: bool) -> list[Point]:
+    return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not logarithmic)]
+
+
+def _scaled(value: float, logarithmic: bool) -> float:
+    return math.log10(value) if logarithmic else value
+
+
+def _range(curves: Sequence[Sequence[Point]], last: float, logarithmic: bool) -> tuple[float, float]:
+    """Of the axis: all values, but of the first twentieth and of single leaps only what lies among the others."""
+    later = sorted(y for points in curves for x, y in points if x >= last / 20)
+    values = later or sorted(y for points in curves for _, y in points)
+    low, high = (_scaled(value, logarithmic) for value in (values[0], values[int(len(values) * 0.99)]))
+    room = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    return low - room, high + room
+
+
+def _grid(low: float, high: float, last: float, logarithmic: bool, percent: bool) -> list[str]:
+    parts = []
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    for value in ticks(low, high, logarithmic):
+        y = _TOP + (bottom - _TOP) * (1 - (_scaled(value, logarithmic) - low) / (high - low))
+        parts.append(f"<line x1='{_LEFT}' x2='{right}' y1='{y:.1f}' y2='{y:.1f}' stroke='var(--line)'/>")
+        parts.append(f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{_text(value, percent)}</text>")
+    for step in ticks(0, last, False):
+        x = _LEFT + (right - _LEFT) * step / (last or 1)
+        anchor = "middle" if x < right - 14 else "end"
+        parts.append(f"<text x='{x:.1f}' y='{_HEIGHT - 8}' text-anchor='{anchor}'>{step:,.0f}</text>")
+    return parts
+
+
+def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Round numbers between low and high, some five of them; of a logarithmic axis, whose ends are exponents, 1, 2 and 5."""
+    if logarithmic:
+        exponents = range(math.floor(low), math.ceil(high) + 1)
+        found = [digit * 10.0**exponent for exponent in exponents for digit in (1, 2, 5)]
+        found = [value for value in found if low <= math.log10(value) <= high]
+        if len(found) > 6:
+            found = [value for value in found if f"{value:e}".startswith("1.0")] or found[:: len(found) // 5]
+        if len(found) > 2:
+            return found
+        return [10**value for value in ticks(low, high, False)]
+    rough = (high - low) / 5 or 1.0
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _text(value: float, percent: bool) -> str:
+    if percent:
+        return f"{100 * value:.3g} %"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

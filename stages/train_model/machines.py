@@ -1,0 +1,67 @@
+"""Devices: how much they hold, and how fast they multiply at their best, by data sheet or measured."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+import torch
+
+from stages.core.device import matmul_peak, resolve_device
+from stages.core.errors import ExitCode, TfcliError
+
+# Data sheets: memory in GB, TFLOP/s of dense bf16 and of float32 (without TF32, which torch does not take by itself).
+GPUS = {
+    "A100-40": (40, 312, 19.5),
+    "A100": (80, 312, 19.5),
+    "H100": (80, 989, 67),
+    "H200": (141, 989, 67),
+    "B200": (180, 2250, 75),
+    "L4": (24, 121, 30),
+    "L40S": (48, 362, 91),
+    "RTX4090": (24, 165, 82),
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """count devices of one kind: bytes of memory, and floating-point operations a second at their best."""
+
+    name: str
+    count: int
+    memory: int
+    peak: float
+    measured: bool
+
+
+def machine_of(text: str, precision: str) -> Machine:
+    """ "8xH100", "H100". Raises TfcliError (USAGE)."""
+    found = re.fullmatch(r"(?:(\d{1,6})x)?([A-Za-z0-9-]+)", text)
+    name = found[2].upper() if found else ""
+    if not found or name not in GPUS or found[1] == "0":
+        known = ", ".join(GPUS)
+        raise TfcliError(f"--gpus {text}", why=f"known are {known}", fix="such as --gpus 8xH100", code=ExitCode.USAGE)
+    memory, half, single = GPUS[name]
+    return Machine(name, int(found[1] or 1), memory * 10**9, (half if precision == "bf16" else single) * 1e12, False)
+
+
+def this_machine(device_name: str, precision: str) -> Machine:
+    """The device itself: a CPU's matrix products measured, a GPU's by its data sheet where there is one."""
+    device = resolve_device(device_name)
+    if device.type == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Machine("cpu", 1, memory, matmul_peak(device, precision), True)
+    facts = torch.cuda.get_device_properties(device)
+    known = sheet_of(facts.name)
+    if known is None:
+        return Machine(facts.name, 1, facts.total_memory, matmul_peak(device, precision), True)
+    _, half, single = GPUS[known]
+    return Machine(facts.name, 1, facts.total_memory, (half if precision == "bf16" else single) * 1e12, False)
+
+
+def sheet_of(device_name: str) -> str | None:
+    """The data sheet of a device as CUDA names it: "NVIDIA H100 80GB HBM3" is an H100; None for one that is not here."""
+    words = device_name.upper().replace("RTX ", "RTX").split("-")
+    found = {word for part in words for word in part.split()} & GPUS.keys()
+    return found.pop() if found else None

@@ -1,0 +1,73 @@
+"""Where the figures of a training go. A tracker is one frozen model, whose fields are its recipe options, and its line in
+`Tracker`; the two JSONL files of a checkpoint (`journal.py`) are always written."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from stages.core.config import Section
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import disk_errors
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class Open(Protocol):
+    """A tracker at work."""
+
+    def add(self, step: int, values: dict[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorboardTracker(Section):
+    """Curves for `tensorboard --logdir`, below `tensorboard/` in the checkpoint's folder (extra `tensorboard`)."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+
+    @property
+    def folder(self) -> str:
+        """What it writes, inside the checkpoint: left out of the digest."""
+        return "tensorboard"
+
+    def require(self) -> None:
+        """Raise TfcliError (ENVIRONMENT) where its extra is missing."""
+        if find_spec("tensorboard") is None:
+            raise TfcliError(
+                "train.trackers: tensorboard is not installed",
+                fix="pip install 'tfcli[tensorboard]'",
+                code=ExitCode.ENVIRONMENT,
+            )
+
+    def open(self, checkpoint: Path, step: int) -> Open:
+        """step: where the training goes on; what an earlier process noted after it is dropped."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        folder = checkpoint / self.folder
+        with disk_errors(folder):
+            return _Board(SummaryWriter(str(folder), purge_step=step + 1 if step else None))
+
+
+Tracker = TensorboardTracker
+
+
+class _Board:
+    def __init__(self, writer: SummaryWriter) -> None:
+        self.writer = writer
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            # "heldout_text_loss" lies beside the other held-out figures
+            group, _, rest = name.partition("_")
+            self.writer.add_scalar(f"heldout/{rest}" if group == "heldout" else f"train/{name}", value, step)
+
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
