@@ -18,6 +18,7 @@ from stages.core.runtime import Runtime
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import VelocityTarget
+from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
 from stages.tokenize_text.config import PretrainedTokenizer, TokenizeConfig
@@ -33,7 +34,7 @@ TRAIN = TrainConfig(steps=4, batch_rows=2, warmup_steps=1, learning_rate=1e-3, e
 
 def train(folder: Path, sequences: Path, config: TrainConfig = TRAIN) -> Checkpoint:
     with building(folder, stamp("checkpoint", "train", {"sequences": sequences}, folder), Runtime()) as build:
-        run(MODEL, DiffusionConfig(), config, sequences, build, Runtime(), 0)
+        run(MODEL, DiffusionConfig(), config, GenerationConfig(), sequences, build, Runtime(), 0)
     return Checkpoint.open(folder)
 
 
