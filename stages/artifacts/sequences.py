@@ -1,4 +1,4 @@
-"""Sequences: packed rows of a fixed length, on a training and a held-out side.
+"""Sequences: packed rows of a fixed length, on a training and a held-out side; and "late", other rows for the end of training.
 
     <side>/ids             int32 (rows, row_length); a patch's place and unused places hold `pad`
     <side>/documents       int64 (n, 6): row, start, length, document, caption dropped, begins with an image
@@ -28,12 +28,12 @@ from stages.core.files import read_jsonl
 HELDOUT_DOCUMENTS, HISTOGRAM = "heldout_documents.jsonl", "lengths.png"
 REPORT, REPORT_TEXT = "report.json", "report.txt"
 TABLES = ("ids", "documents", "images", "row_documents", "row_images")
-Side = Literal["train", "heldout"]
+Side = Literal["train", "heldout", "late"]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class SequencesContent(Marks):
-    """Facts for the model: the vocabulary with its marks, the grids, the latent statistics."""
+    """Facts for the model: the vocabulary with its marks, the grids, the latent statistics. late_rows: 0 without that side."""
 
     row_length: int
     patch_side: int
@@ -44,6 +44,7 @@ class SequencesContent(Marks):
     channel_std: list[float]
     num_rows: int
     heldout_rows: int
+    late_rows: int = 0
     passes: int
 
 

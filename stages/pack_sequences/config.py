@@ -18,6 +18,8 @@ class PackConfig(Section):
     heldout_fraction: share of groups kept out of training, beside what the source itself holds out.
     weights: how often a pass lays out the documents of a source, by its name (1 where it is not named): 2.5 is twice, and a
     third time for half of them, others in each pass. 0 leaves a source out of training.
+    late_weights: other weights for the end of training (train.late_share of its steps; paper: high-aesthetic images in the last
+    1 %), by source; those that are not named keep theirs. late_passes: passes that are laid out with them. Empty: no change.
     text_to_image: elements of text and marks for each patch (paper: 1). Of the side that has too much (documents of text, or
     documents with images) each pass takes a part, another one each time. Empty: as the documents come.
     too_long_text: a text longer than a row is cut into pieces, or left out. too_long_documents: one with images is left out,
@@ -31,6 +33,8 @@ class PackConfig(Section):
     passes: int = Field(1, ge=1)
     heldout_fraction: float = Field(0.02, ge=0, lt=1)
     weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(default_factory=dict)
+    late_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(default_factory=dict)
+    late_passes: int = Field(1, ge=1)
     text_to_image: float | None = Field(None, gt=0)
     too_long_text: Literal["split", "skip"] = "split"
     too_long_documents: Literal["skip", "truncate"] = "skip"

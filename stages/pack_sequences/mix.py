@@ -14,14 +14,17 @@ BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def document_weights(pack: PackConfig, sources: IntArray, names: list[str]) -> Floats:
-    """The weight of each document's source. Raises TfcliError (USAGE) for a source that is not there."""
-    unknown = sorted(set(pack.weights) - set(names))
-    if unknown:
-        raise TfcliError(
-            f"pack.weights: no source {unknown[0]}", fix=f"the sources are {', '.join(names)}", code=ExitCode.USAGE
-        )
-    return np.array([pack.weights.get(name, 1.0) for name in names])[sources]
+def document_weights(pack: PackConfig, sources: IntArray, names: list[str], *, late: bool = False) -> Floats:
+    """The weight of each document's source, most of the time or at the end of training. Raises TfcliError (USAGE) for a source
+    that is not there."""
+    for key, given in (("weights", pack.weights), ("late_weights", pack.late_weights)):
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise TfcliError(
+                f"pack.{key}: no source {unknown[0]}", fix=f"the sources are {', '.join(names)}", code=ExitCode.USAGE
+            )
+    weights = pack.weights | (pack.late_weights if late else {})
+    return np.array([weights.get(name, 1.0) for name in names])[sources]
 
 
 def balanced(weights: Floats, has_images: BoolArray, text: IntArray, patches: IntArray, wanted: float) -> Floats:

@@ -15,7 +15,13 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def summary(
-    train: RowTable, heldout: RowTable, left_out: dict[str, int], lengths: IntArray, pack: PackConfig, source: Tokens
+    train: RowTable,
+    heldout: RowTable,
+    late: RowTable | None,
+    left_out: dict[str, int],
+    lengths: IntArray,
+    pack: PackConfig,
+    source: Tokens,
 ) -> dict[str, Any]:
     """Counts and shares of both sides, documents left out by reason, quantiles of document lengths."""
     places = train.ids.size
@@ -23,13 +29,13 @@ def summary(
     patches = int(train.images[:, 2].sum())
     first_text = train.documents[:, 5] == 0
     quantiles = np.quantile(lengths, [0, 0.5, 0.9, 1]).astype(int).tolist()
-    of_source = np.bincount(source.array("sources")[train.documents[:, 3]], minlength=len(source.content.sources))
     return {
         "rows": len(train.ids),
         "heldout_rows": len(heldout.ids),
         "documents": len(np.unique(train.documents[:, 3])),
         "heldout_documents": len(np.unique(heldout.documents[:, 3])),
-        "laid_out_by_source": dict(zip(source.content.sources, of_source.tolist(), strict=True)),
+        "laid_out_by_source": _by_source(train, source),
+        **({} if late is None else {"late_rows": len(late.ids), "late_by_source": _by_source(late, source)}),
         "images": len(train.images),
         "fill": used / places,
         "unused_places": places - used,
@@ -42,6 +48,11 @@ def summary(
         "length_min_median_p90_max": quantiles,
         "passes": pack.passes,
     }
+
+
+def _by_source(table: RowTable, source: Tokens) -> dict[str, int]:
+    counts = np.bincount(source.array("sources")[table.documents[:, 3]], minlength=len(source.content.sources))
+    return dict(zip(source.content.sources, counts.tolist(), strict=True))
 
 
 def report_text(report: dict[str, Any], lengths: IntArray, row_length: int) -> str:

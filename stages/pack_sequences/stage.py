@@ -63,26 +63,32 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
         seed=seed,
     )
 
+    late_weights = _weights(pack, source, units, heldout, patches, late=True) if pack.late_weights else None
+    num_passes = pack.passes + (pack.late_passes if pack.late_weights else 0)
     passes = []
-    for number in range(pack.passes):
+    for number in range(num_passes):
         with runtime.interrupts.at_once(_KEPT):
-            passes.append(packer.training(number, weights))
-        runtime.report(Progress("pack", number + 1, pack.passes, "passes"))
-    train = _joined(passes)
-    if len(train.ids) == 0:
-        why = f"all {len(units)} documents are held out" if heldout.all() else "pack.weights leave none"
+            is_late = late_weights is not None and number >= pack.passes
+            passes.append(packer.training(number, late_weights if is_late and late_weights is not None else weights))
+        runtime.report(Progress("pack", number + 1, num_passes, "passes"))
+    train = _joined(passes[: pack.passes])
+    late = _joined(passes[pack.passes :]) if pack.late_weights else None
+    if len(train.ids) == 0 or (late is not None and len(late.ids) == 0):
+        why = f"all {len(units)} documents are held out" if heldout.all() else "the weights leave none"
         fix = "lower pack.heldout_fraction" if heldout.all() else "raise a weight"
         raise TfcliError("no documents to train on", why=why, fix=fix, code=ExitCode.INPUT)
     with runtime.interrupts.at_once(_KEPT):
         kept = packer.heldout(np.nonzero(heldout)[0])
-        for table in (train, kept):
+        for table in (train, kept, *([] if late is None else [late])):
             check_rows(table, source.content, patches, facts.num_images)
     train.write(build.folder / "train")
     kept.write(build.folder / "heldout")
+    if late is not None:
+        late.write(build.folder / "late")
     chosen = np.unique(units.document[heldout])
     write_jsonl(build.folder / HELDOUT_DOCUMENTS, ({"document": int(index)} for index in chosen))
     lengths = units.lengths(patches)
-    report = summary(train, kept, left_out, lengths, pack, source)
+    report = summary(train, kept, late, left_out, lengths, pack, source)
     write_json(build.folder / REPORT, report)
     write_atomic(build.folder / REPORT_TEXT, report_text(report, lengths, pack.row_length).encode())
     write_atomic(build.folder / HISTOGRAM, histogram(lengths, pack.row_length))
@@ -93,7 +99,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
             f"{len(kept.ids):,} rows held out" + (f"; documents: {out}" if out else "")
         )
     )
-    build.seal(_content(pack, source.content, facts, train, kept).model_dump(), report)
+    build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report)
 
 
 def _patches(facts: LatentsContent, side: int) -> IntArray:
@@ -120,10 +126,12 @@ def _heldout(groups: IntArray, flags: IntArray, fraction: float, seed: int) -> B
     return result
 
 
-def _weights(pack: PackConfig, source: Tokens, units: Units, heldout: BoolArray, patches: IntArray) -> Floats:
+def _weights(
+    pack: PackConfig, source: Tokens, units: Units, heldout: BoolArray, patches: IntArray, *, late: bool = False
+) -> Floats:
     """How often a pass lays each unit out, 0 for those that are held out."""
     sources = source.array("sources")[units.document]
-    weights = np.where(heldout, 0.0, document_weights(pack, sources, source.content.sources))
+    weights = np.where(heldout, 0.0, document_weights(pack, sources, source.content.sources, late=late))
     if pack.text_to_image is None:
         return weights
     own = segment_lengths(units.segments, patches)
@@ -220,7 +228,7 @@ def _joined(tables: list[RowTable]) -> RowTable:
 
 
 def _content(
-    pack: PackConfig, marks: Marks, facts: LatentsContent, train: RowTable, heldout: RowTable
+    pack: PackConfig, marks: Marks, facts: LatentsContent, train: RowTable, heldout: RowTable, late: RowTable | None
 ) -> SequencesContent:
     return SequencesContent(
         row_length=pack.row_length,
@@ -233,5 +241,6 @@ def _content(
         channel_std=facts.channel_std,
         num_rows=len(train.ids),
         heldout_rows=len(heldout.ids),
+        late_rows=0 if late is None else len(late.ids),
         passes=pack.passes,
     )

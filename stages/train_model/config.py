@@ -21,6 +21,8 @@ class TrainConfig(Section):
     on new sequences of the same vocabulary, autoencoder and patches; the optimizer and the learning rate begin anew, at this
     recipe's settings. Empty: random weights.
 
+    late_share: share of the steps, the last ones, that read the late rows of pack.late_weights, where there are such.
+
     optimizer: "adamw" (paper) or "muon": for the blocks' matrices an update in which all directions are alike in size, which
     learns in fewer steps; AdamW for the rest. beta1, beta2, epsilon: AdamW's; Muon takes torch's own settings.
     ema_decay: of the averaged weights that sampling uses; 0 keeps none (paper: not mentioned).
@@ -34,6 +36,7 @@ class TrainConfig(Section):
 
     start_from: str = neutral("")  # the checkpoint's digest is in the fingerprint, wherever it lies
     steps: int = Field(1000, ge=1)
+    late_share: float = Field(0.01, ge=0, le=1)
     batch_rows: int = Field(4, ge=1)
     micro_rows: int = Field(0, ge=0)
     optimizer: Literal["adamw", "muon"] = "adamw"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from stages.artifacts.checkpoint import PREVIEWS, REPORT, STATE, TIMING, CheckpointContent
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents
-from stages.artifacts.sequences import Sequences
+from stages.artifacts.sequences import Sequences, Side
 from stages.coders.scale import LatentScale
 from stages.core.device import autocast, resolve_device
 from stages.core.events import Note, Progress
@@ -103,7 +104,7 @@ def run(
             break
         runtime.interrupts.check(f"state saved at step {state.step}")
 
-        rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, state.step)
+        rows = data.rows(train, state.step, seed)
         with meter.loading():
             batches = data.batches(train, rows, state.step, seed)
         num_targets = sum(len(batch.targets) for batch in batches)
@@ -156,7 +157,7 @@ def run(
 
 
 class Data:
-    """The two splits of Sequences and the latents behind them."""
+    """The sides of Sequences and the latents behind them. late: rows for the end of training, None where there are none."""
 
     def __init__(
         self, folder: Path, diffusion: DiffusionConfig, model: ModelConfig, start: Start | None = None
@@ -169,9 +170,10 @@ class Data:
         process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
         self.num_times = process.num_steps
         bidirectional = model.image_attention == "bidirectional"
-        self.train, self.heldout = (
-            BatchMaker(
-                sequences.split(name),
+
+        def maker(side: Side) -> BatchMaker:
+            return BatchMaker(
+                sequences.split(side),
                 self.content,
                 self.readers,
                 process,
@@ -180,21 +182,34 @@ class Data:
                 bidirectional=bidirectional,
                 clean_context=diffusion.context_images == "clean",
             )
-            for name in ("train", "heldout")
-        )
+
+        self.train, self.heldout = maker("train"), maker("heldout")
+        self.late = maker("late") if self.content.late_rows else None
+
+    def rows(self, train: TrainConfig, step: int, seed: int) -> Any:
+        """The rows of a step: of the training side, and from `late_from` on of the late one."""
+        first = self.late_from(train)
+        if step >= first:
+            return rows_of_step(self.content.late_rows, train.batch_rows, seed, step - first)
+        return rows_of_step(self.content.num_rows, train.batch_rows, seed, step)
+
+    def late_from(self, train: TrainConfig) -> int:
+        """The first step of the late phase; train.steps where there is none."""
+        return train.steps - (math.ceil(train.late_share * train.steps) if self.late else 0)
 
     def batches(self, train: TrainConfig, rows: Any, step: int, seed: int) -> list[Batch]:
         """The rows of a step, cut into forward passes of at most micro_rows."""
         names: list[tuple[int | str, ...]] = [(step, place) for place in range(len(rows))]
         size = train.micro_rows or len(rows)
         starts = range(0, len(rows), size)
-        return [self.train.make(rows[start : start + size], names[start : start + size], seed) for start in starts]
+        maker = self.late if self.late is not None and step >= self.late_from(train) else self.train
+        return [maker.make(rows[start : start + size], names[start : start + size], seed) for start in starts]
 
     def latent_limit(self) -> float:
         """Largest absolute normalised value among (at most 4,096) latents: samplers hold x_0 inside it."""
         scale = LatentScale(self.content.channel_mean, self.content.channel_std)
         limit = 0.0
-        images = np.concatenate([maker.table.images for maker in (self.train, self.heldout)])
+        images = np.concatenate([maker.table.images for maker in (self.train, self.heldout, self.late) if maker])
         for grid, reader in enumerate(self.readers):
             used = np.unique(images[images[:, 4] == grid, 3])
             if not len(used):

@@ -123,6 +123,32 @@ def test_a_weight_of_0_leaves_a_source_out_and_an_unknown_one_is_named(tmp_path:
         make_all(tmp_path / "c", stories, PackConfig(row_length=64, weights=nothing, heldout_fraction=0))
 
 
+def test_late_weights_make_rows_of_their_own_for_the_end(tmp_path: Path) -> None:
+    stories = pairs(40, "photos") + pairs(40, "drawings") + texts(40)
+    plain = PackConfig(row_length=64, heldout_fraction=0.1, weights={"books": 2})
+    config = plain.model_copy(update={"late_weights": {"drawings": 3, "photos": 0}, "late_passes": 2})
+    usual, folder = make_all(tmp_path / "a", stories, plain), make_all(tmp_path / "b", stories, config)
+    assert not (usual / "late").exists()
+    assert Sequences.open(usual).content.late_rows == 0
+    packed = Sequences.open(folder)
+    assert np.array_equal(packed.split("train").ids, Sequences.open(usual).split("train").ids)  # not touched
+    late = packed.split("late")
+    assert packed.content.late_rows == len(late.ids) > 0
+    heldout = set(packed.heldout_documents())
+    times = Counter(late.documents[:, 3].tolist())
+    assert set(times) == set(range(40, 120)) - heldout
+    assert {times[number] for number in range(40, 80)} <= {0, 6}
+    assert {times[number] for number in range(80, 120)} <= {0, 4}  # what is not named keeps its weight
+    first, second = (set(map(bytes, late.ids[part])) for part in np.array_split(np.arange(len(late.ids)), 2))
+    assert first != second
+    report = open_artifact(folder, "sequences").stats
+    assert report["late_rows"] == len(late.ids)
+    assert report["late_by_source"]["photos"] == 0
+    for wrong in ({"fotos": 2.0}, {"books": 0.0, "photos": 0.0, "drawings": 0.0}):
+        with pytest.raises(TfcliError, match=r"no source fotos|no documents to train on"):
+            make_all(tmp_path / f"c{len(wrong)}", stories, config.model_copy(update={"late_weights": wrong}))
+
+
 # text : image
 
 
