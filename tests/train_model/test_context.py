@@ -21,6 +21,7 @@ from stages.diffusion.weighting import Uniform
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.lines import Line
+from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig, UNetCodec
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 from stages.pack_sequences.config import PackConfig
@@ -178,6 +179,26 @@ def test_every_patch_of_an_image_reaches_every_other(trained: Trained) -> None:
         moved = replace(image, latents_IChw=image.latents_IChw + pixel)
         found = trained.changed(replace(batch.inputs, images=(moved,)))
         assert found[image.places_IP].all()
+
+
+def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences) -> None:
+    """The model says of an image whose caption was dropped what it says of one in a document that never had any."""
+    batch, facts = trained.batch, sequences.content
+    image, owners = batch.inputs.images[0], batch.elements.documents_N
+    scored = owners[batch.loss_places]
+    dropped = (~torch.isin(owners[image.places_IP[:, 0]], scored)).nonzero()[:, 0]
+    assert len(dropped)
+    alone = ImageInputs(
+        image.latents_IChw[dropped], image.t_I[dropped], torch.arange(2, 6) + 6 * torch.arange(len(dropped))[:, None]
+    )
+    place = torch.arange(6 * len(dropped))
+    text = place[place % 6 < 2]
+    inputs = Inputs(place % 6, torch.tensor([facts.bos, facts.boi]).repeat(len(dropped)), text, (alone,))
+    mask = DenseAttention(allowed(place // 6, torch.where(place % 6 < 2, -1, place // 6)))
+    with torch.no_grad():
+        (expected,) = trained.model.image_outputs(trained.model.hidden(inputs, mask))
+        (found,) = trained.model.image_outputs(trained.model.hidden(batch.inputs, batch.attention))
+    assert torch.allclose(found[dropped], expected, atol=1e-5)
 
 
 def test_a_clean_copy_is_seen_by_all_that_follows_but_not_by_its_noised_twin(clean: Trained) -> None:
