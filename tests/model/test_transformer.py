@@ -212,6 +212,23 @@ def test_patches_invert_and_run_in_raster_order() -> None:
     assert to_patches(marked, 2)[0].sum(1).tolist() == [0, 0, 1, 0, 0, 0]
 
 
+def test_the_papers_patches_make_1024_to_16_elements_of_an_image() -> None:
+    latents = torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    shapes = [to_patches(latents, side).shape[1:] for side in (1, 2, 4, 8)]
+    assert shapes == [(1024, 8), (256, 32), (64, 128), (16, 512)]
+    for side in (1, 2, 4, 8):
+        assert torch.equal(from_patches(to_patches(latents, side), side, 32, 32), latents)
+
+
+@pytest.mark.parametrize("options", [{}, VARIANTS["unet"]], ids=["linear", "unet"])
+def test_time_enters_at_the_codec_and_nowhere_else(options: dict[str, object]) -> None:
+    network, source = model(**options), inputs()
+    with torch.no_grad():
+        network.patches.time.second.weight.zero_()
+    later = with_latents(source, torch.zeros(2, 3, 4, 4), torch.tensor([1, 999]))
+    assert torch.equal(hidden(network, later), hidden(network, source))
+
+
 def test_rotary_scores_depend_on_distance_only() -> None:
     q, k = torch.randn(2, 1, 2, 8, generator=torch.Generator().manual_seed(0)).unbind()
     scores = []

@@ -8,6 +8,9 @@ import pytest
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.diffusion.config import DiffusionConfig
+from stages.diffusion.samplers import DdpmSampler
+from stages.diffusion.schedules import CosineSchedule
+from stages.diffusion.targets import NoiseTarget
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts
 from stages.recipe import load_recipe
@@ -43,6 +46,27 @@ def test_many_rows_are_drawn_on_from_a_few() -> None:
     assert plan.memory["activations"] == pytest.approx(direct.memory["activations"], rel=0.02)
     assert plan.elements_per_step == direct.elements
     assert plan.flops_per_element == pytest.approx(direct.flops / direct.elements)
+
+
+@pytest.mark.parametrize("size", ["0.16b", "0.37b", "0.76b", "1.4b", "7b"])
+@pytest.mark.parametrize("codec", ["", "-unet"])
+def test_the_recipes_of_the_paper_have_its_settings(size: str, codec: str) -> None:
+    """Section 4.1 and table 8."""
+    recipe = load_recipe(f"paper-{size}{codec}")
+    train, pack, diffusion = recipe.train, recipe.pack, recipe.diffusion
+    assert train.optimizer == "adamw"
+    assert (train.beta1, train.beta2, train.epsilon, train.weight_decay, train.clip_norm) == (0.9, 0.95, 1e-8, 0.1, 1.0)
+    assert (train.learning_rate, train.final_learning_rate, train.warmup_steps) == (3e-4, 1.5e-5, 4000)
+    assert (train.rate_schedule, train.steps, train.late_share) == ("cosine", 250_000, 0.01)
+    assert (pack.row_length, train.batch_rows * pack.row_length) == (4096, 2_097_152)
+    assert (pack.caption_first, pack.text_to_image, pack.patch_side) == (0.8, 1.0, 2)
+    assert (diffusion.schedule, diffusion.target) == (CosineSchedule(steps=1000), NoiseTarget())
+    assert (diffusion.image_weight, diffusion.noise_limit, diffusion.context_images) == (5.0, 500, "noised")
+    assert recipe.sample.generation.sampler == DdpmSampler(steps=250)
+    assert (recipe.images.size, recipe.images.fit) == (256, "crop")
+    assert recipe.vae.kind == "train"
+    assert (recipe.vae.downsampling, recipe.vae.latent_channels) == (8, 8)
+    assert (recipe.model.codec.kind, recipe.model.image_attention) == (codec[1:] or "linear", "bidirectional")
 
 
 def test_clean_copies_make_a_step_longer() -> None:
