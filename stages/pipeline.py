@@ -65,7 +65,7 @@ STAGES = (
         beside=("sample.generation",),
     ),
     Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=3),
-    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=3),
+    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=4),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 

@@ -29,7 +29,7 @@ from stages.generation.loading import load_model
 
 def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
     """Measure and seal. stats hold the figures that `tfcli run` prints."""
-    loaded = load_model(checkpoint, runtime.device)
+    loaded = load_model(checkpoint, runtime.device, eval.generation.precision)
     losses = loaded.checkpoint.manifest.stats["losses"]
     figures: dict[str, Any] = {name: value for name, value in losses.items() if name.startswith("heldout_")}
     judged: list[Judged] = []

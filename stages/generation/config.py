@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stages.core.config import Section
 from stages.diffusion.guidance import Guidance
 from stages.diffusion.samplers import DdimSampler, Sampler
+
+Precision = Literal["fp32", "bf16"]
 
 
 class GenerationConfig(Section):
@@ -19,7 +21,7 @@ class GenerationConfig(Section):
 
     temperature 0: greedy text (paper), which the next three do not touch. top_k: 0 for all. stop: strings that end a
     document, beside those of its prompt. max_text_tokens: limit for each run of text. max_images: limit for a document; both
-    end the document.
+    end the document. precision: "bf16" multiplies in bf16: faster, with its rounding (BENCHMARKS.md).
     """
 
     sampler: Sampler = DdimSampler()
@@ -36,6 +38,7 @@ class GenerationConfig(Section):
     max_text_tokens: int = Field(64, ge=1)
     max_images: int = Field(4, ge=1)
     batch_size: int = Field(32, ge=1)
+    precision: Precision = "fp32"
 
     @model_validator(mode="after")
     def _check(self) -> GenerationConfig:

@@ -8,7 +8,7 @@ that wait for an image denoise together; one that ends leaves its place to the n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from stages.generation.drawing import Drawing
 from stages.generation.lines import Line, inputs_of, mask_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import Ended, Event, ImageDone, ImagePiece, Output, Prompt, TextAdded, TextPiece, collect
+from stages.model.inference import working_type
 
 _SPARE_PLACES = 64  # that a cache has at first, beside prompts and an image
 
@@ -42,18 +43,22 @@ class Engine:
         forbidden[[self.text.pad, self.text.bos, self.text.eoi]] = -torch.inf
         self.forbidden_V = forbidden.to(self.device)
 
-    def generate(self, prompts: Iterable[Prompt], first_index: int = 0) -> list[Output]:
-        """Outputs in the order of the prompts. first_index: the number of the first prompt, for the random draws."""
-        return collect(self.stream(prompts, first_index), first_index)
+    def generate(self, prompts: Sequence[Prompt], numbers: Sequence[int] | None = None) -> list[Output]:
+        """Outputs in the order of the prompts. numbers: as of `stream`."""
+        outputs = collect(self.stream(prompts, numbers))
+        return [outputs[number] for number in (range(len(prompts)) if numbers is None else numbers)]
 
     @torch.inference_mode()
-    def stream(self, prompts: Iterable[Prompt], first_index: int = 0, *, steps: bool = False) -> Iterator[Event]:
+    def stream(
+        self, prompts: Iterable[Prompt], numbers: Iterable[int] | None = None, *, steps: bool = False
+    ) -> Iterator[Event]:
         """What happens, as it happens; events of different prompts alternate, those of one prompt are in order.
 
-        prompts: taken as places become free. steps: report each denoising step too. first_index: as of `generate`.
+        prompts: taken as places become free. numbers: their numbers in events and random draws, 0, 1, ... by default; a
+        prompt with its number has the same output in any batch and order. steps: report each denoising step too.
         """
         self.steps = steps
-        waiting = enumerate(prompts, first_index)
+        waiting = zip(count() if numbers is None else numbers, prompts, strict=False)
         new = list(islice(waiting, self.config.batch_size))
         if not new:
             return
@@ -62,6 +67,7 @@ class Engine:
             for number in range(len(new))
         ]
         running: list[Document] = []
+        first = True
         while new or running:
             self.runtime.interrupts.check("nothing of this batch was kept")
             if new:
@@ -69,8 +75,9 @@ class Engine:
                     Document(index, free.pop(0), prompt, TextRun(self.text, (*prompt.stop, *self.config.stop)))
                     for index, prompt in new
                 ]
-                yield from self._begin(joined, first=not running)
+                yield from self._begin(joined, first=first)
                 running += joined
+                first = False
             elif writing := [document for document in running if document.writes]:
                 yield from self._write(writing)
             else:
@@ -106,7 +113,7 @@ class Engine:
         config = self.model.config
         _, height, width = self.loaded.latent_shape
         places = max(len(line.ids) for line in lines) + height * width // self.patch_side**2 + _SPARE_PLACES
-        like = self.model.text_embedding.weight
+        like = torch.empty((), dtype=working_type(self.model), device=self.device)
         head_dim = config.width // config.heads
         self.cache = KeyValueCache(config.layers, count * len(self.branches), places, config.heads, head_dim, like)
         self.drawing = Drawing(self.loaded, self.config, self.seed, self.runtime, self.cache)

@@ -24,7 +24,9 @@ from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
+from stages.generation.config import Precision
 from stages.model.config import ModelConfig
+from stages.model.inference import ready_to_run
 from stages.model.transformer import DataFacts, Transfusion
 
 
@@ -59,8 +61,11 @@ class LoadedModel:
         return self.vae.decode(self.scale.restore(latents_IChw).cpu().numpy())
 
 
-def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
-    """Open a checkpoint and all that it was built on. Raises TfcliError (ARTIFACT) where a part is gone or has changed."""
+def load_model(folder: Path, device_name: str = "auto", precision: Precision = "fp32") -> LoadedModel:
+    """Open a checkpoint and all that it was built on; the model is made to be run only, in `precision`.
+
+    Raises TfcliError (ARTIFACT) where a part is gone or has changed.
+    """
     device = resolve_device(device_name)
     checkpoint = Checkpoint.open(folder)
     content = checkpoint.content
@@ -74,7 +79,9 @@ def load_model(folder: Path, device_name: str = "auto") -> LoadedModel:
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip()
         raise TfcliError(f"{folder}: weights do not fit the model", why=why, code=ExitCode.ARTIFACT) from error
-    return assemble(checkpoint, sequences_folder, model.to(device).eval(), device)
+    steps = DiffusionConfig.model_validate(content.diffusion).schedule.steps
+    ready_to_run(model.to(device), torch.bfloat16 if precision == "bf16" else torch.float32, steps)
+    return assemble(checkpoint, sequences_folder, model, device)
 
 
 def assemble(checkpoint: Checkpoint, sequences_folder: Path, model: Transfusion, device: torch.device) -> LoadedModel:

@@ -116,8 +116,8 @@ class Output:
     ended: str = ""
 
 
-def collect(events: Iterable[Event], first: int = 0) -> list[Output]:
-    """The outputs that a stream tells of, in the order of the prompts. first: the number of the first prompt."""
+def collect(events: Iterable[Event]) -> dict[int, Output]:
+    """The outputs that a stream tells of, by the numbers of their prompts."""
     found: dict[int, Output] = {}
     for event in events:
         output = found.setdefault(event.prompt, Output())
@@ -132,5 +132,4 @@ def collect(events: Iterable[Event], first: int = 0) -> list[Output]:
                 output.pieces.append(image)
             case Ended(reason=reason):
                 output.ended = reason
-    assert sorted(found) == list(range(first, first + len(found)))
-    return [found[number] for number in sorted(found)]
+    return found

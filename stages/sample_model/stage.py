@@ -44,7 +44,7 @@ class _Task:
 
 def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
     """Generate every mode that the section asks for. Raises TfcliError (USAGE) if it asks for nothing."""
-    loaded = load_model(checkpoint, runtime.device)
+    loaded = load_model(checkpoint, runtime.device, sample.generation.precision)
     tasks = _tasks(sample, loaded)
     if not tasks:
         fix = "give --prompt, or set sample.heldout_prompts, captions or free above 0"

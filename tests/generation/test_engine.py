@@ -221,7 +221,7 @@ def test_images_of_other_sizes_may_stand_in_prompts() -> None:
     parts, config = loaded(), GenerationConfig(sampler=DdimSampler(steps=3), max_text_tokens=6)
     together = Engine(parts, config, 7, Runtime()).generate(asked)
     for index, prompt in enumerate(asked):
-        assert_same(Engine(parts, config, 7, Runtime()).generate([prompt], index)[0], together[index])
+        assert_same(Engine(parts, config, 7, Runtime()).generate([prompt], [index])[0], together[index])
 
 
 def test_sampled_text_belongs_to_the_prompt_and_the_seed() -> None:
@@ -229,7 +229,7 @@ def test_sampled_text_belongs_to_the_prompt_and_the_seed() -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=2), temperature=1.0, max_text_tokens=12, guidance=1.0)
     many = [Prompt(max_images=0) for _ in range(5)]
     first = Engine(parts, config, 7, Runtime()).generate(many)
-    alone = Engine(parts, config, 7, Runtime()).generate(many[3:4], first_index=3)
+    alone = Engine(parts, config, 7, Runtime()).generate(many[3:4], numbers=[3])
     other = Engine(parts, config, 8, Runtime()).generate(many)
     texts = [[piece.text for piece in output.pieces if isinstance(piece, TextPiece)] for output in first]
     assert texts[3] == [piece.text for piece in alone[0].pieces if isinstance(piece, TextPiece)]
@@ -241,8 +241,9 @@ def test_a_stream_tells_what_the_outputs_hold_step_by_step() -> None:
     parts, config = loaded(), GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6)
     engine = Engine(parts, config, 7, Runtime())
     events = list(engine.stream(prompts(), steps=True))
-    for found, expected in zip(collect(events), engine.generate(prompts()), strict=True):
-        assert_same(found, expected)
+    found = collect(events)
+    for index, expected in enumerate(engine.generate(prompts())):
+        assert_same(found[index], expected)
     drawn = [event for event in events if isinstance(event, ImageDone)]
     assert drawn
     for done in drawn:

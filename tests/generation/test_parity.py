@@ -1,0 +1,193 @@
+"""The engine against the reference without a cache, on a trained model in float32; and that the peers' faults would show."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from stages.core.runtime import Runtime
+from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
+from stages.generation import engine as engine_module
+from stages.generation.cache import CachedAttention
+from stages.generation.config import GenerationConfig
+from stages.generation.document import Document
+from stages.generation.engine import Engine
+from stages.generation.lines import Line, num_patches
+from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
+from stages.generation.reference import Reference
+from stages.model.inference import ready_to_run
+from stages.model.transformer import Inputs
+from tests.generation.trained import picture, trained_model
+
+TOLERANCE = 2e-4  # of latents between -4 and 4; what is measured is about 1e-5
+
+
+@pytest.fixture(scope="module")
+def trained() -> Any:
+    return trained_model()
+
+
+def prompts() -> list[Prompt]:
+    """Text to image; two pictures with text between; a picture read; a picture, text and a drawing; nothing at all."""
+    given = picture(3, torch.Generator().manual_seed(5))
+    wide = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(6))
+    return [
+        Prompt((TextPiece("b"),), draw=True),
+        Prompt((TextPiece("a"),), max_images=3),
+        Prompt((ImagePiece(given),), max_images=0),
+        Prompt((TextPiece("d"), ImagePiece(given), TextPiece("a")), draw=True, max_images=2),
+        Prompt((), max_images=2),
+        Prompt((TextPiece("c"),), draw=True, negative="a"),
+        Prompt((TextPiece("c"), ImagePiece(wide)), draw=True, size=(6, 4)),
+    ]
+
+
+def distance(found: Output, expected: Output) -> float:
+    """The largest difference of latents; infinite where texts, ends or the order of pieces differ."""
+    if found.ended != expected.ended or len(found.pieces) != len(expected.pieces):
+        return float("inf")
+    largest = 0.0
+    for one, other in zip(found.pieces, expected.pieces, strict=True):
+        if isinstance(one, ImagePiece) and isinstance(other, ImagePiece):
+            largest = max(largest, (one.latent - other.latent).abs().max().item())
+        elif one != other:
+            return float("inf")
+    return largest
+
+
+def far(trained: Any, config: GenerationConfig) -> float:
+    """The largest distance between the engine and the reference, over all prompts."""
+    found = Engine(trained, config, 7, Runtime()).generate(prompts())
+    expected = [Reference(trained, config, 7).generate(prompt, index) for index, prompt in enumerate(prompts())]
+    assert any(len(output.pieces) > 2 for output in expected)  # a second image after text, or text after an image
+    return max(distance(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("sampler", [DdimSampler(steps=8), DdpmSampler(steps=8)], ids=str)
+def test_a_trained_model_says_with_cache_what_it_says_without(trained: Any, sampler: Sampler, guidance: float) -> None:
+    assert far(trained, GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6)) < TOLERANCE
+
+
+def test_the_pictures_of_the_trained_model_are_those_of_their_letters(trained: Any) -> None:
+    """So that the tests here speak of a model whose attention and times matter."""
+    config = GenerationConfig(sampler=DdimSampler(steps=20), guidance=2.0, max_text_tokens=6)
+    (output,) = Engine(trained, config, 7, Runtime()).generate([Prompt((TextPiece("a"),), max_images=3)])
+    first, text, second = output.pieces
+    assert text == TextPiece("b")
+    for piece, letter in ((first, 0), (second, 1)):
+        assert isinstance(piece, ImagePiece)
+        error = [(piece.latent - picture(each, torch.Generator())).square().mean().item() for each in range(4)]
+        assert error.index(min(error)) == letter
+
+
+def keeps_noisy(self: Engine, documents: list[Document]) -> torch.Tensor:
+    """The last step's keys and values stay as those of the finished image."""
+    for document in documents:
+        self.cache.lengths[document.slots["full"]] += num_patches(document.latents[-1], self.patch_side)
+    return self._append([document.slots["full"] for document in documents], [Line((self.text.eoi,))] * len(documents))
+
+
+def leaves_out(self: Engine, documents: list[Document]) -> torch.Tensor:
+    """Nothing of a finished image stays: only EOI comes after BOI."""
+    return self._append([document.slots["full"] for document in documents], [Line((self.text.eoi,))] * len(documents))
+
+
+def _timed(t: int) -> Any:
+    made = engine_module.inputs_of
+
+    def inputs_of(*given: Any) -> Inputs:
+        inputs = made(*given)
+        return replace(inputs, images=tuple(replace(i, t_I=torch.full_like(i.t_I, t)) for i in inputs.images))
+
+    return inputs_of
+
+
+def _same_branch(_: Document, __: str, text: Any, patch_side: int) -> Line:
+    """What guidance compares with has the first prompt's text."""
+    return Line.of(prompts()[0].pieces, text, patch_side, draw=True)
+
+
+def _shifted(self: CachedAttention, layer: int, *given: Any) -> torch.Tensor:
+    """Rows read one place less than they see."""
+    rows = tuple(replace(row, start=max(row.start - 1, 0), mask_TM=None) for row in self.rows)
+    return real_call(CachedAttention(self.cache, rows, self.together), layer, *given)
+
+
+real_call = CachedAttention.__call__
+FAULTS: dict[str, tuple[Any, str, Any]] = {
+    "noisy cache kept for a finished image": (Engine, "_read_images", keeps_noisy),
+    "no clean pass": (Engine, "_read_images", leaves_out),
+    "clean images with the time of noise": (engine_module, "inputs_of", _timed(1000)),
+    "clean images with the time of some noise": (engine_module, "inputs_of", _timed(300)),
+    "guidance compares with a prompt": (Document, "line_of", _same_branch),
+    "new elements over the last one": (CachedAttention, "__call__", _shifted),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_peer_would_be_seen(trained: Any, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=3.0, max_text_tokens=6)
+    monkeypatch.setattr(*FAULTS[fault])
+    assert far(trained, config) > 50 * TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Prompt]:
+    letters = random.Random(0).choices("abcd", k=24)
+    return [Prompt((TextPiece(letter),), draw=number % 3 == 0, max_images=2) for number, letter in enumerate(letters)]
+
+
+def test_batch_size_neighbours_and_order_change_nothing_but_rounding(trained: Any, many: list[Prompt]) -> None:
+    """Greedy texts equal; latents, which a decoder would take for pixels between -1 and 1, within 2 of 255."""
+    config = GenerationConfig(sampler=DdimSampler(steps=6), guidance=3.0, max_text_tokens=6)
+    numbers = list(range(len(many)))
+    shuffled = random.Random(1).sample(numbers, len(many))
+
+    def outputs(size: int, order: list[int]) -> dict[int, Output]:
+        engine = Engine(trained, config.model_copy(update={"batch_size": size}), 7, Runtime())
+        return dict(zip(order, engine.generate([many[number] for number in order], order), strict=True))
+
+    expected = outputs(16, numbers)
+    for size, order in ((1, numbers), (3, numbers), (16, shuffled), (3, shuffled)):
+        found = outputs(size, order)
+        assert max(distance(found[number], expected[number]) for number in numbers) < 2 * 2 / 255
+    assert len({str(output.pieces[0]) for output in expected.values() if output.pieces}) > 4
+
+
+def test_the_same_call_gives_the_same_bytes(trained: Any, many: list[Prompt]) -> None:
+    config = GenerationConfig(sampler=DdpmSampler(steps=4), temperature=0.8, max_text_tokens=6, batch_size=5)
+    first, second = (Engine(trained, config, 7, Runtime()).generate(many) for _ in range(2))
+    assert max(distance(*pair) for pair in zip(first, second, strict=True)) == 0
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_rows_one_by_one_and_all_at_once_are_the_same(
+    trained: Any, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = CachedAttention.of
+
+    def forced(*given: Any) -> CachedAttention:
+        attention = of(*given)
+        alike = len({row.count for row in attention.rows}) == 1
+        return replace(attention, together=together and alike)
+
+    monkeypatch.setattr(CachedAttention, "of", staticmethod(forced))
+    config = GenerationConfig(sampler=DdimSampler(steps=5), guidance=3.0, max_text_tokens=6)
+    assert far(trained, config) < TOLERANCE
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
+def test_a_model_made_ready_draws_and_writes_the_same(trained: Any, dtype: torch.dtype, bound: float) -> None:
+    """In bf16 up to its rounding: by the median of the prompts, as guided steps make another picture of a few."""
+    config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
+    ready = copy.copy(trained)
+    ready.model = ready_to_run(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
+    found, expected = (Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (ready, trained))
+    apart = sorted(distance(*pair) for pair in zip(found, expected, strict=True))
+    assert 0 < apart[len(apart) // 2] < bound
