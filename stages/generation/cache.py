@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.model.positions import Rotary, turned
+
 
 class KeyValueCache:
     """Memory for S sequences. It doubles when one needs more places than there are, and never grows element by element."""
@@ -71,7 +73,8 @@ class CachedAttention:
         many = len(rows) > 3 and rows[0].count == 1
         return CachedAttention(cache, rows, alike and (many or cache.keys_SMHd[0].is_cuda))
 
-    def __call__(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
+        q_NHd, k_NHd, v_NHd = turned(qkv_N3Hd, rotary)
         keys_SMHd, values_SMHd = self.cache.keys_SMHd[layer], self.cache.values_SMHd[layer]
         if self.together:
             return self._together(keys_SMHd, values_SMHd, q_NHd, k_NHd, v_NHd)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+Rotary = tuple[Tensor, Tensor]  # of `rotary_table`
+
 
 def rotary_table(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """cos and sin, each (N, head_dim / 2), float32, for every element's position.
@@ -43,3 +45,18 @@ def rotate(x: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
     sin = sin_Nd.view(len(sin_Nd), *between, -1).to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def turned(qkv_N3Hd: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys rotated, values as they are, each (N, H, d)."""
+    qk, v = qkv_N3Hd.split((2, 1), dim=1)
+    q, k = rotate(qk, *rotary).unbind(1)
+    return q, k, v[:, 0]
+
+
+def rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """As `rotate`, without a gradient, written to `out`; cos and sin in the type of x and of shapes that broadcast."""
+    first, second = x.chunk(2, dim=-1)
+    out_first, out_second = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin)

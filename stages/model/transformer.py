@@ -13,13 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
+from stages.model.fused import product_type, rms_norm, swiglu
 from stages.model.patches import Encoded, ResidualBlock, build_patches
-from stages.model.positions import grid_positions, rotary_table, rotate
+from stages.model.positions import Rotary, grid_positions, rotary_table
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.epsilon)
+        return rms_norm(x, self.weight, self.epsilon)
 
 
 class Block(nn.Module):
@@ -95,16 +95,13 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], attention: Attention, layer: int) -> Tensor:
-        qkv = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
-        qk, v = qkv.split((2, 1), dim=1)
+    def forward(self, x_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
+        qkv_N3Hd = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
         if self.query_norm is not None and self.key_norm is not None:
-            qk = torch.stack((self.query_norm(qk[:, 0]), self.key_norm(qk[:, 1])), dim=1)
-        q, k = rotate(qk, *rotary).unbind(1)
-        mixed = attention(layer, q, k, v[:, 0])
-        x_ND = x_ND + self.attention_out(mixed.flatten(1))
-        gate, up = self.gate_up(self.feed_forward_norm(x_ND)).chunk(2, dim=-1)
-        out: Tensor = x_ND + self.down(F.silu(gate) * up)
+            q, k, v = qkv_N3Hd.unbind(1)
+            qkv_N3Hd = torch.stack((self.query_norm(q), self.key_norm(k), v), dim=1)
+        x_ND = x_ND + self.attention_out(attention(layer, qkv_N3Hd, rotary).flatten(1))
+        out: Tensor = x_ND + self.down(swiglu(self.gate_up(self.feed_forward_norm(x_ND))))
         return out
 
 
@@ -157,7 +154,8 @@ class Transfusion(nn.Module):
             encoded = self.patches.encode(image.latents_IChw, image.t_I)
             x_ND = x_ND.index_copy(0, image.places_IP.flatten(), encoded.vectors_IPD.flatten(0, 1).to(x_ND.dtype))
             images.append((image.places_IP, encoded))
-        rotary = rotary_table(self._positions(inputs), width // self.config.heads, self.config.rope_base)
+        cos, sin = rotary_table(self._positions(inputs), width // self.config.heads, self.config.rope_base)
+        rotary = (cos.to(product_type(x_ND)), sin.to(product_type(x_ND)))
         for layer, block in enumerate(self.blocks):
             x_ND = block(x_ND, rotary, attention, layer)
         return Outputs(self.final_norm(x_ND), tuple(images[: len(inputs.images)]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stages.model import attention
 from stages.model.attention import DenseAttention, FlexAttention, GroupedAttention, allowed, group_mask
+from stages.model.positions import Rotary, rotary_table
 
 # One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it; small
 # letters the patches of an image that only itself sees, as its clean copy stands behind it.
@@ -76,30 +78,56 @@ def grouped_of(documents: list[str]) -> tuple[torch.Tensor, GroupedAttention]:
     return places, GroupedAttention(tuple(groups))
 
 
+def turns(positions: torch.Tensor, size: int) -> Rotary:
+    return rotary_table(positions, size, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept"), [(128, 512), (4, 512), (4, 0)], ids=["whole", "tiles", "tiles, weights again"]
+)
 @pytest.mark.parametrize(
     "documents",
     [*STRUCTURES.values(), [line for lines in STRUCTURES.values() for line in lines]],
     ids=[*STRUCTURES, "all"],
 )
-def test_grouped_equals_dense_forward_and_backward(documents: list[str]) -> None:
+def test_grouped_equals_dense_forward_and_backward(
+    documents: list[str], rows: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_ROWS", rows)
+    monkeypatch.setattr(attention, "_KEPT", kept)
     owner, image, hidden = line_of(documents)
     places, grouped = grouped_of(documents)
     total = sum(count * length for _, count, length, _ in grouped.groups)
     generator = torch.Generator().manual_seed(0)
-    dense_qkv = torch.randn(3, len(owner), 2, 8, generator=generator).requires_grad_()
-    grouped_qkv = torch.randn(3, total, 2, 8, generator=generator)  # padding holds noise that must not matter
-    grouped_qkv[:, places] = dense_qkv.detach()
+    dense_qkv = torch.randn(len(owner), 3, 2, 8, generator=generator).requires_grad_()
+    grouped_qkv = torch.randn(total, 3, 2, 8, generator=generator)  # padding holds noise that must not matter
+    grouped_qkv[places] = dense_qkv.detach()
     grouped_qkv.requires_grad_()
     weight = torch.randn(len(owner), 2, 8, generator=generator)
-    expected = DenseAttention(allowed(owner, image, hidden))(0, *dense_qkv)
-    found = grouped(0, *grouped_qkv)[places]
-    assert torch.isfinite(grouped(0, *grouped_qkv)).all()
+    positions = torch.arange(len(owner))
+    grouped_positions = torch.zeros(total, dtype=torch.long)
+    grouped_positions[places] = positions
+    expected = DenseAttention(allowed(owner, image, hidden))(0, dense_qkv, turns(positions, 8))
+    all_found = grouped(0, grouped_qkv, turns(grouped_positions, 8))
+    found = all_found[places]
+    assert torch.isfinite(all_found).all()
     assert torch.allclose(found, expected, atol=1e-5)
     (expected * weight).sum().backward()
     (found * weight).sum().backward()
     assert dense_qkv.grad is not None
     assert grouped_qkv.grad is not None
-    assert torch.allclose(grouped_qkv.grad[:, places], dense_qkv.grad, atol=1e-5)
+    assert torch.allclose(grouped_qkv.grad[places], dense_qkv.grad, atol=1e-5)
+
+
+def test_tiles_leave_out_what_no_query_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document of text is scored below its diagonal only; a tile that ends inside an image reaches to the image's end."""
+    monkeypatch.setattr(attention, "_ROWS", 4)
+    ends = [tile.end for tile in attention._tiles(group_mask(torch.full((2, 12), -1)))]
+    assert ends == [4, 8, 12]
+    image = torch.tensor([[-1, -1, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1]])
+    tiles = attention._tiles(group_mask(image))
+    assert [tile.end for tile in tiles] == [6, 8, 12]
+    assert [tile.first for tile in tiles] == [1, 6, 9]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -109,10 +137,11 @@ def test_flex_equals_dense_forward(documents: list[str], bidirectional: bool) ->
     """On CPU its backward pass is not there."""
     owner, image, hidden = line_of(documents * 60)  # several blocks of 128, some of them empty
     assert len(owner) > 128
-    q, k, v = torch.randn(3, len(owner), 2, 16, generator=torch.Generator().manual_seed(0))
-    expected = DenseAttention(allowed(owner, image, hidden, bidirectional=bidirectional))(0, q, k, v)
+    qkv = torch.randn(len(owner), 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    rotary = turns(torch.arange(len(owner)), 16)
+    expected = DenseAttention(allowed(owner, image, hidden, bidirectional=bidirectional))(0, qkv, rotary)
     with torch.no_grad():
-        found = FlexAttention.over(owner, image, hidden, bidirectional=bidirectional)(0, q, k, v)
+        found = FlexAttention.over(owner, image, hidden, bidirectional=bidirectional)(0, qkv, rotary)
     assert torch.allclose(found, expected, atol=1e-5)
 
 

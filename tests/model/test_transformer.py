@@ -9,7 +9,7 @@ from stages.core.errors import TfcliError
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
 from stages.model.patches import build_patches, from_patches, to_patches
-from stages.model.positions import grid_positions, rotary_table, rotate
+from stages.model.positions import Rotary, grid_positions, rotary_table, rotate, turned
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 
 # text 0-3, BOI 4, patches 5-8, EOI 9, text 10-11, BOI 12, patches 13-16, EOI 17
@@ -187,7 +187,8 @@ def test_query_key_norm_bounds_the_scores() -> None:
     """However loud the stream, no score passes the size of a head: that is what it is for."""
     seen: list[float] = []
 
-    def look(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def look(_: int, qkv: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        q, k, v = turned(qkv, rotary)
         seen.append(torch.einsum("qhd,khd->hqk", q, k).abs().max().item())
         return v
 
