@@ -24,7 +24,8 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import numpy_generator, torch_generator
 from stages.diffusion.process import Diffusion
 from stages.diffusion.weighting import Weighting
-from stages.model.attention import Attention, DenseAttention, FlexAttention, GroupedAttention, allowed, group_mask
+from stages.model.attention import Attention, DenseAttention, FlexAttention, allowed, group_mask
+from stages.model.grouped import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs
 from stages.train_model.config import Kernel
 
@@ -71,11 +72,10 @@ class Elements:
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Elements:
         """The same with `move` of each tensor."""
-        groups = tuple((first, count, length, move(mask)) for first, count, length, mask in self.groups.groups)
         return Elements(
             move(self.documents_N),
             move(self.images_N),
-            GroupedAttention(groups),
+            GroupedAttention(tuple(group.map(move) for group in self.groups.groups)),
             self.bidirectional,
             None if self.hidden_N is None else move(self.hidden_N),
         )
@@ -310,7 +310,7 @@ class _Layout:
             span = slice(first, first + shape[0] * shape[1])
             own_hidden = None if hidden_N is None else hidden_N[span].view(shape)
             mask = group_mask(images[span].view(shape), own_hidden, bidirectional=bidirectional)
-            groups.append((first, *shape, mask))
+            groups.append(Group.of(first, mask))
         return Elements(torch.from_numpy(self.owner), images, GroupedAttention(tuple(groups)), bidirectional, hidden_N)
 
 

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stages.core.device import autocast
-from stages.model.attention import GroupedAttention, group_mask
+from stages.model.attention import group_mask
 from stages.model.config import ModelConfig
+from stages.model.grouped import Group, GroupedAttention
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 from stages.train_model.arithmetic import Work, model_flops
 from stages.train_model.batches import LENGTH_STEP, Batch, Elements, ImageTruth
@@ -98,9 +99,7 @@ def stand_in(facts: DataFacts, grid: tuple[int, int], row_length: int, rows: int
     places = numbers * long_pair + first_patch + torch.arange(num_patches)
     latents, ones = torch.zeros(num_pairs, facts.latent_channels, *grid), torch.ones(num_pairs)
     ids = torch.zeros(len(text_places), dtype=torch.long)
-    groups = GroupedAttention(
-        ((0, num_pairs, long_pair, group_mask(images, hidden)), (behind, rows, long_rest, group_mask(no_images)))
-    )
+    groups = GroupedAttention((Group.of(0, group_mask(images, hidden)), Group.of(behind, group_mask(no_images))))
     owners = torch.tensor([long_pair] * num_pairs + [long_rest] * rows)
     documents = torch.arange(num_pairs + rows).repeat_interleave(owners)
     hidden_N = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.model import attention
-from stages.model.attention import DenseAttention, FlexAttention, GroupedAttention, allowed, group_mask
+from stages.model import grouped as grouped_kernel
+from stages.model.attention import DenseAttention, FlexAttention, allowed, group_mask
+from stages.model.grouped import Group, GroupedAttention
 from stages.model.positions import Rotary, rotary_table
 
 # One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it; small
@@ -73,7 +74,7 @@ def grouped_of(documents: list[str]) -> tuple[torch.Tensor, GroupedAttention]:
             images[row, : inside.sum()] = image[inside]
             unseen[row, : inside.sum()] = hidden[inside]
             places[inside] = first + row * length + torch.arange(int(inside.sum()))
-        groups.append((first, len(members), length, group_mask(images, unseen)))
+        groups.append(Group.of(first, group_mask(images, unseen)))
         first += len(members) * length
     return places, GroupedAttention(tuple(groups))
 
@@ -93,11 +94,11 @@ def turns(positions: torch.Tensor, size: int) -> Rotary:
 def test_grouped_equals_dense_forward_and_backward(
     documents: list[str], rows: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_ROWS", rows)
-    monkeypatch.setattr(attention, "_KEPT", kept)
+    monkeypatch.setattr(grouped_kernel, "_ROWS", rows)
+    monkeypatch.setattr(grouped_kernel, "_KEPT", kept)
     owner, image, hidden = line_of(documents)
     places, grouped = grouped_of(documents)
-    total = sum(count * length for _, count, length, _ in grouped.groups)
+    total = sum(group.documents * group.length for group in grouped.groups)
     generator = torch.Generator().manual_seed(0)
     dense_qkv = torch.randn(len(owner), 3, 2, 8, generator=generator).requires_grad_()
     grouped_qkv = torch.randn(total, 3, 2, 8, generator=generator)  # padding holds noise that must not matter
@@ -121,11 +122,11 @@ def test_grouped_equals_dense_forward_and_backward(
 
 def test_tiles_leave_out_what_no_query_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     """A document of text is scored below its diagonal only; a tile that ends inside an image reaches to the image's end."""
-    monkeypatch.setattr(attention, "_ROWS", 4)
-    ends = [tile.end for tile in attention._tiles(group_mask(torch.full((2, 12), -1)))]
+    monkeypatch.setattr(grouped_kernel, "_ROWS", 4)
+    ends = [tile.end for tile in grouped_kernel._tiles(group_mask(torch.full((2, 12), -1)))]
     assert ends == [4, 8, 12]
     image = torch.tensor([[-1, -1, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1]])
-    tiles = attention._tiles(group_mask(image))
+    tiles = grouped_kernel._tiles(group_mask(image))
     assert [tile.end for tile in tiles] == [6, 8, 12]
     assert [tile.first for tile in tiles] == [1, 6, 9]
 

@@ -147,9 +147,9 @@ def test_losses_and_gradients_equal_the_dense_reference(
     batch = maker(sequences, bidirectional=bidirectional).make(*whole(sequences), 3)
     owner = torch.full((len(batch.inputs.positions_N),), -1)
     number = 0
-    for first, count, length, _ in batch.elements.groups.groups:
-        for index in range(count):
-            owner[first + index * length : first + (index + 1) * length] = number
+    for group in batch.elements.groups.groups:
+        for index in range(group.documents):
+            owner[group.first + index * group.length : group.first + (index + 1) * group.length] = number
             number += 1
     image_of = torch.full_like(owner, -1)
     for index, places in enumerate(batch.inputs.images[0].places_IP):
