@@ -54,7 +54,7 @@ class _RmsNorm(torch.autograd.Function):
         x_ND, weight_D, scale_N1 = ctx.saved_tensors
         gradient_ND = gradients[0].to(scale_N1.dtype)
         product_ND = gradient_ND * x_ND
-        weight_gradient_D = scale_N1[:, 0] @ product_ND
+        weight_gradient_D = product_ND.mT @ scale_N1[:, 0]
         share_N1 = (product_ND @ weight_D.to(scale_N1.dtype))[:, None] * (scale_N1**3 / x_ND.shape[-1])
         x_gradient_ND = (
             torch.mul(gradient_ND, weight_D, out=product_ND).mul_(scale_N1).addcmul_(x_ND, share_N1, value=-1)

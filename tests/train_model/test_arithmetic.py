@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
+from stages.model.positions import Rotary, turned
 from stages.model.transformer import DataFacts, Transfusion
 from stages.train_model.arithmetic import Work, model_flops
 from stages.train_model.footprint import stand_in
@@ -29,9 +30,9 @@ class WrittenOut:
 
     lengths: list[int]
 
-    def __call__(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
         del layer
-        parts = [x.transpose(0, 1).split(self.lengths, dim=1) for x in (q_NHd, k_NHd, v_NHd)]
+        parts = [x.transpose(0, 1).split(self.lengths, dim=1) for x in turned(qkv_N3Hd, rotary)]
         return torch.cat([(q @ k.mT).softmax(-1) @ v for q, k, v in zip(*parts, strict=True)], dim=1).transpose(0, 1)
 
 
