@@ -231,6 +231,16 @@ def test_copies_change_neither_draws_nor_targets_nor_positions(sequences: Sequen
     assert clean.num_elements == plain.num_elements + copies.places_IP.numel()
     twins = copies.places_IP - copies.places_IP.shape[1]
     assert torch.equal(clean.inputs.positions_N[copies.places_IP], clean.inputs.positions_N[twins])
+    # each copy is the very image that its twin holds beneath the noise
+    image, noise = clean.inputs.images[0], clean.images[0].target_IChw
+    twin = (image.places_IP[:, 0] == twins[:, :1]).nonzero()[:, 1]
+    signal, level = (
+        torch.from_numpy(each)[image.t_I[twin]].float()[:, None, None, None] for each in CosineSchedule().levels()
+    )
+    beneath = (image.latents_IChw[twin] - level * noise[twin]) / signal
+    easy = image.t_I[twin] < 900  # near T the division magnifies rounding
+    assert easy.any()
+    assert torch.allclose(copies.latents_IChw[easy], beneath[easy], atol=1e-4)
     eoi = copies.places_IP[:, -1] + 1
     assert torch.equal(clean.inputs.positions_N[eoi], clean.inputs.positions_N[eoi - 1] + 1)
     for one in (plain, clean):  # the position of each text element is the one on disk
