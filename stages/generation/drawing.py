@@ -143,8 +143,10 @@ class Drawing:
             slots = [document.slots[branch] for branch in group.weights for document in group.documents]
             for slot in slots:
                 start = self.cache.lengths[slot]
-                mask_TM = torch.ones(patches, start + patches, dtype=torch.bool, device=device).tril(start)
-                rows.append(Row(slot, start, patches, mask_TM if causal else None))
+                mask_TM = None
+                if causal:
+                    mask_TM = torch.ones(patches, start + patches, dtype=torch.bool, device=device).tril(start)
+                rows.append(Row(slot, start, patches, mask_TM))
             numbers = torch.arange(first, first + len(slots) * patches, device=device)
             places_RP.append(numbers.view(len(slots), patches))
             first += numbers.numel()

@@ -99,7 +99,7 @@ class ImageDone:
 
 @dataclass(frozen=True)
 class Ended:
-    """The document ends. reason: "eos", "stop" (a stop string), or which limit: "text", "images", "length"."""
+    """The document ends. reason: "eos", "stop" (a stop string), or which limit: "text", "images"."""
 
     prompt: int
     reason: str

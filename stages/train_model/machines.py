@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -56,8 +56,7 @@ def this_machine(device_name: str, precision: str) -> Machine:
     known = sheet_of(facts.name)
     if known is None:
         return Machine(facts.name, 1, facts.total_memory, matmul_peak(device, precision), True)
-    _, half, single = GPUS[known]
-    return Machine(facts.name, 1, facts.total_memory, (half if precision == "bf16" else single) * 1e12, False)
+    return replace(machine_of(known, precision), name=facts.name, memory=facts.total_memory)
 
 
 def sheet_of(device_name: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -29,7 +29,6 @@ class Meter:
     facts: DataFacts
     device: torch.device
     precision: str
-    begun: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.peak = this_machine(str(self.device), self.precision).peak

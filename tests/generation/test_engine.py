@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,20 +31,7 @@ from stages.generation.prompts import (
 from stages.generation.reference import Reference
 from stages.model.config import ModelConfig, UNetCodec
 from stages.model.transformer import DataFacts, Transfusion
-
-BOS, EOS, BOI, EOI, PAD = 1, 2, 3, 4, 0
-
-
-class Letters:
-    """A text coder of one id a letter."""
-
-    bos, eos, boi, eoi, pad = BOS, EOS, BOI, EOI, PAD
-
-    def encode(self, text: str) -> list[int]:
-        return [5 + ord(letter) - ord("a") for letter in text]
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(chr(ord("a") + token - 5) for token in ids)
+from tests.generation.trained import BOI, parts_of
 
 
 @pytest.fixture(autouse=True)
@@ -66,15 +52,7 @@ def loaded(seed: int = 0, *, draws_often: bool = True, target: Target | None = N
             block.qkv.weight.mul_(2)
         if draws_often:
             model.text_head.weight[BOI] *= 2.5
-    content = SimpleNamespace(patch_side=2, latent_limit=4.0)
-    return SimpleNamespace(
-        model=model,
-        text=Letters(),
-        device=torch.device("cpu"),
-        latent_shape=(2, 4, 4),
-        checkpoint=SimpleNamespace(content=content),
-        diffusion=Diffusion(CosineSchedule(), target),
-    )
+    return parts_of(model, Diffusion(CosineSchedule(), target))
 
 
 def prompts() -> list[Prompt]:
