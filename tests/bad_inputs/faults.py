@@ -244,7 +244,7 @@ CASES = [
     Case(11, "disk full; vae", limited(20_000, PRETRAINED, finished_vae), 5, ("work/autoencoder", "MiB are free", "free some space"), "vae", check=goes_on("vae", *PRETRAINED)),
     Case(11, "disk full; encode", limited(3_000), 5, ("work/latents", "MiB are free", "free some space"), check=goes_on("encode")),
     Case(11, "disk full; tokenize", limited(3_000, (), without("tokens")), 5, ("work/tokens", "MiB are free", "free some space"), "tokenize", check=goes_on("tokenize")),
-    Case(11, "disk full; pack", limited(700, (), without("sequences")), 5, ("work/sequences", "MiB are free", "free some space"), "pack", check=goes_on("pack")),
+    Case(11, "disk full; pack", limited(900, (), without("sequences")), 5, ("work/sequences", "MiB are free", "free some space"), "pack", check=goes_on("pack")),
     Case(13, "folder that may not be written", read_only, 5, ("cannot write sealed/work/autoencoder", "Read-only file system"), "vae"),
     Case(13, "folder below one that is missing", lambda _: ("--work", "a/b/c", *sets("vae.steps=1")), 4, ("no autoencoder at a/b/c/autoencoder",), note="the folders above --work are made; here encode lacks its input"),
     Case(15, "the autoencoder gives NaN for one picture", one_red, 0, ("red.png: LATENT_NONFINITE",)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -77,8 +76,8 @@ def test_a_trained_model_says_with_cache_what_it_says_without(trained: Any, samp
 
 def test_in_float64_nothing_is_left_between_them(trained: Any) -> None:
     """What float32 shows is rounding, which the first step of a noise prediction makes large."""
-    exact = copy(trained)
-    exact.model = deepcopy(trained.model).double()
+    exact = copy.copy(trained)
+    exact.model = copy.deepcopy(trained.model).double()
     torch.set_default_dtype(torch.float64)
     try:
         assert far(exact, GenerationConfig(sampler=DdimSampler(steps=8), guidance=1.0, max_text_tokens=6)) < 1e-9
@@ -199,7 +198,7 @@ def test_a_model_made_ready_draws_and_writes_the_same(trained: Any, dtype: torch
     """In bf16 up to its rounding: by the median of the prompts, as guided steps make another picture of a few."""
     config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
     ready = copy.copy(trained)
-    ready.model = ready_to_run(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
+    ready.model = ready_to_run(copy.copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
     found, expected = (Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (ready, trained))
     apart = sorted(distance(*pair) for pair in zip(found, expected, strict=True))
     assert 0 < apart[len(apart) // 2] < bound
