@@ -198,7 +198,7 @@ def test_a_model_made_ready_draws_and_writes_the_same(trained: Any, dtype: torch
     """In bf16 up to its rounding: by the median of the prompts, as guided steps make another picture of a few."""
     config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
     ready = copy.copy(trained)
-    ready.model = ready_to_run(copy.copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
+    ready.model = ready_to_run(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
     found, expected = (Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (ready, trained))
     apart = sorted(distance(*pair) for pair in zip(found, expected, strict=True))
     assert 0 < apart[len(apart) // 2] < bound
