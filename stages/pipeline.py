@@ -29,9 +29,11 @@ from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.recipe import Recipe, recipe_tree
 from stages.sources.files import existing
+from stages.sources.known import KnownHashes
 from stages.tokenize_text.config import PretrainedTokenizer
 from stages.train_autoencoder.config import PretrainedVae
 
+HASHES = "source-hashes.json"  # in the work folder
 State = Literal["fresh", "stale", "missing", "partial", "waits"]
 
 
@@ -53,7 +55,7 @@ STAGES = (
     Stage(
         "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=3
     ),
-    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=3),
+    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=4),
     Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=3),
     Stage(
         "train",
@@ -83,11 +85,14 @@ class Status:
 class Workspace:
     """A recipe and the folder that holds its artifacts, one folder a kind."""
 
-    def __init__(self, recipe: Recipe, work: Path, samples: str = "samples") -> None:
-        """samples: the name of that folder; samples of other prompts lie beside the recipe's own."""
+    def __init__(self, recipe: Recipe, work: Path, samples: str = "samples", *, read_again: bool = False) -> None:
+        """samples: the name of that folder; samples of other prompts lie beside the recipe's own. read_again: hash the
+        source's files though they look as they did."""
         self.recipe = recipe
         self.work = work
         self.samples = samples
+        self._known = None if read_again else KnownHashes(work / HASHES)
+        self._seen_outside: dict[str, dict[str, Any]] = {}
 
     def target(self, kind: str) -> Path:
         """Folder of the artifact of `kind`."""
@@ -95,7 +100,7 @@ class Workspace:
 
     @cached_property
     def _source_identity(self) -> Any:
-        return self.recipe.source.identity()
+        return self.recipe.source.identity(self._known)
 
     def section(self, name: str) -> Any:
         return getattr(self.recipe, name)
@@ -114,7 +119,7 @@ class Workspace:
             stage_version=stage.version,
             seed=self.recipe.seed,
             config={name: result_config(self.section(name)) for name in stage.sections},
-            outside=self._outside(stage) or None,
+            outside=self._outside_of(stage) or None,
             inputs=inputs,
         )
 
@@ -129,6 +134,12 @@ class Workspace:
             raise TfcliError(f"train.start_from: no checkpoint at {named}", why=why, fix=fix, code=ExitCode.ARTIFACT)
         return folder, open_artifact(folder, "checkpoint")
 
+    def _outside_of(self, stage: Stage) -> dict[str, Any]:
+        """The same each time it is asked for: a large corpus is read once."""
+        if stage.name not in self._seen_outside:
+            self._seen_outside[stage.name] = self._outside(stage)
+        return self._seen_outside[stage.name]
+
     def _outside(self, stage: Stage) -> dict[str, Any]:
         """What a stage reads that is no artifact: the source's files, and finished weights and vocabularies by path."""
         outside: dict[str, Any] = {}
@@ -139,7 +150,7 @@ class Workspace:
             path = weights_at(vae.path) if isinstance(vae, PretrainedVae) else vae.lpips_weights
             outside["weights"] = _hashes(Path(path)) if path else None
         if stage.name == "tokenize":
-            outside["text"] = [source.identity() for source in self.recipe.tokenize.text]
+            outside["text"] = [source.identity(self._known) for source in self.recipe.tokenize.text]
             if self.recipe.tokenize.captions:
                 outside["captions"] = _hashes(existing(self.recipe.tokenize.captions, "captions"))
             if isinstance(self.recipe.tokenize.tokenizer, PretrainedTokenizer):

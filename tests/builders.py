@@ -14,6 +14,7 @@ from stages.artifacts.folder import building
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, Grid, LatentsContent
 from stages.artifacts.manifest import Stamp, input_entry, open_artifact
 from stages.coders.config import Images
+from stages.core.events import Report, silent
 from stages.core.files import write_jsonl
 from stages.core.runtime import Runtime
 from stages.pack_sequences.config import PackConfig
@@ -116,10 +117,10 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
     return folder
 
 
-def make_tokens(folder: Path, latents: Path, config: TokenizeConfig | None = None) -> Path:
+def make_tokens(folder: Path, latents: Path, config: TokenizeConfig | None = None, report: Report = silent) -> Path:
     config = config or TokenizeConfig(tokenizer=TrainTokenizer(vocab_size=400))
     with building(folder, stamp("tokens", "tokenize", {"latents": latents}, folder), Runtime()) as build:
-        run_tokenize(tokenize=config, latents=latents, build=build, runtime=Runtime(), seed=0)
+        run_tokenize(tokenize=config, latents=latents, build=build, runtime=Runtime(report), seed=0)
     return folder
 
 

@@ -30,7 +30,7 @@ from typing import Any
 from stages.artifacts.manifest import MANIFEST, FileEntry, Manifest, Stamp, make_manifest, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
-from stages.core.files import disk_errors, read_jsonl, sync_file, sync_folder, write_json, write_jsonl
+from stages.core.files import disk_errors, read_jsonl, require_space, sync_file, sync_folder, write_json, write_jsonl
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 
@@ -213,9 +213,11 @@ def _take_over(build: Build, runtime: Runtime) -> None:
         if not _is_good(build.target, record, retry_failed=runtime.retry_failed):
             continue
         copies = [build.folder / entry["path"] for entry in record["files"]]
+        require_space(build.folder, sum(entry["bytes"] for entry in record["files"]), "the shards that are kept")
         for entry, copy in zip(record["files"], copies, strict=True):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(build.target / entry["path"], copy)
+            with disk_errors(copy):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(build.target / entry["path"], copy)
         build.finish_unit(record["unit"], record["facts"], copies)
         kept += 1
     if count:

@@ -6,7 +6,7 @@ arrays/<grid>/            zarr, a row for each picture of the source: [0] poster
 arrays/grids              uint8: the grid of each picture, where there are several
 documents/<shard>.jsonl   the documents in source order, images replaced by rows
 errors.jsonl              what was left out: key, path, reason code, message, and the row that is NaN for it
-check.png                 pictures before (above) and after (below) the stored latents
+check.png                 pictures before (above) and after (below) the stored latents; not part of the digest
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ class Latents:
         failed = {row["row"] for row in read_jsonl(self.folder / ERRORS) if "row" in row}
         grids = self.grid_of_row()
         index = 0
-        for path in sorted((self.folder / DOCUMENTS).glob("*.jsonl")):
+        # by number: names have five digits, and more where there are more shards
+        for path in sorted((self.folder / DOCUMENTS).glob("*.jsonl"), key=lambda path: int(path.stem)):
             for number, row in enumerate(read_jsonl(path), 1):
                 try:
                     document = _document(index, row, failed, grids)

@@ -2,6 +2,7 @@
 
 tokenizer.model     the SentencePiece model
 captions.jsonl      {"document": index, "text": ...}: captions that were replaced; only where some were
+errors.jsonl        texts of corpora that were left out: key, path, reason code, message; only where some were
 arrays/ids          int32, all text one behind another
 arrays/segments     int64 (n, 4): [0, start in ids, length, 0] for text, [1, row of latents, grid, ok] for an image
 arrays/offsets      int64 (documents + 1): the segments of each document
@@ -26,7 +27,7 @@ from stages.core.files import read_jsonl
 if TYPE_CHECKING:
     from stages.coders.text import TextCoder
 
-TOKENIZER, ARRAYS, CAPTIONS = "tokenizer.model", "arrays", "captions.jsonl"
+TOKENIZER, ARRAYS, CAPTIONS, ERRORS = "tokenizer.model", "arrays", "captions.jsonl", "errors.jsonl"
 TEXT, IMAGE = 0, 1
 FIXED_ORDER, HELDOUT = 1, 2
 IntArray = np.ndarray[Any, np.dtype[np.int64]]

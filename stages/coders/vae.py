@@ -20,6 +20,8 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_file, hash_value
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
+_WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
+_MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -194,6 +196,23 @@ def _check_folder(folder: Path) -> None:
             raise _refused(folder, f"{file.name} is a git-lfs pointer, not the weights", "run 'git lfs pull' there")
         if start.lstrip()[:1] == b"<":
             raise _refused(folder, f"{file.name} is an HTML page", "download the file again")
+        _check_types(file)
+
+
+def _check_types(file: Path) -> None:
+    """Refuse weights in 8 bits and in whole numbers. torch would load them as they are: without the factors that belong to
+    them, or after a rounding of up to 6 %, they are another autoencoder."""
+    try:
+        with file.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(min(size, _MAX_HEADER_BYTES)))
+        types = {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return  # damaged: diffusers says how
+    for name, found in types.items():
+        if found not in _WEIGHT_TYPES:
+            told = f"the weight {name} is {found}, not one of {', '.join(_WEIGHT_TYPES)}"
+            raise _refused(file.parent, told, "get the weights in float16, bfloat16 or float32")
 
 
 def _class_of(folder: Path) -> str:
@@ -248,7 +267,10 @@ def _from_hub(name: str, revision: str | None) -> Any:
         raise TfcliError(
             f"cannot get {name}", why=why, fix="give vae.path a local folder", code=ExitCode.ENVIRONMENT
         ) from error
-    return _from_pretrained(name, _class_of(config.parent), revision=revision)
+    model = _from_pretrained(name, _class_of(config.parent), revision=revision)
+    for file in sorted(config.parent.glob("*.safetensors")):  # where the hub's client has put them
+        _check_types(file)
+    return model
 
 
 def _refused(path: Path | str, why: str, fix: str) -> TfcliError:

@@ -70,6 +70,20 @@ def read_jsonl(path: Path) -> Iterator[Any]:
                 raise TfcliError(f"{path}:{number}: not JSON", why=str(error), code=ExitCode.ARTIFACT) from error
 
 
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise TfcliError (ENVIRONMENT) where the disk of `folder` has less than `needed` bytes and a tenth of them free: before
+    hours of work, not at their end. what: as "the latents"."""
+    free = shutil.disk_usage(folder).free
+    if free >= 1.1 * needed:
+        return
+    raise TfcliError(
+        f"{what} take {needed:,} bytes, {free:,} are free at {folder}",
+        why="a tenth more than they take has to be free",
+        fix="free some space, or give --work a folder on another disk",
+        code=ExitCode.ENVIRONMENT,
+    )
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into an ENVIRONMENT error that names the path."""

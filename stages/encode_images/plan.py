@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.artifacts.autoencoder import Autoencoder
+from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent
 from stages.artifacts.manifest import read_manifest
 from stages.coders.config import Images
 from stages.coders.pictures import read_picture
@@ -18,6 +18,7 @@ from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.shards import num_shards
 from stages.sources.document import Source, pictures_of
+from stages.sources.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,15 @@ class EncodePlan:
     seconds: float | None = None
 
 
+def latent_bytes(pictures: int, images: Images, encode: EncodeConfig, autoencoder: AutoencoderContent) -> int:
+    """Bytes on disk of the arrays of so many pictures, beside their documents: each row with its sum (4 bytes) and its place in
+    the index of the shard (16). At most: a bucket is as large as the square or smaller."""
+    side = images.size // autoencoder.downsampling
+    row = 2 * autoencoder.latent_channels * side**2 * np.dtype(encode.dtype).itemsize
+    places = num_shards(pictures, encode) * encode.shard_rows * len(images.shapes())
+    return (2 if encode.mirror else 1) * (places * 16 + pictures * (row + 4))
+
+
 def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, runtime: Runtime) -> EncodePlan:
     """Count by listing alone, then decode and encode one batch. The guess holds for this machine and these workers."""
     documents, pictures = source.count()
@@ -39,15 +49,16 @@ def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path
     if pictures == 0 or read_manifest(autoencoder) is None:
         return counted
     opened = Autoencoder.open(autoencoder)
-    facts = opened.content
-    row = 2 * facts.latent_channels * (images.size // facts.downsampling) ** 2 * np.dtype(encode.dtype).itemsize
-    # each row with its sum (4 bytes) and its place in the index of the shard (16); a bucket is at most as large as the square
+    size = latent_bytes(pictures, images, encode, opened.content)
     variants = 2 if encode.mirror else 1
-    size = variants * (counted.shards * encode.shard_rows * 16 * len(images.shapes()) + pictures * (row + 4))
-    first = list(islice(pictures_of(source.documents()), encode.batch_size))
+    # of a folder the files alone: its captions may be a table of millions of lines
+    many = encode.batch_size
+    listed = source.first_pictures(many) if isinstance(source, Folder) else pictures_of(source.documents())
+    first = list(islice(listed, many))
     started = time.perf_counter()
-    batch = [fitted.pixels for picture in first if (fitted := read_picture(picture, images)).pixels is not None]
-    reading = (time.perf_counter() - started) / max(1, len(first))
+    found = [read_picture(picture, images).pixels for picture in first]
+    reading = (time.perf_counter() - started) / max(1, len(found))
+    batch = [pixels for pixels in found if pixels is not None]
     if not batch:
         return EncodePlan(documents, pictures, counted.shards, size)
     vae = load_vae(opened.model_folder, device=runtime.device, precision=encode.precision, compiled=encode.compile)

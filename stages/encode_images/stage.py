@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identi
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
-from stages.coders.pictures import PictureReader, read_picture
+from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, contact_sheet, encode_png
 from stages.coders.vae import Vae, psnr
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
-from stages.core.files import write_atomic, write_jsonl
+from stages.core.files import require_space, write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.engines import encode_on_ray
 from stages.encode_images.failures import Failures
+from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
 from stages.encode_images.shards import Job, Record, Shard, cut_shards, encode_shards, num_shards
 from stages.sources.document import Source, count_documents, pictures_of
@@ -52,7 +54,8 @@ def run(
             "pictures and autoencoder do not fit", why=why, fix="set images.bucket_step", code=ExitCode.USAGE
         )
     runtime.report(Note(f"reading {source.describe()}"))
-    num_documents, num_images = count_documents(source.documents())
+    with runtime.interrupts.at_once("finished shards are kept"):
+        num_documents, num_images = count_documents(source.documents())
     if num_images == 0:
         why = f"{source.describe()}: {num_documents} documents, none with a picture"
         raise TfcliError("no pictures to encode", why=why, fix="check the source's path", code=ExitCode.INPUT)
@@ -63,6 +66,8 @@ def run(
             if not (job.array(grid) / "zarr.json").exists():
                 create_rows(job.array(grid), num_images, job.row_shape(grid), encode.dtype, encode.shard_rows)
     (build.folder / DOCUMENTS).mkdir(exist_ok=True)
+    left = _pictures_left(num_images, encode, build, runtime)
+    require_space(build.folder, latent_bytes(left, images, encode, facts), f"the latents of {left:,} pictures")
     vae = job.load()
     _check_probe(vae, facts.identity, encode)
 
@@ -127,11 +132,13 @@ def _seal(
         channel_mean=mean,
         channel_std=deviation,
     )
-    quality = _check(source, job, vae, grid_of_row)
+    failed = {row["row"] for row in errors if "row" in row}
+    quality = _check(source, job, vae, grid_of_row, failed, runtime)
     runtime.report(Note(f"{num_good} of {len(grid_of_row)} pictures encoded, {quality:.2f} dB PSNR from the store"))
     notes: Counter[str] = sum((Counter(record["notes"]) for record in records), Counter())
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
-    build.seal(content.model_dump(), stats)
+    # the sheet is for people; decoding rounds by the number of threads, and no later stage may depend on that
+    build.seal(content.model_dump(), stats, volatile=(SHEET,))
 
 
 def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, runtime: Runtime) -> None:
@@ -149,7 +156,12 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
 
     def missing() -> Iterator[Shard]:
         """The shards to make; those that are there are accounted for."""
+        seen = 0
         for shard in cut_shards(source, size):
+            runtime.interrupts.check()
+            seen += len(shard.images)
+            if seen > num_images:
+                break
             if not runtime.part.has(shard.number):
                 continue
             record = build.unit(_unit(shard.number))
@@ -158,6 +170,13 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
             else:
                 failures.saw_record(record)
                 report(shard)
+        if seen != num_images:
+            raise TfcliError(
+                "the source changed while it was encoded",
+                why=f"it had {num_images:,} pictures at the start, now {'more' if seen > num_images else f'{seen:,}'}",
+                fix="run the same command again when the source is at rest",
+                code=ExitCode.INPUT,
+            )
 
     if runtime.engine == "ray":
         for shard, record in encode_on_ray(job, missing(), runtime):
@@ -187,6 +206,13 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
             held.pop(shard.number).close()
             report(shard)
             runtime.interrupts.check()
+
+
+def _pictures_left(num_images: int, encode: EncodeConfig, build: Build, runtime: Runtime) -> int:
+    """The pictures of this part whose shards are not there yet."""
+    size = encode.shard_rows
+    mine = [number for number in range(num_shards(num_images, encode)) if runtime.part.has(number)]
+    return sum(min(size, num_images - number * size) for number in mine if build.unit(_unit(number)) is None)
 
 
 def _unit(shard: int) -> str:
@@ -240,19 +266,29 @@ def _channel_statistics(records: list[Record]) -> tuple[list[float], list[float]
     return [float(value) for value in mean], [float(value) for value in deviation]
 
 
-def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes) -> float:
-    """Decode stored latents of the first good pictures, draw the sheet, return the PSNR."""
+def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes, failed: set[int], runtime: Runtime) -> float:
+    """Decode stored latents of the first good pictures, draw the sheet, return the PSNR. Pictures that failed are not read
+    again: one that crashes its decoder or never ends would do so here as well."""
     readers = [RowReader(job.array(grid)) for grid in range(len(job.sizes()))]
+    good = (row for row in range(len(grid_of_row)) if row not in failed)
+    chosen = list(islice(good, job.encode.check_pictures))
+    wanted = set(chosen)
+    numbered = enumerate(islice(pictures_of(source.documents()), chosen[-1] + 1))
     before: list[Pixels] = []
     after: list[Pixels] = []
-    for row, fitted in enumerate(read_picture(picture, job.images) for picture in pictures_of(source.documents())):
-        if len(before) == job.encode.check_pictures:
-            break
-        if fitted.pixels is not None:
+    with PictureReader(job.images, runtime.workers) as reader:
+        for row, fitted in zip(chosen, reader.read(picture for row, picture in numbered if row in wanted), strict=True):
+            runtime.interrupts.check()
+            if fitted.pixels is None:
+                raise TfcliError(
+                    "the source changed while it was encoded",
+                    why=f"picture {row} could be read, now it is {fitted.reason}: {fitted.message}",
+                    fix="run the same command again when the source is at rest",
+                    code=ExitCode.INPUT,
+                )
             stored = readers[grid_of_row[row]].read(np.array([row]))[:, 0].astype(np.float32)
-            if np.isfinite(stored).all():
-                before.append(fitted.pixels)
-                after.append(vae.decode(stored)[0])
+            before.append(fitted.pixels)
+            after.append(vae.decode(stored)[0])
     shown = min(8, len(before))
     write_atomic(job.folder / SHEET, encode_png(contact_sheet([*before[:shown], *after[:shown]], columns=shown)))
     return psnr(before, after)

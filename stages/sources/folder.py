@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,8 @@ from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.sources.captions import Row, line_error, read_metadata
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, caption_pair
-from stages.sources.files import Found, existing_folder, files_hash, walk, without_suffix
+from stages.sources.files import Found, existing_folder, files_hash, scan, walk, without_suffix
+from stages.sources.known import KnownHashes
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -41,7 +43,7 @@ class Folder(Section):
         rows = None if metadata is None else read_metadata(metadata, self.text_column)
         if metadata is not None and rows is not None:
             _check_names(metadata, rows, pictures)
-        sidecars = {entry.relative: entry.path for entry in listing if isinstance(entry, Found)}
+        sidecars = {entry.relative: entry for entry in listing if isinstance(entry, Found)}
         keys: dict[str, str] = {}
         for entry in listing:
             if isinstance(entry, Omission):
@@ -60,7 +62,13 @@ class Folder(Section):
         pictures = self._pictures(list(walk(self._root(), self.recursive, self.follow_links)))
         return len(pictures), len(pictures)
 
-    def identity(self) -> Any:
+    def first_pictures(self, count: int) -> list[FileSpan]:
+        """Some of the pictures, in no order; captions are not read and the walk ends with the last of them."""
+        found = scan(self._root(), self.recursive, self.follow_links)
+        files = (entry for entry in found if isinstance(entry, Found) and _is_picture(entry.relative))
+        return [FileSpan(entry.path) for entry in islice(files, count)]
+
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the pictures and of the files that their captions come from."""
         root = self._root()
         metadata = self.metadata_file(root)
@@ -71,7 +79,7 @@ class Folder(Section):
             read += [name for name in found if name.endswith(".txt") and without_suffix(name) in stems]
         else:
             read.append(metadata.name)
-        return {"files": files_hash(root, read)}
+        return {"files": files_hash(root, read, known)}
 
     def describe(self) -> str:
         """Which folder, and where the captions come from."""
@@ -106,7 +114,7 @@ class Folder(Section):
         return pictures
 
     def _document(
-        self, key: str, entry: Found, sidecars: dict[str, Path], rows: dict[str, Row] | None
+        self, key: str, entry: Found, sidecars: dict[str, Found], rows: dict[str, Row] | None
     ) -> Document | Omission:
         if not os.access(entry.path, os.R_OK):
             return Omission(key, entry.relative, "PERMISSION", "the picture may not be read")
@@ -124,10 +132,10 @@ class Folder(Section):
         picture = ImageSegment(entry.relative, FileSpan(entry.path))
         return caption_pair(key, entry.relative, caption, picture, self.missing_caption)
 
-    def _sidecar(self, path: Path | None) -> str | None:
-        if path is None:
+    def _sidecar(self, entry: Found | None) -> str | None:
+        if entry is None:
             return None
-        with path.open("rb") as file:
+        with entry.path.open("rb") as file:
             return decode_text(file.read(self.max_text_bytes + 1), self.max_text_bytes)
 
 

@@ -16,6 +16,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.sources.captions import json_lines, line_error
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
 from stages.sources.files import existing, file_below, files_hash
+from stages.sources.known import KnownHashes
 from stages.sources.text_rules import BadText, check_text, printable
 
 
@@ -56,14 +57,14 @@ class Jsonl(Section):
             )
         return documents, pictures
 
-    def identity(self) -> Any:
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the file and of the pictures that it names."""
         path = self._file()
         names: dict[str, None] = {path.name: None}
         for document in self.documents():
             if isinstance(document, Document):
                 names.update({image.name: None for image in document.images})
-        return {"files": files_hash(path.parent, names)}
+        return {"files": files_hash(path.parent, names, known)}
 
     def describe(self) -> str:
         """Which file."""

@@ -13,6 +13,7 @@ from stages.sources.document import Document, Omission
 from stages.sources.emoji import Emoji
 from stages.sources.folder import Folder
 from stages.sources.jsonl import Jsonl
+from stages.sources.known import KnownHashes
 from stages.sources.parquet import Parquet
 from stages.sources.shapes.edits import ShapesEdits
 from stages.sources.shapes.source import Shapes
@@ -44,9 +45,9 @@ class Mix(Section):
         counts = [source.count() for source in self.of.values()]
         return sum(documents for documents, _ in counts), sum(pictures for _, pictures in counts)
 
-    def identity(self) -> Any:
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """That of each source, in the order of the recipe."""
-        return [[name, source.identity()] for name, source in self.of.items()]
+        return [[name, source.identity(known)] for name, source in self.of.items()]
 
     def describe(self) -> str:
         """Each source."""

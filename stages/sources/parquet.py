@@ -32,6 +32,7 @@ from stages.sources.document import (
     pictures_of,
 )
 from stages.sources.files import existing, file_below, files_hash, files_named
+from stages.sources.known import KnownHashes
 from stages.sources.text_rules import BadText, check_text, printable
 
 Layout = Literal["pairs", "interleaved", "edits"]
@@ -101,14 +102,14 @@ class Parquet(Section):
             return rows, count_documents(self.documents())[1]
         return rows, rows * (2 if layout == "edits" else 1)
 
-    def identity(self) -> Any:
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the tables, and of the pictures that they name by path."""
         root, names = self._tables()
         named: dict[str, None] = dict.fromkeys(names)
         for picture in pictures_of(self.documents()):
             if isinstance(picture, FileSpan):
                 named[str(picture.path.relative_to(root))] = None
-        return {"files": files_hash(root, named)}
+        return {"files": files_hash(root, named, known)}
 
     def describe(self) -> str:
         """Which tables, which layout, and by which columns it was chosen."""

@@ -11,6 +11,7 @@ from stages.core.config import Section
 from stages.core.errors import TfcliError
 from stages.sources.document import Document, Omission, TextSegment, count_documents
 from stages.sources.files import Found, existing, files_hash, walk, without_suffix
+from stages.sources.known import KnownHashes
 from stages.sources.text_rules import BadText, decode_text, printable
 
 
@@ -44,11 +45,11 @@ class Text(Section):
         """Documents of text; no pictures."""
         return count_documents(self.documents())
 
-    def identity(self) -> Any:
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the text files."""
         found = [entry for entry in self._entries() if isinstance(entry, Found)]
         root = existing(self.path, "text")
-        return {"files": files_hash(root if root.is_dir() else root.parent, [entry.relative for entry in found])}
+        return {"files": files_hash(root if root.is_dir() else root.parent, [entry.relative for entry in found], known)}
 
     def describe(self) -> str:
         """Which text, and what a document is."""
@@ -57,7 +58,7 @@ class Text(Section):
     def _entries(self) -> Iterator[Found | Omission]:
         root = existing(self.path, "text")
         if root.is_file():
-            yield Found(root.name, root)
+            yield Found(root.name, root.parent)
             return
         if not root.is_dir():
             raise TfcliError(

@@ -13,6 +13,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.sources.captions import json_lines, line_error, table_rows
 from stages.sources.document import Document, Omission, TextSegment, count_documents
 from stages.sources.files import existing, files_hash, files_named
+from stages.sources.known import KnownHashes
 from stages.sources.text_rules import BadText, check_text, printable
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -45,10 +46,10 @@ class TextTable(Section):
         """Documents of text; no pictures."""
         return count_documents(self.documents())
 
-    def identity(self) -> Any:
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the files."""
         root, names = self._files()
-        return {"files": files_hash(root, names)}
+        return {"files": files_hash(root, names, known)}
 
     def describe(self) -> str:
         """Which files, and which column."""

@@ -18,6 +18,7 @@ from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, caption_pair
 from stages.sources.files import existing, files_hash, files_named
+from stages.sources.known import KnownHashes
 from stages.sources.tar import Member, TarTruncated, members
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
@@ -54,10 +55,10 @@ class Webdataset(Section):
                 continue  # told when it is read
         return pictures, pictures
 
-    def identity(self) -> Any:
+    def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the tar files."""
         root, tars = self._tars()
-        return {"files": files_hash(root, tars)}
+        return {"files": files_hash(root, tars, known)}
 
     def describe(self) -> str:
         """Which tars."""

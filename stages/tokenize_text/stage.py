@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from json.encoder import encode_basestring
 from pathlib import Path
@@ -17,6 +18,7 @@ from stages.artifacts.latents import Latents, StoredDocument, StoredText, captio
 from stages.artifacts.tokens import (
     ARRAYS,
     CAPTIONS,
+    ERRORS,
     FIXED_ORDER,
     HELDOUT,
     IMAGE,
@@ -25,7 +27,7 @@ from stages.artifacts.tokens import (
     TokensContent,
     tokenizer_at,
 )
-from stages.coders.text import TextCoder, read_model, train_sentencepiece, training_memory
+from stages.coders.text import TextCoder, read_model, training_memory
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import write_atomic, write_jsonl
@@ -34,10 +36,13 @@ from stages.core.memory import available_bytes
 from stages.core.runtime import Runtime
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, Omission, TextSegment
+from stages.sources.text_rules import printable
 from stages.tokenize_text.config import Corpus, PretrainedTokenizer, TokenizeConfig
 from stages.tokenize_text.recaption import Captions
+from stages.tokenize_text.training import train_in_process
 
 _BLOCK = 10_000  # documents tokenized at a time
+_KEPT = "nothing to save: tokenizing starts again"
 
 
 def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
@@ -56,9 +61,10 @@ def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime,
 
     columns = _Columns()
     found: set[str] = set()
+    left_out: list[Omission] = []
     num_latent_documents = 0
-    for block in _blocks(chain(documents(), _corpora(tokenize.text, runtime))):
-        runtime.interrupts.check("nothing to save: tokenizing starts again")
+    for block in _blocks(chain(documents(), _corpora(tokenize.text, left_out))):
+        runtime.interrupts.check(_KEPT)
         columns.add(block, coder, max(1, runtime.workers))
         mine = [document for document in block if isinstance(document, StoredDocument)]
         num_latent_documents += len(mine)
@@ -76,10 +82,15 @@ def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime,
         )
         write_jsonl(build.folder / CAPTIONS, replaced)
         stats["captions_replaced"] = len(found)
+    if left_out:
+        shown = "; ".join(f"{printable(item.path)}: {item.reason} ({item.message})" for item in left_out[:5])
+        runtime.report(Warn(f"{len(left_out)} texts left out, see errors.jsonl: {shown}"))
+        write_jsonl(build.folder / ERRORS, map(vars, left_out))
+        stats["left_out"] = dict(Counter(item.reason for item in left_out))
     if coder.losses():
         stats["not_kept"] = coder.losses()
     (build.folder / ARRAYS).mkdir(exist_ok=True)
-    for name, values in columns.arrays().items():
+    for name, values in columns.arrays():
         write_flat(build.folder / ARRAYS / name, values)
     content = TokensContent(
         vocab_size=coder.vocab_size,
@@ -103,7 +114,8 @@ def _model(
     chosen = tokenize.tokenizer
     if isinstance(chosen, PretrainedTokenizer):
         return read_model(tokenizer_at(chosen.path))
-    texts, total = _sampled(_texts(documents(), tokenize.text), chosen.max_sentences, seed)
+    with runtime.interrupts.at_once(_KEPT):
+        texts, total = _sampled(_texts(documents(), tokenize.text), chosen.max_sentences, seed)
     low, high = training_memory(texts, chosen.algorithm)
     of = f"{len(texts):,}" if total == len(texts) else f"{len(texts):,} of {total:,}"
     taken = f"{low / 2**20:,.0f} to {high / 2**20:,.0f} MiB of memory"
@@ -115,7 +127,7 @@ def _model(
             fix = "lower tokenize.tokenizer.max_sentences"
             raise TfcliError(what, fix=fix, code=ExitCode.ENVIRONMENT)
         runtime.report(Warn(f"{what}; tokenize.tokenizer.max_sentences makes it less"))
-    return train_sentencepiece(texts, chosen.vocab_size, chosen.algorithm)
+    return train_in_process(texts, chosen.vocab_size, chosen.algorithm, runtime.interrupts, _KEPT)
 
 
 @dataclass(frozen=True)
@@ -133,52 +145,64 @@ class _CorpusDocument:
 _Document = StoredDocument | _CorpusDocument
 
 
+_TYPES = {
+    "ids": np.int32,
+    "segments": np.int64,
+    "offsets": np.int64,
+    "flags": np.uint8,
+    "groups": np.int64,
+    "keys": np.int64,
+    "sources": np.uint8,
+}
+
+
 class _Columns:
-    """The arrays of Tokens while they grow."""
+    """The arrays of Tokens while they grow: a piece for each block of documents, as lists of numbers of a hundred million
+    documents would take four times the memory."""
 
     def __init__(self) -> None:
-        self.ids: list[np.ndarray] = []
-        self.segments: list[tuple[int, int, int, int]] = []
-        self.offsets, self.flags, self.groups, self.keys, self.sources = [0], [], [], [], []  # type: ignore[var-annotated]
+        self._pieces: dict[str, list[np.ndarray]] = {name: [] for name in _TYPES}
         self.names: dict[str, int] = {}  # of sources, in the order in which they come
-        self.num_ids = 0
-
-    @property
-    def num_documents(self) -> int:
-        return len(self.flags)
+        self.num_ids = self.num_segments = self.num_documents = 0
 
     def add(self, documents: list[_Document], coder: TextCoder, threads: int) -> None:
         # not in a thread while the last block is laid out: both hold the interpreter's lock, 0.85 times as fast (measured)
         texts = [part.text for document in documents for part in document.segments if isinstance(part, StoredText)]
         encoded = coder.encode_many(texts, threads)
         lengths = [len(ids) for ids in encoded]
-        self.ids.append(np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=sum(lengths)))
         length_of_next = iter(lengths)
+        segments: list[tuple[int, int, int, int]] = []
+        offsets, flags, groups, keys, sources = [], [], [], [], []
         for document in documents:
             for part in document.segments:
                 if isinstance(part, StoredText):
                     length = next(length_of_next)
-                    self.segments.append((TEXT, self.num_ids, length, 0))
+                    segments.append((TEXT, self.num_ids, length, 0))
                     self.num_ids += length
                 else:
-                    self.segments.append((IMAGE, part.row, part.grid, int(part.ok)))
-            self.offsets.append(len(self.segments))
-            self.flags.append(FIXED_ORDER * document.fixed_order + HELDOUT * document.heldout)
+                    segments.append((IMAGE, part.row, part.grid, int(part.ok)))
+            offsets.append(self.num_segments + len(segments))
+            flags.append(FIXED_ORDER * document.fixed_order + HELDOUT * document.heldout)
             key = _named("key", document.key)
-            self.keys.append(key)
-            self.groups.append(key if document.group is None else _named("group", document.group))
-            self.sources.append(self.names.setdefault(document.source, len(self.names)))
+            keys.append(key)
+            groups.append(key if document.group is None else _named("group", document.group))
+            sources.append(self.names.setdefault(document.source, len(self.names)))
+        self.num_segments += len(segments)
+        self.num_documents += len(documents)
+        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=sum(lengths))
+        block = {"ids": ids, "segments": np.array(segments, dtype=np.int64).reshape(-1, 4), "offsets": offsets}
+        block |= {"flags": flags, "groups": groups, "keys": keys, "sources": sources}
+        for name, values in block.items():
+            self._pieces[name].append(np.asarray(values, dtype=_TYPES[name]))
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "ids": np.concatenate(self.ids) if self.ids else np.zeros(0, np.int32),
-            "segments": np.array(self.segments, dtype=np.int64).reshape(-1, 4),
-            "offsets": np.array(self.offsets, dtype=np.int64),
-            "flags": np.array(self.flags, dtype=np.uint8),
-            "groups": np.array(self.groups, dtype=np.int64),
-            "keys": np.array(self.keys, dtype=np.int64),
-            "sources": np.array(self.sources, dtype=np.uint8),
-        }
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each array by its name, once: its pieces are given up, so that two of them are never there twice."""
+        for name, dtype in _TYPES.items():
+            pieces = self._pieces.pop(name)
+            first = (
+                [np.zeros(1, dtype)] if name == "offsets" else [np.zeros((0, 4) if name == "segments" else 0, dtype)]
+            )
+            yield name, np.concatenate([*first, *pieces])
 
 
 def _named(kind: str, name: str) -> int:
@@ -209,17 +233,15 @@ def _sampled(texts: Iterator[str], limit: int, seed: int) -> tuple[list[str], in
     return [text for _, text in sorted(kept)], number + 1
 
 
-def _corpora(corpora: tuple[Corpus, ...], runtime: Runtime) -> Iterator[_CorpusDocument]:
+def _corpora(corpora: tuple[Corpus, ...], left_out: list[Omission]) -> Iterator[_CorpusDocument]:
+    """The documents of all corpora; what becomes none goes to `left_out`."""
     for number, corpus in enumerate(corpora):
-        omitted = 0
         for item in corpus.documents():
             if isinstance(item, Omission):
-                omitted += 1
+                left_out.append(replace(item, key=f"text{number}/{item.key}"))
                 continue
             parts = tuple(StoredText(part.text) for part in item.segments if isinstance(part, TextSegment))
             yield _CorpusDocument(f"text{number}/{item.key}", item.group, parts, corpus.name)
-        if omitted:
-            runtime.report(Warn(f"{corpus.describe()}: {omitted} texts left out"))
 
 
 def _blocks(documents: Iterator[_Document]) -> Iterator[list[_Document]]:

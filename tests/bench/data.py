@@ -283,7 +283,7 @@ def tokenize(_work: Path) -> list[Figure]:
         columns = _Columns()
         for start in range(0, len(documents), 10_000):
             columns.add(documents[start : start + 10_000], coder, threads)
-        columns.arrays()
+        dict(columns.arrays())
 
     def direct() -> None:
         for start in range(0, len(texts), 10_000):

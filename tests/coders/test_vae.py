@@ -163,3 +163,16 @@ def test_another_class_is_refused(folder: Path) -> None:
 
 def test_a_hub_id_needs_its_commit() -> None:
     assert "40-hex" in refused("org/vae", ExitCode.USAGE)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8])
+def test_weights_of_eight_bits_are_refused(folder: Path, kind: torch.dtype) -> None:
+    name = "encoder.conv_in.weight"
+    change_weights(folder, name, load_file(folder / WEIGHTS)[name].to(kind))
+    assert f"the weight {name} is" in refused(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_float_types_are_taken(folder: Path, kind: torch.dtype) -> None:
+    save_file({name: tensor.to(kind) for name, tensor in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    assert load_vae(folder, device="cpu").probe()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import disk_errors, read_jsonl, write_atomic, write_json, write_jsonl
+from stages.core.files import disk_errors, read_jsonl, require_space, write_atomic, write_json, write_jsonl
 
 
 def test_write_atomic_replaces_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -108,3 +109,11 @@ def test_nan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_jsonl(tmp_path / "f", [float("nan")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_space_is_told_before_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 0, 1100))  # type: ignore[attr-defined]
+    require_space(tmp_path, 1000, "the latents")
+    with pytest.raises(TfcliError, match=r"the latents take 1,001 bytes, 1,100 are free at ") as caught:
+        require_space(tmp_path, 1001, "the latents")
+    assert caught.value.code == ExitCode.ENVIRONMENT

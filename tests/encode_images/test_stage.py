@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.artifacts.autoencoder import Autoencoder
 from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
@@ -22,14 +25,16 @@ from stages.coders.pixels import crop, decode
 from stages.coders.vae import Vae, load_vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Warn
-from stages.core.runtime import Runtime
+from stages.core.files import read_jsonl
+from stages.core.runtime import Part, Runtime
 from stages.encode_images import rows as shard_rows
 from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.failures import Failures
-from stages.encode_images.plan import plan
+from stages.encode_images.plan import latent_bytes, plan
 from stages.sources.document import Document, ImageSegment, TextSegment
 from tests.builders import make_autoencoder
+from tests.coders.test_pictures import Drawn
 
 BAD = 5
 
@@ -276,3 +281,113 @@ def test_a_plan_counts_and_guesses_without_writing(tmp_path: Path, autoencoder: 
     assert found.seconds is not None
     assert found.seconds > 0
     assert plan(Pairs(), Images(size=16), settings, tmp_path / "none", runtime).bytes is None
+
+
+@dataclass(frozen=True)
+class Changing(Pairs):
+    """A source that is another one when it is listed for the second or third time."""
+
+    lengths: tuple[int, ...] = (11, 11, 11)
+    broken_at: int = 99
+    passes: list[int] = field(default_factory=list)
+
+    def documents(self) -> Iterator[Document]:
+        number_of_pass = len(self.passes)
+        self.passes.append(0)
+        for number in range(self.lengths[min(number_of_pass, 2)]):
+            picture = Png(number, number_of_pass >= self.broken_at)
+            yield Document(f"d{number}", (ImageSegment(f"p{number}.png", picture),))
+
+
+def test_the_check_reads_no_picture_again_that_crashed_its_decoder(tmp_path: Path, autoencoder: Path) -> None:
+    @dataclass(frozen=True)
+    class First(Pairs):
+        def documents(self) -> Iterator[Document]:
+            for document in Pairs(bad=()).documents():
+                number = int(document.key[1:])
+                picture = Drawn(number, "SIGKILL" if number == 0 else "")
+                yield Document(document.key, (ImageSegment(f"p{number}.png", picture),))
+
+    latents = encode(tmp_path / "latents", autoencoder, First(), workers=1)
+    errors = list(read_jsonl(tmp_path / "latents" / "errors.jsonl"))
+    assert [(row["row"], row["reason"]) for row in errors] == [(0, "DECODER_CRASHED")]
+    assert latents.content.num_good == 10
+
+
+@pytest.mark.parametrize("lengths", [(11, 12, 12), (11, 13, 13), (11, 7, 7), (11, 10, 10)])
+def test_a_source_that_changes_meanwhile_is_told(tmp_path: Path, autoencoder: Path, lengths: tuple[int, ...]) -> None:
+    with pytest.raises(TfcliError, match="changed while it was encoded") as caught:
+        encode(tmp_path / "latents", autoencoder, Changing(lengths=lengths))
+    assert caught.value.code == ExitCode.INPUT
+    assert not (tmp_path / "latents").exists()
+
+
+def test_a_picture_that_can_no_longer_be_read_in_the_check_is_told(tmp_path: Path, autoencoder: Path) -> None:
+    with pytest.raises(TfcliError, match="changed while it was encoded") as caught:
+        encode(tmp_path / "latents", autoencoder, Changing(broken_at=2))
+    assert "picture 0 could be read" in caught.value.why
+    assert encode(tmp_path / "latents", autoencoder, Changing()).content.num_good == 11
+
+
+def test_a_signal_is_obeyed_between_two_pictures_of_the_check(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(device="cpu", workers=0)
+    real, decoded = Vae.decode, []
+
+    def decode_and_strike(vae: Vae, raw: Any) -> Any:
+        decoded.append(1)
+        runtime.interrupts.signal_number = signal.SIGTERM
+        return real(vae, raw)
+
+    monkeypatch.setattr(Vae, "decode", decode_and_strike)
+    with pytest.raises(TfcliError, match="stopped by SIGTERM"):
+        work(tmp_path / "latents", autoencoder, runtime)
+    assert len(decoded) == 1
+
+
+def test_documents_stay_in_order_beyond_a_hundred_thousand_shards(tmp_path: Path, autoencoder: Path) -> None:
+    latents = encode(tmp_path / "latents", autoencoder)
+    before = [document.key for document in latents.documents()]
+    folder = tmp_path / "latents" / "documents"
+    assert len(list(folder.iterdir())) == 3
+    for old, new in (("00002", "100001"), ("00001", "100000"), ("00000", "99999")):
+        (folder / f"{old}.jsonl").rename(folder / f"{new}.jsonl")
+    assert [document.key for document in latents.documents()] == before
+
+
+def test_a_disk_that_is_too_small_is_told_before_a_shard_is_made(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three shards (11 rows of 2 x 4 x 8 x 8 float16) one is there when the disk has room for half of the other two."""
+    row = 2 * 4 * 8 * 8 * 2 + 4
+    assert not work(tmp_path / "latents", autoencoder, Runtime(device="cpu", workers=0, part=Part(1, 3)))
+    written = shards_written(monkeypatch)
+    free = 4 * row
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(TfcliError, match=f"7 pictures take {7 * row + 8 * 16:,} bytes, {free:,} are free") as caught:
+        encode(tmp_path / "latents", autoencoder)
+    assert caught.value.code == ExitCode.ENVIRONMENT
+    assert written == []
+    free = round(1.2 * (7 * row + 8 * 16))
+    encode(tmp_path / "latents", autoencoder)
+    assert written == [1, 2]
+    sizes = sum(
+        path.stat().st_size for path in (tmp_path / "latents" / "arrays" / "8x8" / "c").rglob("*") if path.is_file()
+    )
+    assert (
+        sizes
+        == latent_bytes(11, Images(size=16), EncodeConfig(shard_rows=4), Autoencoder.open(autoencoder).content) + 3 * 4
+    )
+
+
+def test_the_sheet_does_not_make_other_latents(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding rounds by the number of threads: latents of two machines are the same all the same."""
+    first = encode(tmp_path / "first", autoencoder)
+    real = Vae.decode
+    monkeypatch.setattr(Vae, "decode", lambda vae, raw: real(vae, raw) ^ 1)
+    second = encode(tmp_path / "second", autoencoder)
+    assert (tmp_path / "first" / "check.png").read_bytes() != (tmp_path / "second" / "check.png").read_bytes()
+    assert second.manifest.digest == first.manifest.digest

@@ -154,6 +154,23 @@ def test_doctor_of_a_path_and_of_a_recipe() -> None:
     assert told["findings"][0]["code"] == "SMALLER_THAN_SIZE"
 
 
+@pytest.mark.usefixtures("pictures")
+def test_doctor_reads_the_text_of_a_recipe() -> None:
+    text = '[[tokenize.text]]\nkind = "text"\npath = "novel.txt"\nsplit = "line"\n'
+    Path("mine.toml").write_text(f'[source]\nkind = "folder"\npath = "pictures"\n[images]\nsize = 32\n{text}')
+    Path("novel.txt").write_bytes(b"once upon a time\nforged \xe2\x96\x81 space\nand then\n")
+    result = doctor("mine.toml")
+    assert result.exit_code == 0
+    assert "TEXT_U2581" in result.stdout
+    assert "NO_PICTURES" not in result.stdout
+    told: Any = json.loads(doctor("mine.toml", "--json").stdout)
+    assert [(one["path"], one["documents"], one["omitted"]) for one in told["corpora"]] == [("novel.txt", 2, 1)]
+    Path("novel.txt").write_bytes(b"\xff\n")
+    result = doctor("mine.toml")
+    assert result.exit_code == 3
+    assert "a run from novel.txt would stop" in result.stderr
+
+
 def test_doctor_ends_with_3_where_a_run_would_stop(pictures: Path) -> None:
     (pictures / "metadata.csv").write_text("file_name;text\n[/b]\x1b[31m;x\n")
     result = doctor("pictures", "--json")

@@ -11,6 +11,8 @@ import pytest
 from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, TEXT, Tokens
 from stages.coders.text import TextCoder, train_sentencepiece
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Event, Warn
+from stages.core.files import read_jsonl
 from stages.core.hashing import hash_value
 from stages.sources.text import Text
 from stages.tokenize_text.config import PretrainedTokenizer, TokenizeConfig, TrainTokenizer
@@ -125,5 +127,33 @@ def test_a_group_is_the_hash_of_its_name_whatever_is_in_it() -> None:
     columns.add([_CorpusDocument(name, None, (), "text") for name in names], coder, 1)
     columns.add([_CorpusDocument("key", name, (), "text") for name in names], coder, 1)
     expected = [int(hash_value([kind, name])[:15], 16) for kind in ("key", "group") for name in names]
-    assert columns.groups == expected
-    assert columns.keys == expected[:7] + [int(hash_value(["key", "key"])[:15], 16)] * 7
+    arrays = dict(columns.arrays())
+    assert arrays["groups"].tolist() == expected
+    assert arrays["keys"].tolist() == expected[:7] + [int(hash_value(["key", "key"])[:15], 16)] * 7
+
+
+def test_blocks_change_nothing(tmp_path: Path, latents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Tokens.open(make_tokens(tmp_path / "whole", latents, TokenizeConfig(tokenizer=TRAIN)))
+    monkeypatch.setattr("stages.tokenize_text.stage._BLOCK", 1)
+    single = Tokens.open(make_tokens(tmp_path / "single", latents, TokenizeConfig(tokenizer=TRAIN)))
+    assert whole.content.num_documents > 1
+    assert single.manifest.digest == whole.manifest.digest
+
+
+def test_texts_that_are_left_out_are_written_down(tmp_path: Path, latents: Path) -> None:
+    (tmp_path / "novel.txt").write_bytes(b"once upon a time\nforged \xe2\x96\x81 space\nhalf \xff\nthe end\n")
+    corpora = tuple(Text(path=str(tmp_path / "novel.txt"), split="line", name=name) for name in ("a", "b"))
+    events: list[Event] = []
+    target = make_tokens(
+        tmp_path / "tokens", latents, TokenizeConfig(tokenizer=TRAIN, text=corpora), report=events.append
+    )
+    rows = list(read_jsonl(target / "errors.jsonl"))
+    assert [(row["key"], row["reason"]) for row in rows] == [
+        ("text0/novel:1", "TEXT_U2581"),
+        ("text0/novel:2", "TEXT_NOT_UTF8"),
+        ("text1/novel:1", "TEXT_U2581"),
+        ("text1/novel:2", "TEXT_NOT_UTF8"),
+    ]
+    assert Tokens.open(target).manifest.stats["left_out"] == {"TEXT_U2581": 2, "TEXT_NOT_UTF8": 2}
+    warnings = [event.text for event in events if isinstance(event, Warn)]
+    assert any("4 texts left out" in text and "TEXT_NOT_UTF8" in text for text in warnings)

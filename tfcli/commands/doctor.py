@@ -44,7 +44,8 @@ def doctor(
 ) -> None:
     """Look at a source before a long run: what is wrong, where, and what mends it. Nothing is written.
 
-    All texts are read, and the pictures of a sample are decoded. Exit code 0 if a run would come through, 3 if not.
+    All texts are read, those of [[tokenize.text]] too, and the pictures of a sample are decoded. Exit code 0 if a run would
+    come through, 3 if not.
 
     \b
     Examples: tfcli doctor my/pictures
@@ -65,14 +66,33 @@ def doctor(
             runtime=runtime,
             corpus=recipe.name == _NAMELESS and recipe.source.kind == "text",
         )
+        corpora = {
+            corpus.path: check_source(
+                corpus,
+                recipe.images,
+                max_bad=recipe.encode.max_bad,
+                latent_row_bytes=None,
+                limit=limit,
+                runtime=runtime,
+                corpus=True,
+            )
+            for corpus in recipe.tokenize.text
+        }
     if json:
-        facts = asdict(checkup) | {"usable": checkup.usable}
+        facts = _json(checkup) | {"corpora": [{"path": path} | _json(one) for path, one in corpora.items()]}
         render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | facts)
     else:
-        _show(source, why, recipe, checkup)
-    if not checkup.usable:
-        worst = checkup.findings[0]
-        raise TfcliError(f"a run from {source} would stop: {worst.what}", fix=worst.fix, code=ExitCode.INPUT)
+        _show(source, {"reader": f"{recipe.source.kind} ({why})"}, recipe, checkup)
+        for path, one in corpora.items():
+            _show(path, {"reader": "text of tokenize.text"}, recipe, one)
+    for path, one in {source: checkup, **corpora}.items():
+        if not one.usable:
+            worst = one.findings[0]
+            raise TfcliError(f"a run from {path} would stop: {worst.what}", fix=worst.fix, code=ExitCode.INPUT)
+
+
+def _json(checkup: Checkup) -> dict[str, Any]:
+    return asdict(checkup) | {"usable": checkup.usable}
 
 
 def _recipe(source: str, settings: tuple[str, ...]) -> tuple[Recipe, str]:
@@ -104,9 +124,9 @@ def _latent_row_bytes(recipe: Recipe) -> int | None:
     return 2 * recipe.vae.latent_channels * side**2 * bytes_each * (2 if recipe.encode.mirror else 1)
 
 
-def _show(source: str, why: str, recipe: Recipe, checkup: Checkup) -> None:
+def _show(source: str, reader: dict[str, str], recipe: Recipe, checkup: Checkup) -> None:
     facts = {
-        "reader": f"{recipe.source.kind} ({why})",
+        **reader,
         "reads": checkup.describe,
         "documents": f"{checkup.documents:,}" + (f", {checkup.omitted:,} left out" if checkup.omitted else ""),
         "pictures": f"{checkup.pictures:,}; {checkup.looked_at:,} looked at, {checkup.good:,} of them usable",

@@ -56,7 +56,7 @@ def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
         # os.path: a name that is too long is not there; pathlib raises
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise TfcliError(f"--work {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
-    return Workspace(recipe, work)
+    return Workspace(recipe, work, read_again=call.force)
 
 
 def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts) -> Outcome:

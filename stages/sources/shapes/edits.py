@@ -13,6 +13,7 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, ImageSegment, TextSegment
+from stages.sources.known import KnownHashes
 from stages.sources.shapes.language import at_place
 from stages.sources.shapes.source import WORLD_VERSION, DrawnScene
 from stages.sources.shapes.world import (
@@ -65,7 +66,8 @@ class ShapesEdits(Section):
         """From the options."""
         return self.heldout + self.edits, 2 * (self.heldout + self.edits)
 
-    def identity(self) -> int:
+    def identity(self, known: KnownHashes | None = None) -> int:
+        del known  # no file is read
         return WORLD_VERSION
 
     def describe(self) -> str:

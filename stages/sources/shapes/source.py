@@ -12,6 +12,7 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, ImageSegment, Segment, TextSegment
+from stages.sources.known import KnownHashes
 from stages.sources.shapes.drawing import draw
 from stages.sources.shapes.language import caption, first_text, turn
 from stages.sources.shapes.world import (
@@ -79,7 +80,8 @@ class Shapes(Section):
         drawn = sum(len(self._story(index, heldout=False).images) for index in range(sample))
         return pairs + stories, pairs + round(drawn * stories / max(1, sample))
 
-    def identity(self) -> int:
+    def identity(self, known: KnownHashes | None = None) -> int:
+        del known  # no file is read
         return WORLD_VERSION
 
     def describe(self) -> str:
