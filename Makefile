@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow bench-data table lint type check clean
+.PHONY: help install pipelines test slow bench-data bench-sample table lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,6 +34,9 @@ slow: $(READY) ## run the tests that take longer
 
 bench-data: $(READY) ## measure the data stages against what this machine can do; BENCHMARKS.md
 	$(BIN)/python -m tests.bench.data $(ARGS)
+
+bench-sample: $(READY) ## measure sampling against transfusion-pytorch, which it installs; BENCHMARKS.md
+	$(BIN)/python -m tests.bench.sample $(ARGS)
 
 table: $(READY) ## write stages/ERRORS.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.model.positions import Rotary, turned
+from stages.model.positions import Rotary, rotate_into
 
 
 class KeyValueCache:
@@ -74,7 +74,10 @@ class CachedAttention:
         return CachedAttention(cache, rows, alike and (many or cache.keys_SMHd[0].is_cuda))
 
     def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
-        q_NHd, k_NHd, v_NHd = turned(qkv_N3Hd, rotary)
+        qk_N2Hd = torch.empty_like(qkv_N3Hd[:, :2])
+        cos, sin = (angle_Nr[:, None, None].to(qkv_N3Hd.dtype) for angle_Nr in rotary)
+        rotate_into(qk_N2Hd, qkv_N3Hd[:, :2], cos, sin)
+        q_NHd, k_NHd, v_NHd = *qk_N2Hd.unbind(1), qkv_N3Hd[:, 2]
         keys_SMHd, values_SMHd = self.cache.keys_SMHd[layer], self.cache.values_SMHd[layer]
         if self.together:
             return self._together(keys_SMHd, values_SMHd, q_NHd, k_NHd, v_NHd)
@@ -94,11 +97,11 @@ class CachedAttention:
     def _together(self, keys_SMHd: Tensor, values_SMHd: Tensor, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
         slots_R, places_RT, mask_R1TM = self._where
         shape = (*places_RT.shape, *q_NHd.shape[1:])
-        keys_SMHd[slots_R[:, None], places_RT] = k_NHd.view(shape)
-        values_SMHd[slots_R[:, None], places_RT] = v_NHd.view(shape)
+        keys_SMHd[slots_R[:, None], places_RT] = k_NHd.reshape(shape)
+        values_SMHd[slots_R[:, None], places_RT] = v_NHd.reshape(shape)
         seen = mask_R1TM.shape[-1]
         mixed_RHTd = F.scaled_dot_product_attention(
-            q_NHd.view(shape).transpose(1, 2),
+            q_NHd.reshape(shape).transpose(1, 2),
             keys_SMHd[slots_R, :seen].transpose(1, 2),
             values_SMHd[slots_R, :seen].transpose(1, 2),
             attn_mask=mask_R1TM,
