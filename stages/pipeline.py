@@ -8,7 +8,6 @@ stages stale that read it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,8 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
-from stages.artifacts.folder import RECIPE, building, units_to_redo
-from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, Stamp, input_entry, open_artifact, read_manifest
+from stages.artifacts.folder import RECIPE, Build, building, units_to_redo
+from stages.artifacts.manifest import (
+    MAKERS,
+    InputEntry,
+    Manifest,
+    Stamp,
+    input_entry,
+    open_artifact,
+    read_manifest,
+    what_changed,
+)
 from stages.artifacts.tokens import tokenizer_at
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
@@ -171,7 +179,7 @@ class Workspace:
             )
         stamp = self.stamp(stage)
         if manifest.fingerprint != stamp.fingerprint:
-            return Status(stage, "stale", f"{why_stale(manifest, stamp)} changed", target)
+            return Status(stage, "stale", f"{what_changed(manifest.facts(), stamp.facts())} changed", target)
         try:
             open_artifact(target, stage.kind)
         except TfcliError as error:
@@ -206,18 +214,24 @@ class Workspace:
                     return before, sealed
                 before = Status(stage, "stale", f"{redo} shards have failures or are damaged", target)
             stamp = self.stamp(stage)
+        if runtime.launch.rank:  # one of many processes at a training: the first makes the artifact
+            self._call(stage, Build(target, stamp), runtime)
+            return before, None
         with building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:
                 tree = recipe_tree(self.recipe)
                 write_json(build.folder / RECIPE, {name: tree[name] for name in stage.sections})
-                run: Callable[..., None] = import_module(stage.module).run
-                sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
-                sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
-                inputs = {kind: self.target(kind) for kind in stage.inputs}
-                run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
+                self._call(stage, build, runtime)
         if build.sealed is None and runtime.part.whole:
             raise TfcliError(f"{stage.name} left no artifact", why="a bug in tfcli", code=ExitCode.BUG)
         return before, build.sealed
+
+    def _call(self, stage: Stage, build: Build, runtime: Runtime) -> None:
+        run: Callable[..., None] = import_module(stage.module).run
+        sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
+        sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
+        inputs = {kind: self.target(kind) for kind in stage.inputs}
+        run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
 
 
 def _hashes(path: Path) -> dict[str, str]:
@@ -225,31 +239,3 @@ def _hashes(path: Path) -> dict[str, str]:
     path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return {file.name: hash_file(file) for file in files if file.is_file()}
-
-
-def why_stale(manifest: Manifest, stamp: Stamp) -> str:
-    """The settings and inputs in which a manifest differs from the stamp of today, by name."""
-    old = {
-        "seed": manifest.seed,
-        "stage version": manifest.stage_version,
-        "outside files": manifest.outside,
-        **_flat(manifest.config),
-        **{name: entry.digest for name, entry in manifest.inputs.items()},
-    }
-    new = {
-        "seed": stamp.seed,
-        "stage version": stamp.stage_version,
-        "outside files": stamp.outside,
-        **_flat(json.loads(json.dumps(stamp.config))),
-        **{name: entry.digest for name, entry in stamp.inputs.items()},
-    }
-    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return ", ".join(changed[:4]) + (" ..." if len(changed) > 4 else "") or "schema"
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.runtime import Launch
 from tfcli import options
 from tfcli.commands import artifacts, recipes
 from tfcli.commands.doctor import doctor
@@ -50,8 +51,8 @@ class Commands(TyperGroup):
             if "--debug" in given:
                 traceback.print_exc()
             failure = as_failure(error)
-            if failure.what:  # empty where Typer has shown the help instead
-                show_error(failure)
+            if failure.what:  # empty where Typer has shown the help instead, or another rank speaks
+                _show(failure)
             code = failure.code
         for stream in (sys.stdout, sys.stderr):
             _let_go(stream)
@@ -99,6 +100,15 @@ def as_failure(error: Exception) -> TfcliError:
     what = f"internal error: {text}"
     fix = "run the same command with --debug to see the traceback, and report it"
     return TfcliError(what, why="a bug in tfcli", fix=fix, code=ExitCode.BUG)
+
+
+def _show(failure: TfcliError) -> None:
+    """What is wrong with the command line, all ranks of a torchrun find alike: the first one says it."""
+    rank = Launch.found().rank
+    if rank and failure.code != ExitCode.USAGE:
+        failure.what = f"rank {rank}: {failure.what}"
+    if not rank or failure.code != ExitCode.USAGE:
+        show_error(failure)
 
 
 app = typer.Typer(

@@ -63,8 +63,10 @@ class _Beat:
 class Reporter:
     """A listener for the events of a stage; a context manager that leaves the terminal clean."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool = False, silent: bool = False) -> None:
+        """quiet: warnings only. silent: nothing."""
+        self._quiet = quiet or silent
+        self._silent = silent
         self._console = screen()
         self._bars: Bars | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal and not quiet:
@@ -96,6 +98,8 @@ class Reporter:
             self._console.quiet = True
 
     def _show(self, event: Event) -> None:
+        if self._silent:
+            return
         if isinstance(event, Warn):
             self._line(f"warning: {event.text}", "yellow")
         elif self._quiet:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import re
 import shutil
 import time
@@ -27,7 +26,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.manifest import MANIFEST, FileEntry, Manifest, Stamp, make_manifest, open_artifact, read_manifest
+from stages.artifacts.lock import Lock
+from stages.artifacts.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    Stamp,
+    make_manifest,
+    open_artifact,
+    read_manifest,
+    what_changed,
+)
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.files import disk_errors, read_jsonl, require_space, sync_file, sync_folder, write_json, write_jsonl
@@ -36,6 +45,7 @@ from stages.core.runtime import Runtime
 
 PLAN = "plan.json"
 UNITS = "units"
+SAVES = "saves"  # of a stage that takes days: never thrown away without --force
 SEALED_UNITS = "units.jsonl"
 RECIPE = "recipe.json"  # the resolved sections, neutral keys included: not part of the digest
 # What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`.
@@ -46,7 +56,8 @@ _JOIN_SECONDS = 10.0  # how long a part waits for one that begins the folder
 class Build:
     """An artifact that is being made. Stages write below `folder` and call `seal` when all is there."""
 
-    def __init__(self, target: Path, stamp: Stamp, lock: _Lock) -> None:
+    def __init__(self, target: Path, stamp: Stamp, lock: Lock | None = None) -> None:
+        """lock: None in a process that works beside the one which makes the artifact, and writes only what that one wants."""
         self.target = target
         self.stamp = stamp
         self._lock = lock
@@ -92,6 +103,7 @@ class Build:
 
     def may_seal(self) -> bool:
         """Whether no other process works on this artifact any more: of several parts, true for the last one to ask."""
+        assert self._lock is not None
         return self._lock.alone or self._lock.take_alone()
 
     def seal(self, content: dict[str, Any], stats: dict[str, Any], volatile: tuple[str, ...] = ()) -> Manifest:
@@ -143,7 +155,7 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
     _refuse_foreign(target)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _Lock(target, "whole run" if runtime.part.whole else "part") as lock:
+    with Lock(target, "whole run" if runtime.part.whole else "part") as lock:
         build = Build(target, stamp, lock)
         if runtime.part.whole:
             if not lock.take_alone():
@@ -171,6 +183,7 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
             runtime.report(Note(f"going on with {build.folder}"))
         return
     if build.folder.exists():
+        _keep_saves(build)
         _discard(build.folder)
         runtime.report(Note(f"removed {build.folder}: it was begun with other settings"))
     with disk_errors(build.folder):
@@ -178,6 +191,24 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
     write_json(build.folder / PLAN, {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts()})
     if not force:
         _take_over(build, runtime)
+
+
+def _keep_saves(build: Build) -> None:
+    """Raise TfcliError (ARTIFACT) where the folder holds saves of a long computation: --force alone throws those away."""
+    saves = sorted(path.name for path in (build.folder / SAVES).glob("*") if not path.name.endswith(".tmp"))
+    if not saves:
+        return
+    try:
+        facts = json.loads((build.folder / PLAN).read_bytes())["facts"]
+        changed = f"{what_changed(facts, build.stamp.facts())} changed"
+    except (OSError, ValueError, KeyError, TypeError):
+        changed = f"{PLAN} cannot be read"
+    raise TfcliError(
+        f"{build.folder} was begun with other settings",
+        why=f"{changed}; it holds saves up to {saves[-1]}",
+        fix="set it back to go on, or begin anew with --force, which deletes them",
+        code=ExitCode.ARTIFACT,
+    )
 
 
 def units_to_redo(folder: Path) -> int:
@@ -244,7 +275,7 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(away)
 
 
-def _join(build: Build, lock: _Lock, runtime: Runtime) -> None:
+def _join(build: Build, lock: Lock, runtime: Runtime) -> None:
     """Begin the partial folder, or join the parts that are at work on it.
 
     Raises TfcliError (ENVIRONMENT) where a whole run holds it, or where it was begun with other settings: the work of
@@ -333,58 +364,3 @@ def _refuse_foreign(folder: Path, *marks: str) -> None:
         raise TfcliError(f"will not write to {folder}", why=why, fix="give another --work", code=ExitCode.USAGE)
     if folder.exists() and not folder.is_dir():
         raise TfcliError(f"{folder} is a file", fix="give another --work", code=ExitCode.USAGE)
-
-
-class _Lock:
-    """The lock of a target: held alone by a whole run, or shared by parts of one."""
-
-    def __init__(self, target: Path, who: str) -> None:
-        """who: "whole run" or "part", for others to read while this process holds the lock alone."""
-        self.target = target
-        self.who = who
-        self.alone = False
-        path = target.with_name(f".{target.name}.lock")
-        with disk_errors(path):
-            self._file = path.open("a+")
-
-    def __enter__(self) -> _Lock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def take_alone(self) -> bool:
-        """Give up a share and hold the lock alone; False, and no share, where others hold one."""
-        # first the share: of two parts that end together, each would else see the share of the other
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-        self.alone = self._take(fcntl.LOCK_EX)
-        if self.alone:
-            self._file.truncate(0)
-            self._file.write(f"{self.who}, pid {os.getpid()} on {platform.node()}")
-            self._file.flush()
-        return self.alone
-
-    def share(self) -> bool:
-        """Hold the lock beside other parts; False where somebody holds it alone."""
-        self.alone = False
-        return self._take(fcntl.LOCK_SH)
-
-    def holder(self) -> str:
-        """Who held the lock alone last."""
-        self._file.seek(0)
-        return self._file.read().strip()
-
-    def taken(self) -> TfcliError:
-        return TfcliError(
-            f"{self.target} is being made by another process",
-            why=f"last begun by: {self.holder() or 'unknown'}",
-            fix="wait for it, or stop it",
-            code=ExitCode.ENVIRONMENT,
-        )
-
-    def _take(self, how: int) -> bool:
-        try:
-            fcntl.flock(self._file, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

@@ -74,6 +74,19 @@ class Manifest(BaseModel):
     files: list[FileEntry]
     provenance: dict[str, Any]
 
+    def facts(self) -> dict[str, Any]:
+        """The named facts behind the fingerprint, as `Stamp.facts`."""
+        return {
+            "kind": self.kind,
+            "schema_version": self.schema_version,
+            "stage": self.stage,
+            "stage_version": self.stage_version,
+            "seed": self.seed,
+            "config": self.config,
+            "outside": self.outside,
+            "inputs": {name: entry.digest for name, entry in self.inputs.items()},
+        }
+
 
 @dataclass(frozen=True)
 class Stamp:
@@ -104,6 +117,33 @@ class Stamp:
             "outside": self.outside,
             "inputs": {name: entry.digest for name, entry in self.inputs.items()},
         }
+
+
+def what_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The settings and inputs in which two `facts` differ, by name."""
+    before, now = _by_name(old), _by_name(new)
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(changed[:4]) + (" ..." if len(changed) > 4 else "")
+
+
+def _by_name(facts: dict[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(facts))
+    return {
+        "seed": plain["seed"],
+        "schema": plain["schema_version"],
+        "stage version": plain["stage_version"],
+        "outside files": plain["outside"],
+        **_flat(plain["config"]),
+        **plain["inputs"],
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
 
 
 def digest_of(files: list[FileEntry]) -> str:

@@ -25,11 +25,8 @@ class Interrupts:
 
     def check(self, saved: str = "finished shards are kept") -> None:
         """Raise TfcliError (75 for SIGTERM/SIGHUP, 130 for Ctrl-C) if a stop was asked for."""
-        if self.signal_number is None:
-            return
-        code = ExitCode.INTERRUPTED if self.signal_number == signal.SIGINT else ExitCode.TERMINATED
-        name = signal.Signals(self.signal_number).name
-        raise TfcliError(f"stopped by {name}", why=saved, fix="run the same command again to go on", code=code)
+        if self.signal_number is not None:
+            raise stopped_by(self.signal_number, saved)
 
     @contextmanager
     def at_once(self, saved: str = "nothing was begun") -> Iterator[None]:
@@ -47,6 +44,13 @@ class Interrupts:
         self.signal_number = number
         if self._at_once is not None:
             self.check(self._at_once)
+
+
+def stopped_by(number: int, saved: str) -> TfcliError:
+    """The failure that a signal is: 75 for SIGTERM and SIGHUP, 130 for Ctrl-C. saved: what is kept."""
+    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+    name = signal.Signals(number).name
+    return TfcliError(f"stopped by {name}", why=saved, fix="run the same command again to go on", code=code)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from stages.core.events import Report, silent
@@ -28,10 +29,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """This process among the `ranks` of one training, over all machines; local_rank: among those of this machine."""
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def found(cls) -> Launch:
+        """As torchrun puts it into the environment of the processes it starts; one process without it."""
+        values = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+        return cls(*(int(value) for value in values)) if all(value.isdigit() for value in values) else cls()
+
+
+@dataclass(frozen=True)
 class Runtime:
     """report: listener for events. interrupts: the stop flag. device: "auto", "cpu", "cuda", "cuda:0". workers: processes
     for decoding (0: in this process). part: which units this process does. engine: where units run, "local" or "ray".
-    retry_failed: units with failures, and damaged ones, of an artifact that is there are made again."""
+    retry_failed: units with failures, and damaged ones, of an artifact that is there are made again.
+    launch: the processes that torchrun started for one training."""
 
     report: Report = silent
     interrupts: Interrupts = field(default_factory=Interrupts)
@@ -40,3 +57,4 @@ class Runtime:
     part: Part = Part()
     engine: str = "local"
     retry_failed: bool = False
+    launch: Launch = Launch()

@@ -10,6 +10,7 @@ Legend: N elements, D width, H heads, d head size, T text elements, V vocabulary
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -121,10 +122,11 @@ class Transfusion(nn.Module):
         self.final_norm = RMSNorm(config.width, config.norm_epsilon)
         self.text_head = nn.Linear(config.width, facts.vocab_size, bias=False)
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialise(self, generator: torch.Generator, put: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
         """Random weights: deviation fan_in^-1/2, smaller by sqrt(2 layers) where a layer adds to the stream; biases 0.
 
-        An embedding is looked up, so that its fan-in is 1: text enters the stream as loud as patches do.
+        An embedding is looked up, so that its fan-in is 1: text enters the stream as loud as patches do. put(weight, values):
+        how drawn values get into a weight, of which a process of many may hold a part.
         """
         num_residuals = sum(isinstance(part, ResidualBlock) for part in self.patches.modules())
         with torch.no_grad():
@@ -132,12 +134,12 @@ class Transfusion(nn.Module):
                 if weight.ndim < 2:
                     weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                     continue
-                deviation = 1.0 if name == "text_embedding.weight" else weight[0].numel() ** -0.5
+                deviation = 1.0 if name == "text_embedding.weight" else weight.shape[1:].numel() ** -0.5
                 if name.endswith(("attention_out.weight", "down.weight")):
                     deviation /= (2 * self.config.layers) ** 0.5
                 if name.endswith("residual_out.weight"):
                     deviation /= num_residuals**0.5
-                weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+                put(weight, torch.randn(weight.shape, generator=generator) * deviation)
 
     def forward(self, inputs: Inputs, attention: Attention, text_places: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Next-token logits (T, V) of the elements at `text_places`, and what is predicted of the images, by grid."""

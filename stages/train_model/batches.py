@@ -105,6 +105,20 @@ class Batch:
             moved = self.map(lambda value: value.pin_memory().to(device, non_blocking=True))
         return replace(moved, attention=moved.elements.attention(kernel, device))
 
+    def emptied(self) -> Batch:
+        """The same pass without anything that counts: no images, no targets. Its gradient is zero for every weight that it
+        reaches. For a process that has to take part in an exchange of weights and has no rows."""
+        inputs = replace(self.inputs, images=(), context=())
+        return replace(
+            self,
+            inputs=inputs,
+            loss_places=self.loss_places[:0],
+            targets=self.targets[:0],
+            images=(),
+            num_elements=0,
+            squared_lengths=0,
+        )
+
     def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `move` of each tensor, and the grouped kernel."""
         inputs, elements = self.inputs, self.elements.map(move)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core.config import Section, neutral
 from stages.train_model.trackers import Tracker
@@ -28,6 +28,12 @@ class TrainConfig(Section):
     ema_decay: of the averaged weights that sampling uses; 0 keeps none (paper: not mentioned).
     attention: the kernel; all compute the same. "auto" takes "grouped" (documents of one length together) on CPU and "flex"
     (FlexAttention, compiled) on CUDA; "dense" is the reference, one mask over the whole batch.
+    sharding: with several processes (torchrun), "none" gives each all weights; "full" cuts weights, gradients, optimizer and
+    average over all of them; "hybrid" over groups of shard_group processes, with a copy in each group.
+    checkpointing: what the blocks keep for the backward pass: "none" keeps all, "full" their inputs alone, "selective" also
+    matrix products and attention; the rest is computed again. compile: torch.compile of each block; "auto": on CUDA only.
+    Neither these nor the number of processes changes more than rounding, as a device does: they are no part of what a
+    checkpoint is, and may change when a training goes on.
     eval_rows: held-out rows in each measurement of the held-out losses.
     preview_every: draw some held-out captions every so many steps, with the settings of [sample.generation] (0: never).
     on_nonfinite: of a loss or gradient that is not finite, "stop" before the optimizer step, or "skip" the step, at most
@@ -62,3 +68,13 @@ class TrainConfig(Section):
     keep_saves: int = neutral(2, ge=1)
     log_every: int = neutral(10, ge=1)
     trackers: tuple[Tracker, ...] = neutral(())
+    sharding: Literal["none", "full", "hybrid"] = neutral("none")
+    shard_group: int = neutral(0, ge=0)
+    checkpointing: Literal["none", "full", "selective"] = neutral("none")
+    compile: bool | Literal["auto"] = neutral("auto")
+
+    @model_validator(mode="after")
+    def _groups_belong_to_hybrid(self) -> TrainConfig:
+        if (self.sharding == "hybrid") != (self.shard_group > 0):
+            raise ValueError('shard_group goes with sharding = "hybrid", which needs it')
+        return self

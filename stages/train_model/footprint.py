@@ -21,6 +21,7 @@ from stages.model.grouped import Group, GroupedAttention
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 from stages.train_model.arithmetic import Work, model_flops
 from stages.train_model.batches import LENGTH_STEP, Batch, Elements, ImageTruth
+from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import build_optimizers, update_average
@@ -49,6 +50,7 @@ def footprint(model: ModelConfig, facts: DataFacts, train: TrainConfig, batches:
     alive = _Alive()
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, alive:
         network = Transfusion(model, facts)
+        prepare_blocks(network, train, torch.device("cpu"))
         weights = alive.bytes
         average = {name: weight.detach().clone() for name, weight in network.named_parameters() if train.ema_decay}
         averages = alive.bytes - weights

@@ -27,7 +27,8 @@ class Journal:
     def add_metrics(self, step: int, values: dict[str, float], prefix: str = "") -> None:
         """Figures that the same training gives again to the last digit."""
         row = {"step": step, **{f"{prefix}{name}": value for name, value in values.items()}}
-        if row in self.metrics[-3:]:  # a resumed run measures the step it was saved at once more
+        # a resumed run measures the step it was saved at once more, and to another rounding with other processes
+        if any(old["step"] == step and old.keys() == row.keys() for old in self.metrics[-3:]):
             return
         self.metrics.append(row)
         self._track(row)

@@ -22,13 +22,15 @@ class Meter:
     """Clocks and counts of this process, between two lines of the log.
 
     `loading` and `aside` are blocks around what is not the step: waiting for batches (counted as a share), and
-    measurements, previews and saves (left out of speeds, not of what is left).
+    measurements, previews and saves (left out of speeds, not of what is left). Of `devices` processes this one counts its own
+    share of the work: speeds are that many times its own, the rest is its own.
     """
 
     model: ModelConfig
     facts: DataFacts
     device: torch.device
     precision: str
+    devices: int = 1
 
     def __post_init__(self) -> None:
         self.peak = this_machine(str(self.device), self.precision).peak
@@ -79,8 +81,8 @@ class Meter:
         on_device = self.device.type == "cuda"
         row = {
             "seconds": seconds / self._steps,
-            "elements_per_second": self._work.elements / seconds,
-            "places_per_second": self._work.places / seconds,
+            "elements_per_second": self._work.elements * self.devices / seconds,
+            "places_per_second": self._work.places * self.devices / seconds,
             "mfu": flops / seconds / self.peak,
             "loading_share": self._loading / seconds,
             "memory_bytes": torch.cuda.memory_allocated(self.device) if on_device else resident_bytes(),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from stages.model.transformer import Transfusion
 from stages.train_model.config import TrainConfig
+from stages.train_model.ranks import is_cut, let_go, part, part_for, whole
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -51,7 +54,30 @@ def build_optimizers(model: Transfusion, config: TrainConfig) -> list[torch.opti
         return [adamw]
     # queries, keys and values are one matrix here, and so are gate and up: they are orthogonalised together
     rate, decay = config.learning_rate, config.weight_decay
-    return [torch.optim.Muon(in_blocks, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw]
+    muon = CutMuon if is_cut(model) else torch.optim.Muon
+    return [muon(in_blocks, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw]
+
+
+class CutMuon(torch.optim.Muon):
+    """Muon over matrices of which each process holds a part: the update is gathered, made orthogonal as a whole on every
+    process, and each takes its part of that. Momentum is cut as the weights are."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step, by the arithmetic of torch.optim.Muon."""
+        assert closure is None
+        for group in self.param_groups:
+            momentum = group["momentum"]
+            for weight in group["params"]:
+                slots = self.state[weight]
+                if not slots:
+                    slots["momentum_buffer"] = torch.zeros_like(weight.grad)
+                slots["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
+                update = whole(weight.grad.lerp(slots["momentum_buffer"], momentum))
+                update = _zeropower_via_newtonschulz(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                rate = _adjust_lr(group["lr"], group["adjust_lr_fn"], weight.shape)
+                part(weight).mul_(1 - group["lr"] * group["weight_decay"])
+                part(weight).add_(part_for(weight, update), alpha=-rate)
 
 
 @torch.no_grad()
@@ -60,15 +86,23 @@ def update_average(average: dict[str, Tensor], model: nn.Module, step: int, deca
     if not average:
         return
     rate = 1 - min(decay, (1 + step) / (10 + step))
-    weights = [weight.detach() for weight in model.parameters()]
-    torch._foreach_lerp_(list(average.values()), weights, rate)
+    weights = [part(weight.detach()) for weight in model.parameters()]
+    torch._foreach_lerp_([part(mean) for mean in average.values()], weights, rate)
 
 
 @contextmanager
 def averaged_weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
-    """The model with the running average in place of its weights, for the length of the block (no copy)."""
+    """The model with the running average in place of its weights, for the length of the block (no copy). Where weights are cut
+    the two change their contents, as what is gathered comes from the weights' own memory."""
     if not average:
         yield
+        return
+    if is_cut(model):
+        _exchange(model, average)
+        try:
+            yield
+        finally:
+            _exchange(model, average)
         return
     weights = {name: weight.data for name, weight in model.named_parameters()}
     try:
@@ -78,3 +112,13 @@ def averaged_weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[N
     finally:
         for name, weight in model.named_parameters():
             weight.data = weights[name]
+
+
+@torch.no_grad()
+def _exchange(model: nn.Module, average: dict[str, Tensor]) -> None:
+    let_go(model)
+    for name, weight in model.named_parameters():
+        one, other = part(weight.detach()), part(average[name])
+        held = one.clone()
+        one.copy_(other)
+        other.copy_(held)

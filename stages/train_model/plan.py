@@ -13,6 +13,7 @@ from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.footprint import Footprint, footprint, stand_in
 from stages.train_model.machines import Machine
+from stages.train_model.ranks import Ranks
 from stages.train_model.stage import Data
 
 _FEW = 4  # rows of a stand-in, and forward passes of finished data, that are looked at
@@ -31,7 +32,8 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """memory: bytes by kind on each device, all weights on each: of tensors, and of the process before there are any.
+    """memory: bytes by kind on each device, of tensors, and of the process before there are any. Where train.sharding cuts
+    weights, what each device keeps of them, and under "gathered" what is whole for the length of a step or a block.
 
     On CPU the allocator and oneDNN's store of compiled kernels keep more: peaks of 1.5 (float32) to 2.7 times (bf16) this
     were measured. advice: what to change where it does not fit.
@@ -73,17 +75,18 @@ def plan_training(
     seed: int = 0,
 ) -> TrainingPlan:
     """data: finished Sequences, whose first step is taken as it is; or what is known before there are any."""
-    if train.batch_rows % machine.count:
-        what = f"{train.batch_rows} rows in a step do not go round {machine.count} devices"
-        raise TfcliError(what, fix="choose a train.batch_rows that they divide", code=ExitCode.USAGE)
-    rows = train.batch_rows // machine.count
+    if train.sharding == "hybrid" and machine.count % train.shard_group:
+        what = f"{machine.count} devices do not go round in groups of train.shard_group = {train.shard_group}"
+        raise TfcliError(what, fix='another group, or train.sharding = "full"', code=ExitCode.USAGE)
+    rows = -(-train.batch_rows // machine.count)  # of the fullest share
     micro = min(train.micro_rows or rows, rows)
     if isinstance(data, Path):
         found, batches = _first_batches(model, diffusion, train, data, seed, micro)
         cost = max((footprint(model, found, train, [batch]) for batch in batches), key=lambda one: one.peak_bytes)
     else:
         cost = _of_rows(model, diffusion, train, data, micro)
-    memory = cost.memory | {"process": _PROCESS["cpu" if machine.name == "cpu" else "cuda"]}
+    memory = _on_each(cost, model, train, machine.count)
+    memory["process"] = _PROCESS["cpu" if machine.name == "cpu" else "cuda"]
     return TrainingPlan(
         machine=machine,
         parameters=cost.parameters,
@@ -96,6 +99,19 @@ def plan_training(
         from_data=isinstance(data, Path),
         advice=_advice(machine, memory, micro, train),
     )
+
+
+def _on_each(cost: Footprint, model: ModelConfig, train: TrainConfig, devices: int) -> dict[str, int]:
+    """Memory by kind on each of many devices. Gathered at the worst moment of a backward pass: what lies around the blocks with
+    its gradient, the block at work with its gradient and the copy of it that is sent, and the block that comes next."""
+    group = {"none": 1, "full": devices, "hybrid": train.shard_group}[train.sharding]
+    if group == 1:
+        return dict(cost.memory)
+    cut = ("weights", "running average", "optimizer", "gradients")
+    memory = {kind: -(-size // group) if kind in cut else size for kind, size in cost.memory.items()}
+    block = cost.memory["weights"] * cost.parameters["blocks"] // sum(cost.parameters.values()) // model.layers
+    around = cost.memory["weights"] - block * model.layers
+    return memory | {"gathered": 2 * around + 4 * block}
 
 
 def _of_rows(
@@ -123,7 +139,7 @@ def _first_batches(
     data = Data(sequences, diffusion, model)
     rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, 0)[: _FEW * micro]
     wanted = train.model_copy(update={"micro_rows": micro})
-    return data.facts, data.batches(wanted, rows, 0, seed)
+    return data.facts, data.batches(wanted, rows, 0, seed, Ranks())
 
 
 def _advice(machine: Machine, memory: dict[str, int], micro: int, train: TrainConfig) -> str:
@@ -135,6 +151,11 @@ def _advice(machine: Machine, memory: dict[str, int], micro: int, train: TrainCo
     fitting = int(micro * room / max(1, memory["activations"]))
     if fitting >= 1:
         return f"set train.micro_rows = {fitting}: the same steps in smaller forward passes"
+    if train.sharding == "none" and machine.count > 1:
+        return 'set train.sharding = "full": each device keeps a part of weights, gradients and optimizer'
+    if train.checkpointing != "full" and room > 0:
+        more = "selective" if train.checkpointing == "none" else "full"
+        return f'set train.checkpointing = "{more}": activations are computed again in the backward pass'
     if train.ema_decay and memory["running average"] + room >= memory["activations"] / micro:
         return "set train.ema_decay = 0 and train.micro_rows = 1"
     if room <= 0:

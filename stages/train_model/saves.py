@@ -1,7 +1,9 @@
 """Saved states of a running training: `<partial>/saves/step-000250/`, complete once `state.json` is there.
 
 A state is weights, running average, what the optimizers keep, and the step. Nothing else has to be
-saved: batches, noise and learning rate are functions of (seed, step).
+saved: batches, noise and learning rate are functions of (seed, step). Whole tensors lie in three files (the form of a
+checkpoint); where weights are cut over processes each writes its parts (`shards.py`). Either is read by any number of
+processes. All of them call these functions together.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.artifacts.checkpoint import EMA, OPTIMIZER, STATE, WEIGHTS, read_tensors, write_tensors
 from stages.artifacts.manifest import FileEntry, check_size
@@ -22,6 +25,8 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import sync_folder, write_json
 from stages.core.hashing import hash_file
 from stages.model.transformer import Transfusion
+from stages.train_model.ranks import Ranks, part, put, put_all, whole
+from stages.train_model.shards import read_shards, shard_names, write_shards
 
 _NAME = re.compile(r"step-(\d{8})")
 _FIX = "delete that folder to go back to the save before it"
@@ -35,29 +40,22 @@ class TrainState:
     optimizers: list[torch.optim.Optimizer]
     ema: dict[str, Tensor]
     step: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
 
 
-def write_state(folder: Path, state: TrainState) -> None:
-    """Write the tensors and, last, `state.json` with their hashes. Non-finite weights are refused."""
-    weights = dict(state.model.named_parameters())
-    if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
-        raise TfcliError(
-            "weights are not finite", why=f"at step {state.step}; nothing was saved", code=ExitCode.DIVERGED
-        )
-    write_tensors(folder / WEIGHTS, dict(weights))
-    if state.ema:
-        write_tensors(folder / EMA, state.ema)
-    names: dict[Tensor, str] = {weight: name for name, weight in weights.items()}
-    kept = {
-        f"{slot}/{names[weight]}": tensor
-        for optimizer in state.optimizers
-        for weight, slots in optimizer.state.items()
-        for slot, tensor in slots.items()
-    }
-    write_tensors(folder / OPTIMIZER, kept)
-    files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
-    entries = [FileEntry(path=file.name, bytes=file.stat().st_size, sha256=hash_file(file)) for file in files]
-    write_json(folder / STATE, {"step": state.step, "files": [entry.model_dump() for entry in entries]})
+def write_state(folder: Path, state: TrainState, *, cut: bool = False) -> None:
+    """Write the tensors and, last, `state.json` with their hashes. What is not finite is refused. cut: each process writes
+    its parts; else the main one writes all."""
+    _require_finite(state)
+    if cut:
+        write_shards(folder, {f"{kind}/{name}": part for kind, name, part in _tensors(state)})
+    else:
+        _write_whole(folder, state)
+    state.ranks.wait()
+    if state.ranks.main:
+        files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
+        entries = [FileEntry(path=file.name, bytes=file.stat().st_size, sha256=hash_file(file)) for file in files]
+        write_json(folder / STATE, {"step": state.step, "files": [entry.model_dump() for entry in entries]})
 
 
 def read_state(folder: Path, state: TrainState) -> None:
@@ -65,36 +63,119 @@ def read_state(folder: Path, state: TrainState) -> None:
     step, entries = _read_record(folder)
     for entry in entries:
         check_size(folder, entry, _FIX)
+    for entry in entries[state.ranks.index :: state.ranks.count]:  # each process looks at some of the files
         if hash_file(folder / entry.path) != entry.sha256:
             raise _damaged(folder / entry.path, "its sha256 differs")
-    state.model.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
-    for name, tensor in (read_tensors(folder / EMA) if state.ema else {}).items():
-        state.ema[name].copy_(tensor)
-    owners = {w: o for o in state.optimizers for group in o.param_groups for w in group["params"]}
-    weights = dict(state.model.named_parameters())
-    for path, tensor in read_tensors(folder / OPTIMIZER).items():
-        slot, name = path.split("/", 1)
-        weight = weights[name]
-        # AdamW's count of steps too is the weight's own (one without a gradient sat out that step) and on its device
-        owners[weight].state[weight][slot] = tensor.to(weight.device)
+    if any(entry.path == WEIGHTS for entry in entries):
+        _read_whole(folder, state)
+    else:
+        _read_cut(folder, state)
+    state.ranks.wait()
     state.step = step
 
 
 def save(saves: Path, state: TrainState, keep: int) -> None:
     """Write a save beside the others, rename it into place, then drop all but the newest `keep` complete ones."""
-    saves.mkdir(exist_ok=True)
     final = saves / f"step-{state.step:08d}"
-    if final.exists():
-        return
     temporary = saves / f"{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    write_state(temporary, state)
-    sync_folder(temporary)
-    os.replace(temporary, final)
-    sync_folder(saves)
-    for old in complete_saves(saves)[:-keep]:
-        shutil.rmtree(old)
+    main = state.ranks.main
+    if state.ranks.most(main and final.exists()):
+        return
+    if main:
+        saves.mkdir(exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    state.ranks.wait()
+    write_state(temporary, state, cut=state.ranks.mesh is not None)
+    if main:
+        sync_folder(temporary)
+        os.replace(temporary, final)
+        sync_folder(saves)
+        for old in complete_saves(saves)[:-keep]:
+            shutil.rmtree(old)
+    state.ranks.wait()
+
+
+def half_saves(saves: Path) -> list[Path]:
+    """Folders under the name of a save that have no record: nothing that a kill leaves, so somebody has been at them."""
+    named = sorted(saves.glob("step-*")) if saves.is_dir() else []
+    return [path for path in named if _NAME.fullmatch(path.name) and not (path / STATE).is_file()]
+
+
+def newest_state(saves: Path, sealing: Path, ranks: Ranks) -> Path | None:
+    """The newest complete state: of the folder that is about to be sealed, or a save. The main process decides for all."""
+    found = -1
+    if ranks.main:
+        steps = [int(path.name.removeprefix("step-")) for path in complete_saves(saves)]
+        found = 10**9 if (sealing / STATE).exists() else max(steps, default=-1)
+    found = ranks.most(found)
+    if found < 0:
+        return None
+    return sealing if found == 10**9 else saves / f"step-{found:08d}"
+
+
+def _tensors(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:
+    """All tensors of a state as (kind, name, tensor): "weights", "ema", and a kind for each slot of the optimizers."""
+    weights = dict(state.model.named_parameters())
+    yield from (("weights", name, weight.detach()) for name, weight in weights.items())
+    yield from (("ema", name, tensor) for name, tensor in state.ema.items())
+    names: dict[Tensor, str] = {weight: name for name, weight in weights.items()}
+    for optimizer in state.optimizers:
+        for weight, slots in optimizer.state.items():
+            yield from ((slot, names[weight], tensor) for slot, tensor in slots.items())
+
+
+def _require_finite(state: TrainState) -> None:
+    """All processes come to the same answer. A part of a weight that is not finite is on one of them only."""
+    bad = not all(bool(torch.isfinite(part(tensor)).all()) for _, _, tensor in _tensors(state))
+    if state.ranks.most(bad):
+        why = f"at step {state.step}; nothing was saved"
+        raise state.ranks.agreed(TfcliError("weights are not finite", why=why, code=ExitCode.DIVERGED))
+
+
+def _write_whole(folder: Path, state: TrainState) -> None:
+    files: dict[str, dict[str, Tensor]] = {WEIGHTS: {}, **({EMA: {}} if state.ema else {}), OPTIMIZER: {}}
+    for kind, name, tensor in _tensors(state):
+        file = {"weights": WEIGHTS, "ema": EMA}.get(kind, OPTIMIZER)
+        all_of_it = whole(tensor)  # gathered from all processes where it is cut
+        if state.ranks.main:
+            files[file][f"{kind}/{name}" if file == OPTIMIZER else name] = all_of_it.cpu()
+    if state.ranks.main:
+        for file, tensors in files.items():
+            write_tensors(folder / file, tensors)
+
+
+def _read_whole(folder: Path, state: TrainState) -> None:
+    weights = dict(state.model.named_parameters())
+    put_all(state.model, read_tensors(folder / WEIGHTS))
+    for name, tensor in (read_tensors(folder / EMA) if state.ema else {}).items():
+        put(state.ema[name], tensor)
+    for path, tensor in read_tensors(folder / OPTIMIZER).items():
+        slot, name = path.split("/", 1)
+        put(_slot(state, slot, weights[name]), tensor)
+
+
+def _read_cut(folder: Path, state: TrainState) -> None:
+    weights = dict(state.model.named_parameters())
+    targets: dict[str, Tensor] = {}
+    for path in shard_names(folder):
+        kind, name = path.split("/", 1)
+        if kind == "weights":
+            targets[path] = weights[name].detach()
+        elif kind == "ema":
+            targets[path] = state.ema[name]
+        else:
+            targets[path] = _slot(state, kind, weights[name])
+    read_shards(folder, targets)
+
+
+def _slot(state: TrainState, slot: str, weight: nn.Parameter) -> Tensor:
+    """A new tensor in what the optimizer of `weight` keeps, of which this process has the part that it has of the weight.
+    AdamW's count of steps is one number, the weight's own (one without a gradient sat out that step), on its device."""
+    (owner,) = [o for o in state.optimizers if any(weight is w for group in o.param_groups for w in group["params"])]
+    made = torch.zeros((), device=weight.device) if slot == "step" else torch.zeros_like(weight.detach())
+    owner.state[weight][slot] = made
+    return made
 
 
 def complete_saves(saves: Path) -> list[Path]:

@@ -10,31 +10,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from stages.artifacts.checkpoint import PREVIEWS, REPORT, STATE, TIMING, CheckpointContent
-from stages.artifacts.folder import Build
+from stages.artifacts.checkpoint import PREVIEWS, REPORT, TIMING, CheckpointContent
+from stages.artifacts.folder import SAVES, Build
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
 from stages.coders.scale import LatentScale
-from stages.core.device import autocast, resolve_device
-from stages.core.events import Note, Progress
+from stages.core.device import autocast
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note, Progress, Warn
+from stages.core.interrupts import stopped_by
 from stages.core.runtime import Runtime
-from stages.core.seeds import torch_generator
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import DataFacts
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.health import Health
+from stages.train_model.joining import joined
 from stages.train_model.journal import SKIPPED, Journal
 from stages.train_model.meter import Meter, fields
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
 from stages.train_model.previews import Previews
+from stages.train_model.ranks import Ranks, clip, let_go, put_all
 from stages.train_model.report import write_report
-from stages.train_model.saves import TrainState, complete_saves, read_state, save, write_state
+from stages.train_model.saves import TrainState, half_saves, newest_state, read_state, save, write_state
 from stages.train_model.start import Start
 
 _LEVELS = 4  # quarters of the noise levels, in held-out losses
@@ -58,35 +62,56 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
-    device = resolve_device(runtime.device)
+    if train.preview_every and train.sharding != "none":
+        what = f'train.preview_every = {train.preview_every} with train.sharding = "{train.sharding}"'
+        fix = "set train.preview_every = 0, or train.sharding = none"
+        raise TfcliError(what, why="previews need a process with all weights", fix=fix, code=ExitCode.USAGE)
+    with joined(runtime, train) as ranks:
+        _train(model, diffusion, train, generation, sequences, build, runtime, seed, ranks)
+
+
+def _train(
+    model: ModelConfig,
+    diffusion: DiffusionConfig,
+    train: TrainConfig,
+    generation: GenerationConfig,
+    sequences: Path,
+    build: Build,
+    runtime: Runtime,
+    seed: int,
+    ranks: Ranks,
+) -> None:
+    """The same on one of many processes: each takes its rows of every step, the main one alone writes and reports."""
+    device = ranks.device
     start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
     data = Data(sequences, diffusion, model, start)
-    network = Transfusion(model, data.facts)
-    network.initialise(torch_generator(seed, "weights"))
+    network = ranks.network(model, data.facts, train, seed)
     if start is not None:
-        network.load_state_dict(start.weights(), strict=True)
+        put_all(network, start.weights())
         runtime.report(Note(f"starting from {train.start_from}; latents are normalised as they were there"))
-    network.to(device)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
-    state = TrainState(network, build_optimizers(network, train), average)
-    saves = build.folder / "saves"
-    found = [*complete_saves(saves), *([build.folder] if (build.folder / STATE).exists() else [])]
+    state = TrainState(network, build_optimizers(network, train), average, ranks=ranks)
+    saves = build.folder / SAVES
+    for half in half_saves(saves):
+        runtime.report(Warn(f"{half} is not complete: an older save is taken"))
+    found = newest_state(saves, build.folder, ranks)
     if found:
-        read_state(found[-1], state)
+        read_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
-    journal = Journal(build.folder, train.trackers, state.step)
+    journal = Journal(build.folder, train.trackers if ranks.main else (), state.step)
     health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
     parameters = sum(weight.numel() for weight in network.parameters())
-    runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {device}, {train.precision}"))
+    where = str(device) if ranks.count == 1 else f"{ranks.count} x {device.type}, sharding {train.sharding}"
+    runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {where}, {train.precision}"))
     content = _content(model, diffusion, train, data, parameters)
     previews = Previews(content, sequences, build, generation, runtime, seed)
-    meter = Meter(model, data.facts, device, train.precision)
+    meter = Meter(model, data.facts, device, train.precision, ranks.count)
 
     def report() -> None:
         journal.flush()
         settings = {"model": model, "diffusion": diffusion, "train": train, "sample.generation": generation}
         facts = (
-            f"step {state.step:,} of {train.steps:,}; {parameters / 1e6:.2f} M parameters, {device}, {train.precision}"
+            f"step {state.step:,} of {train.steps:,}; {parameters / 1e6:.2f} M parameters, {where}, {train.precision}"
         )
         write_report(build, facts, journal, settings)
 
@@ -94,22 +119,26 @@ def run(
         done = state.step >= train.steps
         with meter.aside():
             if done or state.step % train.eval_every == 0:
-                journal.add_metrics(state.step, _heldout_losses(state, data, train, device, seed), "heldout_")
-            if train.preview_every and state.step and (done or state.step % train.preview_every == 0):
+                journal.add_metrics(state.step, _heldout_losses(state, data, train, seed), "heldout_")
+            due = train.preview_every and state.step and (done or state.step % train.preview_every == 0)
+            if due and ranks.main:
                 previews.draw(state)
-            if not done and state.step > 0 and (state.step % train.save_every == 0 or runtime.interrupts.requested):
-                report()
+            stop = ranks.most(runtime.interrupts.signal_number or 0)  # a signal to one process stops all of them here
+            if not done and state.step > 0 and (state.step % train.save_every == 0 or stop):
+                if ranks.main:
+                    report()
                 save(saves, state, train.keep_saves)
         if done:
             break
-        runtime.interrupts.check(f"state saved at step {state.step}")
+        if stop:
+            raise ranks.agreed(stopped_by(stop, f"state saved at step {state.step}"))
 
         rows = data.rows(train, state.step, seed)
         with meter.loading():
-            batches = data.batches(train, rows, state.step, seed)
-        num_targets = sum(len(batch.targets) for batch in batches)
-        num_images = sum(batch.num_images for batch in batches)
-        losses = torch.zeros(3, device=device)  # as trained, of text, of images
+            batches = data.batches(train, rows, state.step, seed, ranks)
+        targets, images = sum(len(batch.targets) for batch in batches), sum(batch.num_images for batch in batches)
+        num_targets, num_images = ranks.add([targets, images])  # of all processes
+        losses, passes = torch.zeros(3, device=device), []  # as trained, of text, of images
         for batch in batches:
             with autocast(device, train.precision):
                 sums = loss_sums(network, batch.to(device, train.attention))
@@ -117,11 +146,17 @@ def run(
                 loss = loss + diffusion.image_weight * sums.weighted_image / max(1, num_images)
             loss.backward()
             text, image = sums.text / max(1, num_targets), sums.image / max(1, num_images)
-            losses += torch.stack((loss, text, image)).detach()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip_norm)
+            passes.append(torch.stack((loss, text, image)).detach())
+            losses += passes[-1]
+        ranks.add_gradients(network, num_images)
+        norm = clip(network.parameters(), train.clip_norm)
         # the one place in a step where the host waits for the device
-        figures = torch.cat((losses, norm[None])).tolist()
-        taken = health.takes(state.step, figures, rows)
+        figures = torch.cat((ranks.added(losses), norm[None])).tolist()
+        bad = rows if np.isfinite(figures).all() else _rows_of(passes, rows, train, ranks)
+        try:
+            taken = health.takes(state.step, figures, bad)
+        except TfcliError as error:
+            raise ranks.agreed(error) from error
         rate = learning_rate(state.step, train)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
@@ -139,16 +174,20 @@ def run(
         elif state.step % train.log_every == 0 or state.step == train.steps:
             names = ("text_loss", "image_loss", "grad_norm", "learning_rate")
             journal.add_metrics(state.step, dict(zip(names, (*figures[1:], rate), strict=True)))
-            row = meter.row(train.steps - state.step)
-            journal.add_timing(state.step, row)
             shown = {"text": f"{figures[1]:.3f}", "image": f"{figures[2]:.3f}", "norm": f"{figures[3]:.2g}"}
-            shown |= {"rate": f"{rate:.1e}"} | fields(row)
+            shown |= {"rate": f"{rate:.1e}"}
+            if ranks.main:  # another one may have had no row at all
+                row = meter.row(train.steps - state.step)
+                journal.add_timing(state.step, row)
+                shown |= fields(row)
             runtime.report(Progress("train", state.step, train.steps, "steps", shown))
 
+    if found != build.folder:  # else it was killed between this and the seal
+        write_state(build.folder, state)
+    if not ranks.main:
+        return
     report()
     journal.close()
-    if not (build.folder / STATE).exists():
-        write_state(build.folder, state)
     shutil.rmtree(saves, ignore_errors=True)
     stats = {"losses": journal.last(), "parameters": parameters, "start_from": start.facts() if start else None}
     volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
@@ -197,13 +236,20 @@ class Data:
         """The first step of the late phase; train.steps where there is none."""
         return train.steps - (math.ceil(train.late_share * train.steps) if self.late else 0)
 
-    def batches(self, train: TrainConfig, rows: Any, step: int, seed: int) -> list[Batch]:
-        """The rows of a step, cut into forward passes of at most micro_rows."""
-        names: list[tuple[int | str, ...]] = [(step, place) for place in range(len(rows))]
-        size = train.micro_rows or len(rows)
-        starts = range(0, len(rows), size)
+    def batches(self, train: TrainConfig, rows: Any, step: int, seed: int, ranks: Ranks) -> list[Batch]:
+        """This process' rows of a step, cut into forward passes of at most micro_rows. Where weights are cut, a process with
+        fewer passes than another makes empty ones."""
         maker = self.late if self.late is not None and step >= self.late_from(train) else self.train
-        return [maker.make(rows[start : start + size], names[start : start + size], seed) for start in starts]
+        share = ranks.share(len(rows))
+        size = train.micro_rows or max(1, len(share))
+        batches = []
+        for start in range(0, len(share), size):
+            places = share[start : start + size]
+            batches.append(maker.make(rows[places], [(step, int(place)) for place in places], seed))
+        if ranks.mesh is not None:
+            for _ in range(ranks.passes(len(rows), train.micro_rows) - len(batches)):
+                batches.append(maker.make(rows[:1], [(step, 0)], seed).emptied())
+        return batches
 
     def latent_limit(self) -> float:
         """Largest absolute normalised value among (at most 4,096) latents: samplers hold x_0 inside it."""
@@ -221,30 +267,46 @@ class Data:
 
 
 @torch.no_grad()
-def _heldout_losses(
-    state: TrainState, data: Data, train: TrainConfig, device: torch.device, seed: int
-) -> dict[str, float]:
+def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int) -> dict[str, float]:
     """Losses on held-out rows with the weights that sampling will use, and the same noise at every measurement; that of
-    images also by quarters of the noise levels: `image_loss_t25` is that of the quarter next to clean."""
+    images also by quarters of the noise levels: `image_loss_t25` is that of the quarter next to clean. Each process takes
+    every `count`-th row, and as many as the others: an empty one at the end where rows are short."""
+    ranks = state.ranks
     num_rows = min(train.eval_rows, data.content.heldout_rows)
-    text_sum, image_sum, num_targets, num_images = 0.0, 0.0, 0, 0
+    text_sum, image_sum, num_targets, num_images = 0.0, 0.0, 0.0, 0.0
     level_sums, level_counts = torch.zeros(_LEVELS), torch.zeros(_LEVELS)
-    with averaged_weights(state.model, state.ema), autocast(device, train.precision):
-        for row in range(num_rows):
-            batch = data.heldout.make(np.array([row]), [("heldout", row)], seed)
-            sums = loss_sums(state.model, batch.to(device, train.attention))
+    with averaged_weights(state.model, state.ema), autocast(ranks.device, train.precision):
+        for first in range(0, num_rows, ranks.count):
+            row = first + ranks.index
+            batch = data.heldout.make(np.array([min(row, num_rows - 1)]), [("heldout", row)], seed)
+            batch = batch if row < num_rows else batch.emptied()
+            sums = loss_sums(state.model, batch.to(ranks.device, train.attention))
             text_sum, image_sum = text_sum + sums.text.item(), image_sum + sums.image.item()
             num_targets, num_images = num_targets + len(batch.targets), num_images + batch.num_images
             for image, errors in zip(batch.inputs.images, sums.noise_errors, strict=True):
                 levels = (image.t_I - 1) * _LEVELS // data.num_times
                 level_sums.index_add_(0, levels, errors.float().cpu())
                 level_counts += torch.bincount(levels, minlength=_LEVELS)
+        let_go(state.model)
+    text_sum, image_sum, num_targets, num_images = ranks.add([text_sum, image_sum, num_targets, num_images])
+    sums_by_level, counts_by_level = ranks.add(level_sums.tolist()), ranks.add(level_counts.tolist())
     by_level = {
         f"image_loss_t{100 * (level + 1) // _LEVELS}": total / count
-        for level, (total, count) in enumerate(zip(level_sums.tolist(), level_counts.tolist(), strict=True))
+        for level, (total, count) in enumerate(zip(sums_by_level, counts_by_level, strict=True))
         if count
     }
     return {"text_loss": text_sum / max(1, num_targets), "image_loss": image_sum / max(1, num_images), **by_level}
+
+
+def _rows_of(passes: list[Tensor], rows: Any, train: TrainConfig, ranks: Ranks) -> Any:
+    """The rows of those forward passes, of all processes, whose loss is not finite; all rows where only gradients are."""
+    share = ranks.share(len(rows))
+    size = train.micro_rows or max(1, len(share))
+    bad = np.zeros(len(rows))
+    for number, losses in enumerate(passes):
+        bad[share[number * size : (number + 1) * size]] = not bool(losses.isfinite().all())
+    marked = np.array(ranks.add(bad.tolist())) > 0
+    return rows[marked] if marked.any() else rows
 
 
 def _content(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.artifacts import folder as folder_module
-from stages.artifacts.folder import Build, building, units_to_redo
+from stages.artifacts.folder import SAVES, Build, building, units_to_redo
 from stages.artifacts.manifest import Manifest, Stamp, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Note
@@ -53,6 +53,24 @@ def test_a_sealed_artifact_opens_and_holds_only_its_own_files(tmp_path: Path) ->
         == {"manifest.json", "one.txt", "log.txt", "units.jsonl"}
     )
     assert not (tmp_path / "t.partial").exists()
+
+
+def test_saves_of_other_settings_are_kept_and_the_setting_is_named(tmp_path: Path) -> None:
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        (build.folder / SAVES / "step-00000250").mkdir(parents=True)
+    other = Stamp(kind="tokens", stage="tokenize", stage_version=1, seed=0, config={"size": 4})
+    with (
+        pytest.raises(TfcliError, match="begun with other settings") as caught,
+        building(tmp_path / "t", other, Runtime()),
+    ):
+        pass
+    assert caught.value.code == ExitCode.ARTIFACT
+    assert caught.value.why == "size changed; it holds saves up to step-00000250"
+    assert "--force" in caught.value.fix
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        assert (build.folder / SAVES / "step-00000250").is_dir()
+    with building(tmp_path / "t", other, Runtime(), force=True) as build:
+        assert not (build.folder / SAVES).exists()
 
 
 def test_finished_units_are_kept_and_damaged_ones_done_again(tmp_path: Path) -> None:

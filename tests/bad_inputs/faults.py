@@ -20,6 +20,7 @@ from tests.bad_inputs.lab import GOOD, Case, Lab, Outcome, png, sets
 
 KILL = "test_pipeline.py::test_killed_stages_finish_with_the_same_bytes"
 FOLDER = "artifacts/test_folder.py::"
+RANKS = "train_model/test_ranks.py::"
 PARTS = "encode_images/test_parts.py::"
 SHARD = "arrays/8x8/c/1/0/0/0/0"
 
@@ -71,9 +72,9 @@ def made_again(lab: Lab, _outcome: Outcome) -> None:
 
 
 def at_work_already(lab: Lab) -> None:
-    from stages.artifacts.folder import _Lock
+    from stages.artifacts.lock import Lock
 
-    lock = lab.open.enter_context(_Lock((lab.folder / "work" / "latents").absolute(), "whole run"))
+    lock = lab.open.enter_context(Lock((lab.folder / "work" / "latents").absolute(), "whole run"))
     assert lock.take_alone()
 
 
@@ -276,8 +277,16 @@ HELD = [
     Held(14, "a worker dies", "that picture is left out as DECODER_CRASHED, another worker goes on", ("coders/test_pictures.py::test_a_crash_costs_one_picture", "coders/test_pictures.py::test_a_picture_that_never_ends_costs_itself")),
     Held(19, "a kill while a checkpoint is written", "no half save counts", ("train_model/test_saves.py::test_a_kill_in_the_middle_leaves_no_save_and_the_next_one_succeeds",)),
     Held(20, "Ctrl-C twice", "the process ends at once with 130", ("core/test_interrupts.py::test_only_a_second_ctrl_c_ends_the_process_at_once",)),
+    Held(24, "a training with saves goes on after a setting or its data changed", "refused, the setting or input named; --force begins anew", (FOLDER + "test_saves_of_other_settings_are_kept_and_the_setting_is_named",)),
+    Held(25, "the only save is damaged", "refused: nothing begins over it", ("train_model/test_saves.py::test_a_damaged_record_is_refused",)),
+    Held(26, "the newest save is not complete", "an older one is taken, and it is said", ("train_model/test_saves.py::test_a_half_save_is_passed_over_and_named",)),
+    Held(27, "a loss that is not finite", "exit code 6 before the optimizer step, the rows named", ("train_model/test_ranks.py::test_a_loss_that_is_not_finite_on_one_stops_both_and_names_its_rows",)),
+    Held(29, "weights that are not finite reach a save", "refused", ("train_model/test_saves.py::test_weights_that_are_not_finite_are_not_saved",)),
     Held(31, "make interrupted, and again", "`make pipelines` is one `tfcli run`: finished stages are skipped, an unfinished one goes on", ("tfcli/test_run.py::test_a_signal_stops_and_the_next_run_goes_on", "tfcli/test_run.py::test_a_second_run_makes_nothing")),
     Held(33, "stdout or stderr closed, `\\| head`, no terminal, 20 columns, TERM=dumb, NO_COLOR, LANG=C", "no traceback, the right exit code", ("tfcli/test_app.py::test_closed_pipes", "tfcli/test_app.py::test_locales", "tfcli/test_render.py::test_a_bar_on_a_terminal", "tfcli/test_render.py::test_a_dumb_terminal_gets_plain_lines", "tfcli/test_render.py::test_no_color")),
     Held(34, "fork, forkserver, spawn", "workers are always started by forkserver; none and two give the same bytes", ("encode_images/test_stage.py::test_workers_change_nothing",)),
+    Held(35, "one of two processes of a training raises, dies, gets SIGTERM", "all end: the failure is told with rank and reason, or the state is saved and the code is 75", (RANKS + "test_a_process_that_fails_is_named_with_its_reason", RANKS + "test_a_process_that_is_killed_ends_the_other_soon", RANKS + "test_a_signal_to_one_stops_both_and_one_process_goes_on")),
+    Held(36, "a loss that is not finite on one of two processes", "both stop at the same step", (RANKS + "test_a_loss_that_is_not_finite_on_one_stops_both_and_names_its_rows",)),
+    Held(37, "saved by two processes, gone on by one and by four", "the same rows, weights equal to rounding", (RANKS + "test_a_signal_to_one_stops_both_and_one_process_goes_on", RANKS + "test_four_processes_take_the_steps_of_one_and_go_on_from_two")),
     Held(39, "GOPEN_REWRITE, ZARR_*, PYTHONOPTIMIZE=1", "the same bytes", ("bad_inputs/test_environment.py::test_a_hostile_environment_changes_nothing",)),
 ]  # fmt: skip

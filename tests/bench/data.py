@@ -50,6 +50,7 @@ from stages.tokenize_text.stage import _Columns, _CorpusDocument
 from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
+from stages.train_model.ranks import Ranks
 from stages.train_model.stage import Data
 from tests.builders import Story, make_all
 
@@ -229,7 +230,7 @@ def _share_of_loading(sequences: Path, config: ModelConfig, batch_rows: int, ste
 
     def make(step: int) -> Any:
         rows = rows_of_step(data.content.num_rows, batch_rows, 0, step)
-        return data.batches(train, rows, step, 0)
+        return data.batches(train, rows, step, 0, Ranks())
 
     def whole() -> None:
         for step in range(steps):

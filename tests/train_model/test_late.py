@@ -12,6 +12,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.config import TrainConfig
+from stages.train_model.ranks import Ranks
 from stages.train_model.stage import Data
 from tests.builders import Story, make_all
 
@@ -34,7 +35,7 @@ def test_the_last_steps_read_the_late_rows(tmp_path: Path, share: float, first: 
             continue
         table = sequences.split("late" if step >= first else "train")
         rows = data.rows(train, step, 0)
-        (batch,) = data.batches(train, rows, step, 0)
+        (batch,) = data.batches(train, rows, step, 0, Ranks())
         images = np.concatenate([table.images[table.row_images[row] : table.row_images[row + 1]] for row in rows])
         assert batch.num_images == len(images)
         ids = table.ids[rows]

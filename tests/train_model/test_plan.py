@@ -12,7 +12,7 @@ from stages.diffusion.samplers import DdpmSampler
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts
+from stages.model.transformer import DataFacts, Transfusion
 from stages.recipe import load_recipe
 from stages.train_model.config import TrainConfig
 from stages.train_model.footprint import footprint, stand_in
@@ -109,9 +109,43 @@ def test_gpus_that_are_none(text: str) -> None:
     assert caught.value.code == ExitCode.USAGE
 
 
-def test_rows_that_do_not_go_round_are_refused() -> None:
+def test_of_uneven_shares_the_fullest_counts() -> None:
+    two = replace(LARGE, count=2)
+    assert made(TrainConfig(batch_rows=3), two).memory == made(TrainConfig(batch_rows=4), two).memory
+
+
+def test_groups_that_do_not_go_round_are_refused() -> None:
     with pytest.raises(TfcliError, match="do not go round"):
-        made(TrainConfig(batch_rows=3), replace(LARGE, count=2))
+        made(TrainConfig(sharding="hybrid", shard_group=2), replace(LARGE, count=3))
+
+
+def test_cut_weights_are_divided_by_the_group_and_gathered_a_block_at_a_time() -> None:
+    eight = replace(LARGE, count=8)
+    whole, full, pairs = (
+        made(TrainConfig.model_validate({"batch_rows": 8, "ema_decay": 0.9, **cut}), eight).memory
+        for cut in ({}, {"sharding": "full"}, {"sharding": "hybrid", "shard_group": 2})
+    )
+    for kind in ("weights", "gradients", "optimizer", "running average"):
+        assert full[kind] == pytest.approx(whole[kind] / 8, abs=8)
+        assert pairs[kind] == pytest.approx(whole[kind] / 2, abs=8)
+    assert full["activations"] == pairs["activations"] == whole["activations"]
+    assert "gathered" not in whole
+    block = 4 * sum(weight.numel() for weight in Transfusion(MODEL, DATA.facts).blocks[0].parameters())
+    around = whole["weights"] - MODEL.layers * block
+    assert full["gathered"] == pairs["gathered"] == pytest.approx(2 * around + 4 * block, rel=0.01)
+
+
+def test_where_weights_do_not_fit_sharding_is_advised_and_then_checkpointing() -> None:
+    eight = replace(LARGE, count=8)
+    train = TrainConfig(batch_rows=8)
+    whole = made(train, eight)
+    little = replace(eight, memory=whole.peak_bytes - whole.memory["activations"])
+    assert "train.sharding" in made(train, little).advice
+    cut = train.model_copy(update={"sharding": "full"})
+    sharded = made(cut, eight)
+    little = replace(eight, memory=sharded.peak_bytes - sharded.memory["activations"] // 10)
+    assert '"selective"' in made(cut, little).advice
+    assert made(cut.model_copy(update={"checkpointing": "full"}), little).advice == ""
 
 
 # Table 2 of the paper in our count, and the shares of table 7: +106.1, 71.3, 35.5, 19.3, 3.8 % for the U-Net.
@@ -125,8 +159,8 @@ SIZES = {
 
 
 def paper(name: str) -> TrainingPlan:
-    recipe = load_recipe(name, ("train.micro_rows=1",))
-    machine = machine_of("8xH200", recipe.train.precision)
+    recipe = load_recipe(name)
+    machine = machine_of("8xH100", recipe.train.precision)
     return plan_training(recipe.model, recipe.diffusion, recipe.train, data_of(recipe), machine, mfu=0.4)
 
 

@@ -9,7 +9,8 @@ import torch
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.train_model.config import TrainConfig
-from stages.train_model.saves import complete_saves, read_state, save
+from stages.train_model.ranks import Ranks
+from stages.train_model.saves import complete_saves, half_saves, newest_state, read_state, save
 from tests.train_model.test_optimisation import CONFIG, MUON, state, step
 
 
@@ -40,6 +41,20 @@ def test_the_newest_complete_saves_stay_and_half_ones_do_not_count(tmp_path: Pat
     (tmp_path / "step-00000010.tmp").mkdir()
     (tmp_path / "step-00000010.tmp" / "state.json").write_text("{}")
     assert [path.name for path in complete_saves(tmp_path)] == ["step-00000003", "step-00000004"]
+
+
+def test_a_half_save_is_passed_over_and_named(tmp_path: Path) -> None:
+    current = state()
+    assert newest_state(tmp_path / "saves", tmp_path, Ranks()) is None
+    step(current, 0)
+    save(tmp_path / "saves", current, keep=1)
+    half = tmp_path / "saves" / "step-00000007"
+    half.mkdir()
+    (half / "weights.safetensors").write_bytes(b"")
+    assert half_saves(tmp_path / "saves") == [half]
+    assert newest_state(tmp_path / "saves", tmp_path, Ranks()) == tmp_path / "saves" / "step-00000001"
+    (tmp_path / "state.json").write_text("{}")  # all trained, not sealed yet
+    assert newest_state(tmp_path / "saves", tmp_path, Ranks()) == tmp_path
 
 
 def test_a_damaged_save_is_refused(tmp_path: Path) -> None:

@@ -124,8 +124,6 @@ def show_plan(plan: TrainingPlan) -> None:
     render.show(render.pairs(lines))
     if machine.name == "cpu":
         render.show("memory is that of tensors; on a CPU the allocator keeps more: 1.5 to 2.7 times as much was seen")
-    if machine.count > 1:
-        render.show("more than one device: arithmetic for data-parallel training, which this version does not do yet")
 
 
 def plan_json(plan: TrainingPlan) -> dict[str, Any]:

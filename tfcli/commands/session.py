@@ -12,7 +12,7 @@ from stages.artifacts.manifest import Manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.interrupts import Interrupts
-from stages.core.runtime import Runtime
+from stages.core.runtime import Launch, Runtime
 from stages.pipeline import Stage, Status, Workspace
 from stages.recipe import load_recipe
 from tfcli.options import Call
@@ -70,9 +70,15 @@ def make_part(
     workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, wanted: Runtime
 ) -> Outcome | None:
     """The same with the part, the engine and the retrying of `wanted`; None where the part is done and others are not."""
-    began = time.monotonic()
-    with Reporter(quiet=call.quiet) as report:
-        runtime = replace(wanted, report=report, interrupts=interrupts, device=call.device, workers=call.workers)
+    began, launch = time.monotonic(), Launch.found()
+    if launch.ranks > 1 and stage.name != "train":
+        what = f"tfcli {stage.name} does not run under torchrun"
+        fix = f"run 'tfcli {stage.name}' by itself; torchrun is for 'tfcli train'"
+        raise TfcliError(what, fix=fix, code=ExitCode.USAGE)
+    with Reporter(quiet=call.quiet, silent=launch.rank > 0) as report:
+        runtime = replace(
+            wanted, report=report, interrupts=interrupts, device=call.device, workers=call.workers, launch=launch
+        )
         if not call.force:
             with interrupts.at_once():
                 status = workspace.status(stage)

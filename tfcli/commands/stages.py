@@ -9,7 +9,7 @@ import typer
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
-from stages.core.runtime import Part, Runtime
+from stages.core.runtime import Launch, Part, Runtime
 from tfcli import options, render
 from tfcli.toml import toml_value
 
@@ -144,7 +144,7 @@ def run_stage(
     with watch_signals() as interrupts:
         outcome = make_part(workspace, stage, call, interrupts, wanted or Runtime())
     if outcome is None:
-        if call.json:
+        if call.json and not Launch.found().rank:
             render.show_json({"stage": name, "path": None, "state": "partial"})
         return
     if call.json:

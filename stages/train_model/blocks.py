@@ -1,0 +1,52 @@
+"""How the blocks of the transformer are run in training: activations kept or made again, compiled or not.
+
+Neither changes what a block computes: made again is made by the same operators (bit for bit on CPU), compiled is equal to
+rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from stages.model.transformer import Transfusion
+from stages.train_model.config import TrainConfig
+
+_aten = torch.ops.aten
+# What costs time to make again: matrix products and fused attention. Norms, rotations and gates are cheap.
+_KEPT = {
+    _aten.mm.default,
+    _aten.bmm.default,
+    _aten.addmm.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.higher_order.flex_attention,
+}
+
+
+def prepare_blocks(network: Transfusion, train: TrainConfig, device: torch.device) -> None:
+    """Set the blocks' way of running, in place; names of weights stay. Compiled by default on CUDA, where it never ran in our
+    hands."""
+    compiled = train.compile is True or (train.compile == "auto" and device.type == "cuda")
+    for block in network.blocks:
+        forward: Callable[..., Any] = block.forward
+        if train.checkpointing != "none":
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+            if train.checkpointing == "selective":
+                options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep)
+            forward = partial(checkpoint, forward, **options)
+        if compiled:
+            # the attention inside stays as it is: its groups are other ones in every batch
+            forward = torch.compile(forward, dynamic=True)
+        if forward is not block.forward:
+            block.forward = forward
+
+
+def _keep(_context: Any, operator: Any, *_args: Any, **_options: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE

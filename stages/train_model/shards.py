@@ -1,0 +1,51 @@
+"""Saved states whose tensors are cut over processes: one safetensors file each, by torch's distributed checkpoints.
+
+The writer and reader are those for the Hugging Face format: no pickle on disk. Where a part lies in its tensor stands in
+the file's header, so that a save can be read by another number of processes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from stages.artifacts.checkpoint import writing_tensors
+
+
+def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write what this process holds of `tensors`; all processes take part. Tensors of one number are written as (1,), which
+    the format can read in parts."""
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with writing_tensors(folder), _quiet():
+        save({name: _flat(tensor) for name, tensor in tensors.items()}, storage_writer=writer)
+
+
+def shard_names(folder: Path) -> list[str]:
+    """Names of the tensors in the files of `folder`."""
+    return list(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+
+
+def read_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill what this process holds of `tensors`, whatever the number of processes that wrote them."""
+    reader = HuggingFaceStorageReader(str(folder))
+    with _quiet():
+        # no_dist: each process reads its own parts, nothing is exchanged
+        load({name: _flat(tensor) for name, tensor in tensors.items()}, storage_reader=reader, no_dist=True)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.view(1) if tensor.ndim == 0 else tensor.detach()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
