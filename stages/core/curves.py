@@ -86,8 +86,8 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """A running mean over some fiftieth of the points before each."""
-    window = max(1, len(points) // 50)
+    """A running mean over some twentieth of the points before each."""
+    window = max(1, len(points) // 20)
     sums = [0.0]
     for _, value in points:
         sums.append(sums[-1] + value)
@@ -129,16 +129,16 @@ def _grid(low: float, high: float, last: float, logarithmic: bool, percent: bool
 
 
 def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Round numbers between low and high, some five of them; of a logarithmic axis, whose ends are exponents, 1, 2 and 5."""
+    """Round numbers between low and high, some five of them; of a logarithmic axis, whose ends are exponents, by the
+    leading digit."""
     if logarithmic:
         exponents = range(math.floor(low), math.ceil(high) + 1)
-        found = [digit * 10.0**exponent for exponent in exponents for digit in (1, 2, 5)]
-        found = [value for value in found if low <= math.log10(value) <= high]
-        if len(found) > 6:
-            found = [value for value in found if f"{value:e}".startswith("1.0")] or found[:: len(found) // 5]
-        if len(found) > 2:
-            return found
-        return [10**value for value in ticks(low, high, False)]
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+            made = [digit * 10.0**exponent for exponent in exponents for digit in digits]
+            found = [value for value in made if low <= math.log10(value) <= high]
+            if len(found) > 2:
+                return found[:: max(1, len(found) // 5)]
+        return ticks(10**low, 10**high, False)
     rough = (high - low) / 5 or 1.0
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)

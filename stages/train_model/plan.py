@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.memory import available_bytes
 from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts
@@ -15,7 +16,11 @@ from stages.train_model.footprint import Footprint, footprint, stand_in
 from stages.train_model.machines import Machine
 from stages.train_model.ranks import Ranks
 from stages.train_model.stage import Data
+from stages.train_model.trial import Trial, try_out
 
+MFU = 0.4  # a guess, where nothing was measured
+# A trial takes some half a minute at the slow end of what was seen of CPUs (15 % of their best), and at most 100 steps.
+_SLOW, _TRIAL_SECONDS, _TRIAL_STEPS = 0.15, 30.0, 100
 _FEW = 4  # rows of a stand-in, and forward passes of finished data, that are looked at
 # Python, torch and its kernels: measured on CPU; for CUDA, where nothing was measured, a guess.
 _PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
@@ -32,11 +37,12 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """memory: bytes by kind on each device, of tensors, and of the process before there are any. Where train.sharding cuts
+    """memory: bytes by kind on each device, of tensors, and what the process holds beside them. Where train.sharding cuts
     weights, what each device keeps of them, and under "gathered" what is whole for the length of a step or a block.
 
-    On CPU the allocator and oneDNN's store of compiled kernels keep more: peaks of 1.5 (float32) to 2.7 times (bf16) this
-    were measured. advice: what to change where it does not fit.
+    trial: some steps that were taken on this CPU to measure memory and speed; without one memory is a count, and on a CPU the
+    allocator and oneDNN's store of compiled kernels keep more: peaks of 1.5 (float32) to 2.7 times (bf16) the count were
+    seen. advice: what to change where it does not fit.
     """
 
     machine: Machine
@@ -49,6 +55,7 @@ class TrainingPlan:
     steps: int
     from_data: bool
     advice: str = ""
+    trial: Trial | None = None
 
     @property
     def speed(self) -> float:
@@ -71,10 +78,11 @@ def plan_training(
     data: DataPlan | Path,
     machine: Machine,
     *,
-    mfu: float,
+    mfu: float | None = None,
     seed: int = 0,
 ) -> TrainingPlan:
-    """data: finished Sequences, whose first step is taken as it is; or what is known before there are any."""
+    """data: finished Sequences, whose first step is taken as it is; or what is known before there are any. mfu: the share of
+    the device's best speed, None for what is measured on trial, or MFU."""
     if train.sharding == "hybrid" and machine.count % train.shard_group:
         what = f"{machine.count} devices do not go round in groups of train.shard_group = {train.shard_group}"
         raise TfcliError(what, fix='another group, or train.sharding = "full"', code=ExitCode.USAGE)
@@ -87,6 +95,16 @@ def plan_training(
         cost = _of_rows(model, diffusion, train, data, micro)
     memory = _on_each(cost, model, train, machine.count)
     memory["process"] = _PROCESS["cpu" if machine.name == "cpu" else "cuda"]
+    trial = None
+    if machine.name == "cpu" and machine.count == 1 and isinstance(data, Path):
+        step_seconds = cost.flops * (rows // micro) / (_SLOW * machine.peak)
+        count = min(train.steps, int(_TRIAL_SECONDS / step_seconds), _TRIAL_STEPS)
+        if count >= 2 and 3 * sum(memory.values()) < (available_bytes() or 0):
+            trial = try_out(model, diffusion, train, data, seed, count)
+            tensors = sum(memory.values()) - memory["process"]
+            memory["process"] = max(0, trial.peak_after(train.steps) - tensors)
+            reached = trial.elements_per_second * cost.flops / cost.elements / machine.peak
+            mfu = reached if mfu is None else mfu
     return TrainingPlan(
         machine=machine,
         parameters=cost.parameters,
@@ -94,10 +112,11 @@ def plan_training(
         flops_per_element=cost.flops / cost.elements,
         elements_per_step=cost.elements * train.batch_rows // micro,
         micro_rows=micro,
-        mfu=mfu,
+        mfu=MFU if mfu is None else mfu,
         steps=train.steps,
         from_data=isinstance(data, Path),
         advice=_advice(machine, memory, micro, train),
+        trial=trial,
     )
 
 

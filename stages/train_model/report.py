@@ -31,7 +31,7 @@ h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 
 table { border-collapse: collapse; font-size: .85rem; } td, th { text-align: left; vertical-align: top;
   padding: .15rem 1rem .15rem 0; }
 th { font-weight: 600; } td:first-child { opacity: .75; }
-.settings { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.settings { columns: 24rem; column-gap: 3rem; } .settings table { break-inside: avoid; margin-bottom: 1rem; }
 .previews { display: grid; grid-template-columns: max-content 1fr; gap: .3rem .8rem; align-items: center;
   font-size: .8rem; max-width: 62rem; }
 .previews img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }

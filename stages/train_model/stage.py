@@ -127,6 +127,7 @@ def _train(
             if not done and state.step > 0 and (state.step % train.save_every == 0 or stop):
                 if ranks.main:
                     report()
+                    meter.again()
                 save(saves, state, train.keep_saves)
         if done:
             break

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +15,14 @@ from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
+from stages.pack_sequences.config import PackConfig
 from stages.recipe import load_recipe
 from stages.train_model.config import TrainConfig
 from stages.train_model.footprint import footprint, stand_in
 from stages.train_model.machines import Machine, machine_of
 from stages.train_model.plan import DataPlan, TrainingPlan, plan_training
+from stages.train_model.trial import Trial, try_out
+from tests.builders import Story, make_all
 from tfcli.commands.plan import data_of
 
 MODEL = ModelConfig(width=64, layers=2, heads=2)
@@ -91,6 +96,52 @@ def test_what_is_advised_fits() -> None:
     assert 1 < rows < 16
     assert made(train.model_copy(update={"micro_rows": rows}), small).advice == ""
     assert "smaller model" in made(train, replace(LARGE, memory=1000)).advice
+
+
+def test_a_trial_without_growth_is_not_drawn_on() -> None:
+    assert Trial(50, 1000, 1000, 1.0).peak_after(10**6) == 1000
+    assert Trial(50, 1000, 900, 1.0).peak_after(50) == 1000
+    assert Trial(50, 1000, 900, 1.0).peak_after(100) == 1100
+    assert Trial(50, 1000, 900, 1.0).peak_after(400) == 1220
+    assert Trial(100, 1000, 980, 1.0).peak_after(800) == 1060
+
+
+def test_on_a_cpu_with_data_memory_and_speed_are_those_of_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = [Story((f"a text about the number {number}", None)) for number in range(30)]
+    sequences = make_all(tmp_path, stories, PackConfig(row_length=64, patch_side=2))
+    cpu = Machine("cpu", 1, 10**12, 1e12, measured=True)
+    seen: list[int] = []
+
+    def try_out(*given: Any) -> Trial:
+        seen.append(given[-1])
+        return Trial(given[-1], 2 * 10**9, 2 * 10**9, 123.0)
+
+    monkeypatch.setattr("stages.train_model.plan.try_out", try_out)
+    plan = plan_training(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, cpu)
+    assert seen == [100]
+    assert plan.peak_bytes == 2 * 10**9
+    assert plan.speed == pytest.approx(123)
+    given = plan_training(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, cpu, mfu=0.5)
+    assert given.mfu == 0.5
+    gpu = plan_training(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, LARGE)
+    assert gpu.trial is None
+    assert len(seen) == 2
+
+
+@pytest.mark.slow
+def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path: Path) -> None:
+    stories = [Story((f"a text about the number {number}", None)) for number in range(30)]
+    sequences = make_all(tmp_path / "work", stories, PackConfig(row_length=64, patch_side=2))
+    before = sorted(tmp_path.rglob("*"))
+    found = try_out(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, 0, 4)
+    assert found.steps == 4
+    assert 10**8 < found.peak_of_half <= found.peak_bytes < 2 * 10**9
+    assert found.elements_per_second > 0
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(TfcliError, match="2 steps on trial failed"):
+        try_out(MODEL, DiffusionConfig(), TrainConfig(), tmp_path / "none", 0, 2)
 
 
 @pytest.mark.parametrize(

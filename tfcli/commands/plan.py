@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from stages.recipe import Recipe
     from stages.train_model.plan import DataPlan, TrainingPlan
 
-MFU = 0.4
-
 
 def plan(
     recipe: options.RecipeArgument,
@@ -29,16 +27,24 @@ def plan(
         ),
     ] = "",
     mfu: Annotated[
-        float, typer.Option("--mfu", min=0.01, max=1, help="Share of the device's best speed that training reaches.")
-    ] = MFU,
+        float | None,
+        typer.Option(
+            "--mfu",
+            min=0.01,
+            max=1,
+            help="Share of the device's best speed that training reaches. Default: measured, else 0.4.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.DeviceOption = Runtime.device,
     json: options.JsonOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
     """Say what training a recipe would take: weights, memory by kind, speed and days. Nothing is trained.
 
-    With a fresh 'tfcli pack' in the work folder the first step's rows are taken, else rows like the recipe's. Exit code
-    5 if it does not fit.
+    With a fresh 'tfcli pack' in the work folder the first step's rows are taken, else rows like the recipe's. For this
+    machine's CPU some steps are then taken in a process of their own, half a minute of them, to measure memory and speed.
+    Exit code 5 if it does not fit.
 
     \b
     Examples: tfcli plan paper-0.76b --gpus 8xH100
@@ -61,7 +67,7 @@ def plan(
         raise TfcliError(what, fix=found.advice, code=ExitCode.ENVIRONMENT)
 
 
-def make_plan(workspace: Workspace, machine: Any, mfu: float = MFU) -> TrainingPlan:
+def make_plan(workspace: Workspace, machine: Any, mfu: float | None = None) -> TrainingPlan:
     """By the sequences that are there, else by what the recipe says of its data."""
     from stages.pipeline import BY_NAME
     from stages.train_model.plan import plan_training
@@ -112,17 +118,22 @@ def show_plan(plan: TrainingPlan) -> None:
     memory = ", ".join(f"{name} {render.size_text(number)}" for name, number in plan.memory.items() if number)
     source = "the packed rows of its first step" if plan.from_data else "rows of captions with an image, and text"
     peak = f"{machine.peak / 1e12:,.3g} TFLOP/s {'measured' if machine.measured else 'by the data sheet'}"
+    measured = ", as on trial" if plan.trial else ""
     lines = {
         "weights": f"{_millions(total)} ({weights})",
         "a step": f"{plan.elements_per_step:,} elements in passes of {plan.micro_rows:,} rows; counted on {source}",
         "arithmetic": f"{plan.flops_per_element / 1e9:,.3g} GFLOP an element, forward and back",
         "memory": f"{render.size_text(plan.peak_bytes)} of {render.size_text(machine.memory)} ({memory})",
         "device": f"{machine.count} x {machine.name}, {peak}",
-        "speed": f"{plan.speed:,.0f} elements/s if {plan.mfu:.0%} of that is reached",
+        "speed": f"{plan.speed:,.0f} elements/s if {plan.mfu:.0%} of that is reached{measured}",
         "time": f"{_time(plan.seconds)} for {plan.steps:,} steps",
     }
     render.show(render.pairs(lines))
-    if machine.name == "cpu":
+    if plan.trial:
+        seen = f"{render.size_text(plan.trial.peak_bytes)} of memory"
+        more = ", and more where longer trainings meet new shapes" if plan.trial.steps < plan.steps else ""
+        render.show(f"measured over {plan.trial.steps} steps taken on trial: {seen}{more}")
+    elif machine.name == "cpu":
         render.show("memory is that of tensors; on a CPU the allocator keeps more: 1.5 to 2.7 times as much was seen")
 
 
@@ -142,6 +153,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "elements_per_second": plan.speed,
         "seconds": plan.seconds,
         "from_data": plan.from_data,
+        "trial": vars(plan.trial) if plan.trial else None,
     }
 
 
