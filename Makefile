@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow bench-data bench-sample table lint type check clean
+.PHONY: help install pipelines test slow bench-data bench-sample bench-samplers table lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -37,6 +37,9 @@ bench-data: $(READY) ## measure the data stages against what this machine can do
 
 bench-sample: $(READY) ## measure sampling against transfusion-pytorch, which it installs; BENCHMARKS.md
 	$(BIN)/python -m tests.bench.sample $(ARGS)
+
+bench-samplers: $(READY) ## score against steps of every sampler on work/shapes; BENCHMARKS.md
+	$(BIN)/python -m tests.bench.samplers $(ARGS)
 
 table: $(READY) ## write stages/ERRORS.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table

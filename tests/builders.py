@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.arrays import create_rows, write_shard
+from stages.artifacts.arrays import create_rows, write_flat, write_shard
 from stages.artifacts.autoencoder import AutoencoderContent, Identity
 from stages.artifacts.folder import building
-from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, Grid, LatentsContent
+from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, Grid, LatentsContent
 from stages.artifacts.manifest import Stamp, input_entry, open_artifact
 from stages.coders.config import Images
 from stages.core.events import Report, silent
@@ -25,13 +25,14 @@ from stages.tokenize_text.stage import run as run_tokenize
 
 @dataclass(frozen=True)
 class Story:
-    """A document as its parts: a string is text, None an image; the names in `bad` count images that failed."""
+    """A document as its parts: a string is text, None an image, twice as wide as high if `wide`; those of a bad one failed."""
 
     parts: tuple[str | None, ...]
     fixed_order: bool = False
     group: str | None = None
     heldout: bool = False
     bad: bool = False
+    wide: bool = False
     source: str = "pictures"
 
 
@@ -46,9 +47,10 @@ def stamp(
 
 
 def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side: int = 4, mirror: bool = False) -> Path:
-    """A Latents artifact with random rows; a bad story has a NaN row for each of its images. mirror: a second grid."""
+    """A Latents artifact with random rows; a bad story has a NaN row for each of its images. mirror: a second grid. Wide
+    stories have their rows in a grid of their own."""
     rng = np.random.default_rng(0)
-    rows, lines, errors = [], [], []
+    rows, lines, errors, grid_of_row = [], [], [], []
     for number, story in enumerate(stories):
         segments: list[dict[str, Any]] = []
         for part in story.parts:
@@ -63,6 +65,7 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
                 if story.bad:
                     values[0], values[1] = np.nan, 0
                 rows.append(values)
+                grid_of_row.append(int(story.wide))
             else:
                 segments.append({"text": part})
         lines.append(
@@ -84,6 +87,25 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
             create_rows(array, len(stacked), (2, channels, side, side), "float32", 64)
             for shard in range(-(-len(stacked) // 64)):
                 write_shard(array, shard, stacked[shard * 64 : (shard + 1) * 64])
+        grids = [
+            Grid(
+                name=name,
+                height=side,
+                width=side,
+                rows=len(stacked),
+                pictures=len(stacked),
+                mirror=1 if mirror and number == 0 else None,
+            )
+            for number, name in enumerate(names)
+        ]
+        if any(grid_of_row):
+            wide = np.concatenate([stacked, stacked], -1)
+            array = build.folder / ARRAYS / f"{side}x{2 * side}"
+            create_rows(array, len(wide), wide.shape[1:], "float32", 64)
+            for shard in range(-(-len(wide) // 64)):
+                write_shard(array, shard, wide[shard * 64 : (shard + 1) * 64])
+            write_flat(build.folder / ARRAYS / GRIDS, np.array(grid_of_row, np.uint8))
+            grids.append(Grid(name=array.name, height=side, width=2 * side, rows=len(wide), pictures=sum(grid_of_row)))
         (build.folder / DOCUMENTS).mkdir()
         write_jsonl(build.folder / DOCUMENTS / "00000.jsonl", lines)
         write_jsonl(build.folder / ERRORS, errors)
@@ -99,17 +121,7 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
             num_documents=len(stories),
             shard_rows=64,
             dtype="float32",
-            grids=[
-                Grid(
-                    name=name,
-                    height=side,
-                    width=side,
-                    rows=len(stacked),
-                    pictures=len(stacked),
-                    mirror=1 if mirror and number == 0 else None,
-                )
-                for number, name in enumerate(names)
-            ],
+            grids=grids,
             channel_mean=[0.0] * channels,
             channel_std=[1.0] * channels,
         )

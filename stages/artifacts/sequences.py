@@ -7,7 +7,7 @@
     heldout_documents.jsonl   the documents of the held-out side
     report.json, report.txt, lengths.png   fill, waste, what was left out and why; histogram of lengths
 
-A document is bos, its segments (text ids; or boi, patches, eoi), eos.
+A document is bos, its segments (text ids; or boi, patches, eoi, with size tokens the image's size before boi), eos.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class SequencesContent(Marks):
-    """Facts for the model: the vocabulary with its marks, the grids, the latent statistics. late_rows: 0 without that side."""
+    """Facts for the model: the vocabulary with its marks, the grids, the latent statistics. late_rows: 0 without that side.
+
+    size_tokens: the last ids of the vocabulary tell the sizes of latents, one before the BOI of each image.
+    """
 
     row_length: int
     patch_side: int
@@ -46,6 +49,19 @@ class SequencesContent(Marks):
     heldout_rows: int
     late_rows: int = 0
     passes: int
+    size_tokens: bool = False
+
+    def size_ids(self) -> dict[tuple[int, int], int]:
+        """The id of each size (h, w) of latents, in the order of the grids; empty without size tokens."""
+        if not self.size_tokens:
+            return {}
+        sizes = distinct_sizes(self.grids)
+        return {size: self.vocab_size - len(sizes) + number for number, size in enumerate(sizes)}
+
+
+def distinct_sizes(grids: list[Grid]) -> list[tuple[int, int]]:
+    """Height and width of the grids, each once: mirrored pictures have the size of their originals."""
+    return list(dict.fromkeys((grid.height, grid.width) for grid in grids))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ class GenerationConfig(Section):
 
     temperature 0: greedy text (paper), which the next three do not touch. top_k: 0 for all. stop: strings that end a
     document, beside those of its prompt. max_text_tokens: limit for each run of text. max_images: limit for a document; both
-    end the document. precision: "bf16" multiplies in bf16: faster, with its rounding (BENCHMARKS.md).
+    end the document. height, width: of drawn pictures, in pixels; unset: what the model chooses where it was trained with
+    size tokens, else the first size of training. precision: "bf16" multiplies in bf16: faster, with its rounding
+    (BENCHMARKS.md).
     """
 
     sampler: Sampler = DdimSampler()
@@ -37,6 +39,8 @@ class GenerationConfig(Section):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     max_text_tokens: int = Field(64, ge=1)
     max_images: int = Field(4, ge=1)
+    height: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
     precision: Precision = "fp32"
 
@@ -45,6 +49,8 @@ class GenerationConfig(Section):
         low, high = self.guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"guidance_interval [{low}, {high}] must rise and lie between 0 (clean) and 1 (noise)")
+        if (self.height is None) != (self.width is None):
+            raise ValueError("height and width go together: set both or neither")
         return self
 
     def guided_by(self) -> Guidance:

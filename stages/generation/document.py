@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stages.diffusion.guidance import Branch
 from stages.generation.branches import branch_pieces
-from stages.generation.lines import Line
-from stages.generation.prompts import Edit, ImagePiece, Prompt
+from stages.generation.lines import Line, Writer
+from stages.generation.prompts import Edit, ImagePiece, Prompt, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,10 @@ class TextRun:
 @dataclass
 class Document:
     """slots: its places in the cache, by branch of guidance ("full" is the document itself). next_id: the element to feed
-    next, None while it waits for its image (whose BOI is in the cache) or after it has ended. seen: the ids of its text."""
+    next, None while it waits for its image (whose BOI is in the cache) or after it has ended. seen: the ids of its text.
+    size: of its next image, None until it is chosen. fixed: of all that it draws, None where the model chooses. read: what its
+    other branches hold.
+    """
 
     index: int
     slots: dict[Branch, int]
@@ -71,6 +75,9 @@ class Document:
     images: int = 0
     ended: bool = False
     seen: list[int] = field(default_factory=list)
+    size: Size | None = None
+    fixed: Size | None = None
+    read: dict[Branch, tuple[int, Size]] = field(default_factory=dict)
     latents: list[Tensor] = field(default_factory=list)  # what it drew
 
     @property
@@ -79,15 +86,29 @@ class Document:
         return None if self.images else self.prompt.edit
 
     @property
+    def wanted(self) -> Size | None:
+        """The size of its next image, None where the model chooses."""
+        if self.edit is None:
+            return self.fixed
+        height, width = self.edit.latent.shape[1:]
+        return height, width
+
+    @property
     def has_images(self) -> bool:
         """Whether an image stands before the one that comes next."""
         return bool(self.latents) or any(isinstance(piece, ImagePiece) for piece in self.prompt.pieces)
 
-    def line_of(self, branch: Branch, text: TextCoder, patch_side: int) -> Line:
-        """What another branch than "full" reads before the next image, BOI included."""
+    def unread(self, branches: Sequence[Branch], writer: Writer) -> Iterator[tuple[int, Line]]:
+        """Slots and lines of the branches, beside the document itself, that do not hold what they should before the next
+        image: its BOI, and the images before it."""
+        assert self.size is not None
         drawn = tuple(ImagePiece(latent) for latent in self.latents)
-        pieces = branch_pieces(branch, (*self.prompt.pieces, *drawn), self.prompt.negative)
-        return Line.of(pieces, text, patch_side, draw=True)
+        for branch in branches:
+            wanted = (len(drawn) if branch == "images" else 0, self.size)
+            if branch != "full" and self.read.get(branch) != wanted:
+                self.read[branch] = wanted
+                pieces = branch_pieces(branch, (*self.prompt.pieces, *drawn), self.prompt.negative)
+                yield self.slots[branch], writer.line(pieces, self.size)
 
     @property
     def writes(self) -> bool:

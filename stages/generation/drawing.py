@@ -25,10 +25,8 @@ from stages.generation.cache import CachedAttention, KeyValueCache, Row
 from stages.generation.config import GenerationConfig
 from stages.generation.document import Document
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Denoised, Edit, Event, ImageBegun
+from stages.generation.prompts import Denoised, Edit, Event, ImageBegun, Size
 from stages.model.transformer import ImageInputs, Inputs
-
-Size = tuple[int, int]
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Drawing:
         steps: report each step.
         """
         for document in documents:
-            yield ImageBegun(document.index, document.images, self.size_of(document))
+            yield ImageBegun(document.index, document.images, _size(document))
         ordered = sorted(documents, key=self._course)
         begun = [self._group(list(found)) for _, found in groupby(ordered, self._course)]
         live = [group for group in begun if group is not None]
@@ -87,21 +85,14 @@ class Drawing:
             if len(live) < len(before):
                 asked = []
 
-    def size_of(self, document: Document) -> Size:
-        """(h, w) of the next image of a document, in latent pixels."""
-        if document.edit is not None:
-            height, width = document.edit.latent.shape[1:]
-            return height, width
-        return document.prompt.size or self.loaded.latent_shape[1:]
-
     def _course(self, document: Document) -> tuple[Size, float, bool, bool]:
         """What images on one walk have in common."""
         edit = document.edit
-        return self.size_of(document), 1.0 if edit is None else edit.strength, edit is not None, document.has_images
+        return _size(document), 1.0 if edit is None else edit.strength, edit is not None, document.has_images
 
     def _group(self, documents: list[Document]) -> _Group | None:
         """None where the walk ends before a first question. Noise is named by the document and the number of its image."""
-        size = self.size_of(documents[0])
+        size = _size(documents[0])
         shape, device = (self.loaded.latent_shape[0], *size), self.loaded.device
         generators = [torch_generator(self.seed, "image", document.index, document.images) for document in documents]
 
@@ -173,6 +164,11 @@ class Drawing:
             self.loaded.diffusion.to_clean(branch.to(x_t.dtype), x_t, t) for branch in output_RChw.split(len(x_t))
         ]
         return combined(estimates, list(group.weights.values()), self.guidance.rescale)
+
+
+def _size(document: Document) -> Size:
+    assert document.size is not None
+    return document.size
 
 
 def _stacked(edits: list[Edit], device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -20,7 +20,7 @@ from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
 from stages.generation.document import Document, TextRun
 from stages.generation.drawing import Drawing
-from stages.generation.lines import Line, inputs_of, mask_of
+from stages.generation.lines import Line, Writer, inputs_of, mask_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import Ended, Event, ImageDone, ImagePiece, Output, Prompt, TextAdded, TextPiece, collect
 from stages.model.inference import working_type
@@ -38,10 +38,19 @@ class Engine:
         guidance = config.guided_by()
         branches = (*guidance.branches(has_images=True), *guidance.branches(has_images=False))
         self.branches: tuple[Branch, ...] = tuple(dict.fromkeys(branches))  # of any document, "full" first
-        # The sampler, not the model, writes EOI; the others are never written.
+        self.writer = Writer(self.text, self.patch_side, loaded.size_ids)
+        self.told_sizes = {token: size for size, token in loaded.size_ids.items()}
+        self.size = (
+            None if config.height is None or config.width is None else loaded.latent_size(config.height, config.width)
+        )
+        # The sampler, not the model, writes EOI, and BOI where sizes are told before it; the others are never written.
+        never = [self.text.pad, self.text.bos, self.text.eoi, *([self.text.boi] if self.told_sizes else [])]
         forbidden = torch.zeros(self.model.facts.vocab_size)
-        forbidden[[self.text.pad, self.text.bos, self.text.eoi]] = -torch.inf
+        forbidden[never] = -torch.inf
         self.forbidden_V = forbidden.to(self.device)
+        sizes = torch.full_like(forbidden, -torch.inf)
+        sizes[list(self.told_sizes)] = 0
+        self.sizes_V = sizes.to(self.device)
 
     def generate(self, prompts: Sequence[Prompt], numbers: Sequence[int] | None = None) -> list[Output]:
         """Outputs in the order of the prompts. numbers: as of `stream`."""
@@ -88,25 +97,27 @@ class Engine:
 
     def _begin(self, documents: list[Document], *, first: bool) -> Iterator[Event]:
         """Run the prompts, and what guidance compares them with, through the model; choose what comes next."""
+        others: list[tuple[int, Line]] = []
         lines, slots = [], []
         for document in documents:
             prompt = document.prompt
-            lines.append(Line.of(prompt.pieces, self.text, self.patch_side, draw=prompt.draw))
+            size_of_training = None if self.told_sizes else self.loaded.latent_shape[1:]
+            document.fixed = prompt.size or self.size or size_of_training
+            document.size = document.wanted
+            lines.append(self.writer.line(prompt.pieces, document.size if prompt.draw else None))
             slots.append(document.slots["full"])
             if self.config.repetition_penalty != 1:
                 texts = [piece.text for piece in prompt.pieces if isinstance(piece, TextPiece)]
                 document.seen = [token for text in texts for token in self.text.encode(text)]
-        for document in documents:
-            if document.prompt.max_images or document.prompt.draw:
-                for branch in self.branches[1:]:
-                    lines.append(document.line_of(branch, self.text, self.patch_side))
-                    slots.append(document.slots[branch])
+            if document.size and (prompt.max_images or prompt.draw):
+                others += document.unread(self.branches, self.writer)
+        if others:
+            slots += [slot for slot, _ in others]
+            lines += [line for _, line in others]
         if first:
             self._make_cache(len(documents), lines)
-        for slot in slots:
-            self.cache.lengths[slot] = 0
-        last_BD = self._append(slots, lines)
-        choosing = [number for number, document in enumerate(documents) if not document.prompt.draw]
+        last_BD = self._read(slots, lines)
+        choosing = [number for number, d in enumerate(documents) if not (d.prompt.draw and d.size)]
         yield from self._choose([documents[number] for number in choosing], last_BD[choosing])
 
     def _make_cache(self, count: int, lines: list[Line]) -> None:
@@ -117,6 +128,12 @@ class Engine:
         head_dim = config.width // config.heads
         self.cache = KeyValueCache(config.layers, count * len(self.branches), places, config.heads, head_dim, like)
         self.drawing = Drawing(self.loaded, self.config, self.seed, self.runtime, self.cache)
+
+    def _read(self, slots: Sequence[int], lines: Sequence[Line]) -> Tensor:
+        """Begin the sequences in `slots` anew with whole lines; as `_append`."""
+        for slot in slots:
+            self.cache.lengths[slot] = 0
+        return self._append(slots, lines)
 
     def _append(self, slots: Sequence[int], lines: Sequence[Line]) -> Tensor:
         """Append whole lines to the sequences in `slots`; returns the last hidden state of each, (B, D)."""
@@ -149,6 +166,8 @@ class Engine:
         for number, (document, token) in enumerate(zip(documents, fed, strict=True)):
             if token == self.text.boi:
                 document.next_id = None
+            elif token in self.told_sizes:
+                document.next_id, document.size = self.text.boi, self.told_sizes[token]
             else:
                 choosing.append(number)
         yield from self._choose([documents[number] for number in choosing], last_BD[choosing])
@@ -157,16 +176,18 @@ class Engine:
         """Set next_id of each document: a token or BOI, or end it."""
         if not documents:
             return
-        logits_BV = self.model.text_head(hidden_BD).float() + self.forbidden_V
+        logits_BV = self.model.text_head(hidden_BD).float()
+        logits_BV += torch.stack([self.sizes_V if _must_draw(d) else self.forbidden_V for d in documents])
         places = [Place(d.index, self.cache.lengths[d.slots["full"]], d.seen) for d in documents]
         for document, token in zip(documents, choose(logits_BV, places, self.config, self.seed), strict=True):
             if token == self.text.eos:
                 yield from self._end(document, "eos")
-            elif token == self.text.boi:
-                if document.images >= document.prompt.max_images:
+            elif token == self.text.boi or token in self.told_sizes:
+                if document.images >= max(document.prompt.max_images, int(_must_draw(document))):
                     yield from self._end(document, "images")
                 else:
-                    document.next_id = token
+                    document.size = document.wanted
+                    document.next_id = self.writer.opening(document.size)[0] if document.size else token
                     yield from _told(document, document.run.close())
             elif len(document.run.ids) >= self.config.max_text_tokens:
                 yield from self._end(document, "text")
@@ -184,11 +205,9 @@ class Engine:
 
     def _draw(self, documents: list[Document]) -> Iterator[Event]:
         """Denoise the images, run each once more clean (t = 0) with EOI behind it, and choose what comes next."""
-        if "images" in self.branches and (behind := [document for document in documents if document.latents]):
-            for document in behind:  # what it drew stands before its text there, so that line is read anew
-                self.cache.lengths[document.slots["images"]] = 0
-            lines = [document.line_of("images", self.text, self.patch_side) for document in behind]
-            self._append([document.slots["images"] for document in behind], lines)
+        others = [found for document in documents for found in document.unread(self.branches, self.writer)]
+        if others:
+            self._read([slot for slot, _ in others], [line for _, line in others])
         yield from self.drawing.draw(documents, steps=self.steps)
         for document in documents:
             yield ImageDone(document.index, document.images, ImagePiece(document.latents[-1]))
@@ -200,8 +219,13 @@ class Engine:
             yield from self._choose(going, self._read_images(going))
 
     def _read_images(self, documents: list[Document]) -> Tensor:
-        lines = [Line.finished(document.latents[-1], self.text, self.patch_side) for document in documents]
+        lines = [self.writer.finished(document.latents[-1]) for document in documents]
         return self._append([document.slots["full"] for document in documents], lines)
+
+
+def _must_draw(document: Document) -> bool:
+    """Whether its prompt asks for an image whose size the model chooses now."""
+    return document.prompt.draw and document.size is None and not document.images
 
 
 def _told(document: Document, text: str) -> Iterator[Event]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stages.generation.prompts import Piece, TextPiece
+from stages.core.errors import ExitCode, TfcliError
+from stages.generation.prompts import Piece, Size, TextPiece
 from stages.model.transformer import ImageInputs, Inputs
 
 if TYPE_CHECKING:
@@ -26,23 +27,42 @@ class Line:
     ids: tuple[int, ...]
     images: tuple[tuple[int, Tensor], ...] = ()
 
-    @staticmethod
-    def of(pieces: Sequence[Piece], text: TextCoder, patch_side: int, *, draw: bool) -> Line:
-        """bos, then the pieces, each image, whatever its size, between BOI and EOI; and BOI where one is to be drawn."""
-        ids: list[int] = [text.bos]
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes pieces as a model was trained on them. sizes: the id of each size of latents that stands before BOI, where the
+    model was trained with size tokens."""
+
+    text: TextCoder
+    patch_side: int
+    sizes: dict[Size, int]
+
+    def line(self, pieces: Sequence[Piece], opened: Size | None = None) -> Line:
+        """bos, then the pieces, each image between BOI and EOI; and BOI where an image of size `opened` is to be drawn."""
+        ids: list[int] = [self.text.bos]
         images: list[tuple[int, Tensor]] = []
         for piece in pieces:
             if isinstance(piece, TextPiece):
-                ids += text.encode(piece.text)
+                ids += self.text.encode(piece.text)
             else:
-                images.append((len(ids) + 1, piece.latent))
-                ids += [text.boi, *[text.pad] * num_patches(piece.latent, patch_side), text.eoi]
-        return Line((*ids, text.boi) if draw else tuple(ids), tuple(images))
+                ids += self.opening((piece.latent.shape[-2], piece.latent.shape[-1]))
+                images.append((len(ids), piece.latent))
+                ids += [*[self.text.pad] * num_patches(piece.latent, self.patch_side), self.text.eoi]
+        return Line((*ids, *self.opening(opened)) if opened else tuple(ids), tuple(images))
 
-    @staticmethod
-    def finished(latent: Tensor, text: TextCoder, patch_side: int) -> Line:
+    def opening(self, size: Size) -> tuple[int, ...]:
+        """What stands before the patches of an image: BOI, behind its size where sizes are told."""
+        if not self.sizes:
+            return (self.text.boi,)
+        if size not in self.sizes:
+            known = ", ".join(f"{height} x {width}" for height, width in self.sizes)
+            what = f"an image of {size[0]} x {size[1]} latent pixels has no size token"
+            raise TfcliError(what, why=f"the model was trained on {known}", fix="resize it", code=ExitCode.USAGE)
+        return (self.sizes[size], self.text.boi)
+
+    def finished(self, latent: Tensor) -> Line:
         """A drawn image, clean, and EOI, behind a BOI that was there before."""
-        return Line((*[text.pad] * num_patches(latent, patch_side), text.eoi), ((0, latent),))
+        return Line((*[self.text.pad] * num_patches(latent, self.patch_side), self.text.eoi), ((0, latent),))
 
 
 def num_patches(latent_Chw: Tensor, patch_side: int) -> int:

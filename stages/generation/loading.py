@@ -25,6 +25,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.generation.config import Precision
+from stages.generation.prompts import Size
 from stages.model.config import ModelConfig
 from stages.model.inference import ready_to_run
 from stages.model.transformer import DataFacts, Transfusion
@@ -50,6 +51,25 @@ class LoadedModel:
         """(C, h, w) of the images that the model draws."""
         content = self.checkpoint.content
         return content.latent_channels, content.latent_height, content.latent_width
+
+    @property
+    def size_ids(self) -> dict[Size, int]:
+        """The id that tells each size (h, w) of latents; empty where the model was trained without size tokens."""
+        return self.sequences.content.size_ids()
+
+    def latent_size(self, height: int, width: int) -> Size:
+        """The latent size (h, w) of pictures of so many pixels. Raises TfcliError (USAGE) where the model cannot draw them."""
+        cell = self.latents.content.downsampling
+        step = cell * self.checkpoint.content.patch_side
+        size = height // cell, width // cell
+        what = f"pictures of {height} x {width} px (height x width) cannot be drawn"
+        if height % step or width % step:
+            near = " x ".join(str(max(step, round(side / step) * step)) for side in (height, width))
+            raise TfcliError(what, why=f"sides must be multiples of {step}", fix=f"take {near}", code=ExitCode.USAGE)
+        if self.size_ids and size not in self.size_ids:
+            known = ", ".join(f"{h * cell} x {w * cell}" for h, w in self.size_ids)
+            raise TfcliError(what, why="the model has no token for that size", fix=f"take {known}", code=ExitCode.USAGE)
+        return size
 
     def read_picture(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
         """uint8 (height, width, 3) -> a clean normalised latent (C, h, w): the posterior mean."""

@@ -28,6 +28,7 @@ class ImagePiece:
 
 
 Piece = TextPiece | ImagePiece
+Size = tuple[int, int]  # (h, w) in latent pixels
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,16 @@ class Edit:
 class Prompt:
     """What a document begins with, and its own options.
 
-    draw: an image must come next. max_images: how many it may draw in all. size: (h, w) in latent pixels of the images that
-    it draws; None: that of the training images. negative: text that guidance leads away from, instead of from nothing.
-    stop: strings that end the document; they are left out of its text. edit: what its first image begins from.
+    draw: an image must come next. max_images: how many it may draw in all. size: of the images that it draws; None: that of
+    the settings, or what the model chooses, or that of the training images. negative: text that guidance leads away from,
+    instead of from nothing. stop: strings that end the document; they are left out of its text. edit: what its first image
+    begins from, and whose size it has.
     """
 
     pieces: tuple[Piece, ...] = ()
     draw: bool = False
     max_images: int = 1
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     negative: str = ""
     stop: tuple[str, ...] = ()
     edit: Edit | None = None
@@ -75,7 +77,7 @@ class ImageBegun:
 
     prompt: int
     number: int
-    size: tuple[int, int]
+    size: Size
 
 
 @dataclass(frozen=True)

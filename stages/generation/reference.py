@@ -15,9 +15,9 @@ from stages.diffusion.samplers import answered
 from stages.generation.branches import branch_pieces
 from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
-from stages.generation.lines import Line, num_patches
+from stages.generation.lines import Line, Writer, num_patches
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, TextPiece
+from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, Size, TextPiece
 from stages.model.attention import DenseAttention, allowed
 from stages.model.transformer import ImageInputs, Inputs, Outputs
 
@@ -28,30 +28,45 @@ class Reference:
     def __init__(self, loaded: LoadedModel, config: GenerationConfig, seed: int) -> None:
         self.loaded, self.config, self.seed = loaded, config, seed
         self.side = loaded.checkpoint.content.patch_side
+        self.writer = Writer(loaded.text, self.side, loaded.size_ids)
 
     @torch.inference_mode()
     def generate(self, prompt: Prompt, index: int) -> Output:
         """What `Engine.generate` gives for the prompt of that number, but for stop strings and the penalty for repetition."""
         text, output = self.loaded.text, Output()
-        line = Line.of(prompt.pieces, text, self.side, draw=False)
+        told = {token: size for size, token in self.loaded.size_ids.items()}
+        fixed = prompt.size or (None if told else self.loaded.latent_shape[1:])
+        if prompt.edit is not None:
+            height, width = prompt.edit.latent.shape[1:]
+        line = self.writer.line(prompt.pieces)
         run: list[int] = []
         num_images, draws = 0, prompt.draw
         while True:
-            token = text.boi if draws else self._next(line, index)
+            size = (height, width) if prompt.edit is not None and not num_images else fixed
+            if draws and size:
+                token = self.writer.opening(size)[0]
+            else:
+                token = self._next(line, index, list(told) if draws else None)
+                opens = token == text.boi or token in told
+                token = self.writer.opening(size)[0] if opens and size else token
             draws = False
-            if token == text.eos or (token == text.boi and num_images >= prompt.max_images):
+            if token in told:
+                size = told[token]
+            opens = token == text.boi or token in told
+            if token == text.eos or (opens and num_images >= prompt.max_images):
                 output.ended = "eos" if token == text.eos else "images"
                 break
-            if token != text.boi and len(run) >= self.config.max_text_tokens:
+            if not opens and len(run) >= self.config.max_text_tokens:
                 output.ended = "text"
                 break
-            line = Line((*line.ids, token), line.images)
-            if token != text.boi:
+            line = Line((*line.ids, *((token, text.boi) if token in told else (token,))), line.images)
+            if not opens:
                 run.append(token)
                 continue
             output.pieces += self._text(run)
             run = []
-            latent = self.draw(line, prompt, index, num_images)
+            assert size is not None
+            latent = self.draw(line, prompt, size, index, num_images)
             output.pieces.append(ImagePiece(latent))
             marks = (text.pad,) * num_patches(latent, self.side)
             line = Line((*line.ids, *marks, text.eoi), (*line.images, (len(line.ids), latent)))
@@ -62,10 +77,9 @@ class Reference:
         output.pieces += self._text(run)
         return output
 
-    def draw(self, line: Line, prompt: Prompt, index: int, number: int) -> Tensor:
+    def draw(self, line: Line, prompt: Prompt, size: Size, index: int, number: int) -> Tensor:
         """The image behind a line that ends in BOI."""
         edit = prompt.edit if number == 0 else None
-        size = edit.latent.shape[1:] if edit else prompt.size or self.loaded.latent_shape[1:]
         shape = (1, self.loaded.latent_shape[0], *size)
         generator = torch_generator(self.seed, "image", index, number)
         images = tuple(ImagePiece(latent) for _, latent in line.images)
@@ -79,7 +93,7 @@ class Reference:
             estimates = []
             for branch in weights:
                 pieces = branch_pieces(branch, images, prompt.negative)
-                read = line if branch == "full" else Line.of(pieces, self.loaded.text, self.side, draw=True)
+                read = line if branch == "full" else self.writer.line(pieces, size)
                 estimates.append(self._estimate(read, x_t, t))
             return combined(estimates, list(weights.values()), guidance.rescale)
 
@@ -92,10 +106,12 @@ class Reference:
     def _text(self, run: list[int]) -> list[Piece]:
         return [TextPiece(self.loaded.text.decode(run))] if run else []
 
-    def _next(self, line: Line, index: int) -> int:
+    def _next(self, line: Line, index: int, only: list[int] | None) -> int:
+        """The next token; only: among these."""
         text = self.loaded.text
         logits_V = self.loaded.model.text_head(self._outputs(line, []).hidden_ND[-1]).float()
-        logits_V[[text.pad, text.bos, text.eoi]] = -torch.inf
+        never = [text.pad, text.bos, text.eoi, *([text.boi] if self.writer.sizes else [])]
+        logits_V[[token for token in range(len(logits_V)) if token not in only] if only else never] = -torch.inf
         return choose(logits_V[None], [Place(index, len(line.ids))], self.config, self.seed)[0]
 
     def _estimate(self, line: Line, x_t: Tensor, t: int) -> Tensor:

@@ -22,6 +22,8 @@ class PackConfig(Section):
     1 %), by source; those that are not named keep theirs. late_passes: passes that are laid out with them. Empty: no change.
     text_to_image: elements of text and marks for each patch (paper: 1). Of the side that has too much (documents of text, or
     documents with images) each pass takes a part, another one each time. Empty: as the documents come.
+    size_tokens: before each BOI stands an id for the size of the image, so that the model chooses the size of what it draws. The
+    ids come behind the vocabulary of the tokenizer, one for each size of latents.
     too_long_text: a text longer than a row is cut into pieces, or left out. too_long_documents: one with images is left out,
     or ends where the row does: no image is cut, a text may be; of a caption pair the caption is cut.
     """
@@ -36,5 +38,6 @@ class PackConfig(Section):
     late_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(default_factory=dict)
     late_passes: int = Field(1, ge=1)
     text_to_image: float | None = Field(None, gt=0)
+    size_tokens: bool = False
     too_long_text: Literal["split", "skip"] = "split"
     too_long_documents: Literal["skip", "truncate"] = "skip"

@@ -19,6 +19,26 @@ BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
+class Frames:
+    """What an image of each grid takes in a row: BOI, patches, EOI, and where sizes are told the id of its size before BOI.
+
+    patches: number of patches of each grid. sizes: the id of each grid's size, or None.
+    """
+
+    patches: IntArray
+    sizes: IntArray | None = None
+
+    @property
+    def before(self) -> int:
+        """Elements before the first patch."""
+        return 1 if self.sizes is None else 2
+
+    @property
+    def lengths(self) -> IntArray:
+        return self.patches + self.before + 1
+
+
+@dataclass(frozen=True)
 class Units:
     """document, bos, eos: per unit. The segments of unit u are segments[offsets[u]:offsets[u + 1]]."""
 
@@ -38,9 +58,9 @@ class Units:
         source = np.repeat(self.offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
         return Units(self.document[chosen], self.bos[chosen], self.eos[chosen], offsets, self.segments[source])
 
-    def lengths(self, patches: IntArray) -> IntArray:
-        """Elements of each unit. patches: number of patches of each grid."""
-        own = segment_lengths(self.segments, patches)
+    def lengths(self, frames: Frames) -> IntArray:
+        """Elements of each unit."""
+        own = segment_lengths(self.segments, frames)
         total = np.concatenate([[0], np.cumsum(own)])
         lengths: IntArray = total[self.offsets[1:]] - total[self.offsets[:-1]] + self.bos + self.eos
         return lengths
@@ -54,11 +74,11 @@ class Units:
         return pairs
 
 
-def segment_lengths(segments: IntArray, patches: IntArray) -> IntArray:
-    """Elements of each segment; an image takes its patches, BOI and EOI."""
+def segment_lengths(segments: IntArray, frames: Frames) -> IntArray:
+    """Elements of each segment; an image takes its patches and the marks around them."""
     is_text = segments[:, 0] == TEXT
     grid = np.where(is_text, 0, segments[:, 2])
-    return np.where(is_text, segments[:, 2], patches[grid] + 2)
+    return np.where(is_text, segments[:, 2], frames.lengths[grid])
 
 
 def drawn(units: Units, free_order: BoolArray, text_first: BoolArray, dropped: BoolArray) -> Units:
@@ -93,20 +113,20 @@ def write_rows(
     starts: IntArray,
     num_rows: int,
     row_length: int,
-    patches: IntArray,
+    frames: Frames,
     ids: IntArray,
     marks: Marks,
 ) -> RowTable:
     """The table of one side: units at their rows and starts."""
     order = np.lexsort((starts, rows))
     units, dropped, rows, starts = units.take(order), dropped[order], rows[order], starts[order]
-    lengths = units.lengths(patches)
+    lengths = units.lengths(frames)
     table = np.full(num_rows * row_length, marks.pad, dtype=np.int32)
     first = rows * row_length + starts
     table[first[units.bos]] = marks.bos
     table[(first + lengths - 1)[units.eos]] = marks.eos
     owner = np.repeat(np.arange(len(units)), np.diff(units.offsets))
-    own = segment_lengths(units.segments, patches)
+    own = segment_lengths(units.segments, frames)
     before = np.concatenate([[0], np.cumsum(own)])
     place = first[owner] + units.bos[owner] + before[:-1] - before[units.offsets[owner]]
     is_text = units.segments[:, 0] == TEXT
@@ -116,16 +136,19 @@ def write_rows(
     inside = np.arange(total[-1]) - total[run]
     table[text_place[run] + inside] = ids[text[run, 1] + inside]
     image, image_place, image_owner = units.segments[~is_text], place[~is_text], owner[~is_text]
-    table[image_place] = marks.boi
-    table[image_place + patches[image[:, 2]] + 1] = marks.eoi
+    first_patch, patches = image_place + frames.before, frames.patches[image[:, 2]]
+    if frames.sizes is not None:
+        table[image_place] = frames.sizes[image[:, 2]]
+    table[first_patch - 1] = marks.boi
+    table[first_patch + patches] = marks.eoi
     documents = np.stack(
         [rows, starts, lengths, units.document, dropped.astype(np.int64), begins_with_image(units).astype(np.int64)], 1
     )
     images = np.stack(
         [
             rows[image_owner],
-            image_place + 1 - rows[image_owner] * row_length,
-            patches[image[:, 2]],
+            first_patch - rows[image_owner] * row_length,
+            patches,
             image[:, 1],
             image[:, 2],
             image_owner,

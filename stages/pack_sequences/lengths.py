@@ -9,14 +9,14 @@ import numpy as np
 from stages.artifacts.tokens import IMAGE, TEXT, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences.config import PackConfig
-from stages.pack_sequences.layout import Units, segment_lengths
+from stages.pack_sequences.layout import Frames, Units, segment_lengths
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def fitting_units(
-    source: Tokens, pack: PackConfig, patches: IntArray, free_order: BoolArray
+    source: Tokens, pack: PackConfig, frames: Frames, free_order: BoolArray
 ) -> tuple[Units, dict[str, int]]:
     """The units that can be packed; how many documents were left out or cut, by reason. free_order: of each document.
 
@@ -30,14 +30,14 @@ def fitting_units(
     failed = np.zeros(count, dtype=bool)
     failed[owner[(kinds == IMAGE) & (units.segments[:, 3] == 0)]] = True
     empty = np.diff(units.offsets) == 0
-    lengths = units.lengths(patches)
+    lengths = units.lengths(frames)
     too_long = (lengths > pack.row_length) & ~failed
     text_only = np.ones(count, dtype=bool)
     text_only[owner[kinds == IMAGE]] = False
     cut = too_long & text_only & (pack.too_long_text == "split")
     shorter = too_long & ~text_only & (pack.too_long_documents == "truncate")
     kept = units.take(np.nonzero(~failed & ~too_long & ~empty)[0])
-    truncated = _truncated(units.take(np.nonzero(shorter)[0]), free_order, pack.row_length, patches)
+    truncated = _truncated(units.take(np.nonzero(shorter)[0]), free_order, pack.row_length, frames)
     found = joined_units([kept, truncated, _pieces(units, np.nonzero(cut)[0], pack.row_length)])
     if len(found) == 0:
         shortest = int(lengths.min()) if count else 0
@@ -56,14 +56,14 @@ def fitting_units(
     }
 
 
-def _truncated(units: Units, free_order: BoolArray, row_length: int, patches: IntArray) -> Units:
+def _truncated(units: Units, free_order: BoolArray, row_length: int, frames: Frames) -> Units:
     """Documents with images up to where the row ends, without eos; those in which then is no image are left out. The caption
     of a pair of free order is cut instead, and the pair stays whole."""
     pairs = units.pairs() & free_order[units.document]
     documents, eos, offsets, segments = [], [], [0], []
     for index in range(len(units)):
         own = units.segments[units.offsets[index] : units.offsets[index + 1]].copy()
-        sizes = segment_lengths(own, patches)
+        sizes = segment_lengths(own, frames)
         if pairs[index]:
             room = row_length - 2 - int(sizes[own[:, 0] == IMAGE].sum())
             own[own[:, 0] == TEXT, 2] = room

@@ -18,6 +18,7 @@ from stages.artifacts.sequences import (
     REPORT_TEXT,
     RowTable,
     SequencesContent,
+    distinct_sizes,
 )
 from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, Marks, Tokens
 from stages.core.errors import ExitCode, TfcliError
@@ -28,7 +29,7 @@ from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.fit import best_fit
-from stages.pack_sequences.layout import Units, drawn, segment_lengths, write_rows
+from stages.pack_sequences.layout import Frames, Units, drawn, segment_lengths, write_rows
 from stages.pack_sequences.lengths import fitting_units, joined_units
 from stages.pack_sequences.mix import balanced, copies, document_weights
 from stages.pack_sequences.report import histogram, report_text, summary
@@ -45,17 +46,17 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     stored = Latents.open(latents)
     check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures
     facts = stored.content
-    patches = _patches(facts, pack.patch_side)
+    frames = _frames(facts, pack, source.content)
     flags = source.array("flags")
     free_order = (flags & FIXED_ORDER) == 0
-    units, left_out = fitting_units(source, pack, patches, free_order)
+    units, left_out = fitting_units(source, pack, frames, free_order)
     heldout = _heldout(source.array("groups"), flags, pack.heldout_fraction, seed)[units.document]
-    weights = _weights(pack, source, units, heldout, patches)
+    weights = _weights(pack, source, units, heldout, frames)
     packer = _Packer(
         pack=pack,
         marks=source.content,
         mirrors=np.array([-1 if grid.mirror is None else grid.mirror for grid in facts.grids]),
-        patches=patches,
+        frames=frames,
         ids=source.array("ids"),
         units=units,
         keys=source.array("keys")[units.document],
@@ -63,7 +64,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
         seed=seed,
     )
 
-    late_weights = _weights(pack, source, units, heldout, patches, late=True) if pack.late_weights else None
+    late_weights = _weights(pack, source, units, heldout, frames, late=True) if pack.late_weights else None
     num_passes = pack.passes + (pack.late_passes if pack.late_weights else 0)
     passes = []
     for number in range(num_passes):
@@ -80,14 +81,14 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     with runtime.interrupts.at_once(_KEPT):
         kept = packer.heldout(np.nonzero(heldout)[0])
         for table in (train, kept, *([] if late is None else [late])):
-            check_rows(table, source.content, patches, facts.num_images)
+            check_rows(table, source.content, frames, facts.num_images)
     train.write(build.folder / "train")
     kept.write(build.folder / "heldout")
     if late is not None:
         late.write(build.folder / "late")
     chosen = np.unique(units.document[heldout])
     write_jsonl(build.folder / HELDOUT_DOCUMENTS, ({"document": int(index)} for index in chosen))
-    lengths = units.lengths(patches)
+    lengths = units.lengths(frames)
     report = summary(train, kept, late, left_out, lengths, pack, source)
     write_json(build.folder / REPORT, report)
     write_atomic(build.folder / REPORT_TEXT, report_text(report, lengths, pack.row_length).encode())
@@ -102,15 +103,21 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report)
 
 
-def _patches(facts: LatentsContent, side: int) -> IntArray:
-    """Patches of each grid. Raises TfcliError (USAGE) where a grid does not divide into patches."""
+def _frames(facts: LatentsContent, pack: PackConfig, marks: Marks) -> Frames:
+    """Raises TfcliError (USAGE) where a grid does not divide into patches."""
+    side = pack.patch_side
     for grid in facts.grids:
         if grid.height % side or grid.width % side:
             why = f"the latents are {grid.name}"
             raise TfcliError(
                 f"pack.patch_side {side} does not fit", why=why, fix="use a divisor of both", code=ExitCode.USAGE
             )
-    return np.array([grid.height * grid.width // side**2 for grid in facts.grids], dtype=np.int64)
+    patches = np.array([grid.height * grid.width // side**2 for grid in facts.grids], dtype=np.int64)
+    if not pack.size_tokens:
+        return Frames(patches)
+    sizes = distinct_sizes(facts.grids)
+    ids = [marks.vocab_size + sizes.index((grid.height, grid.width)) for grid in facts.grids]
+    return Frames(patches, np.array(ids, dtype=np.int64))
 
 
 def _heldout(groups: IntArray, flags: IntArray, fraction: float, seed: int) -> BoolArray:
@@ -127,20 +134,22 @@ def _heldout(groups: IntArray, flags: IntArray, fraction: float, seed: int) -> B
 
 
 def _weights(
-    pack: PackConfig, source: Tokens, units: Units, heldout: BoolArray, patches: IntArray, *, late: bool = False
+    pack: PackConfig, source: Tokens, units: Units, heldout: BoolArray, frames: Frames, *, late: bool = False
 ) -> Floats:
     """How often a pass lays each unit out, 0 for those that are held out."""
     sources = source.array("sources")[units.document]
     weights = np.where(heldout, 0.0, document_weights(pack, sources, source.content.sources, late=late))
     if pack.text_to_image is None:
         return weights
-    own = segment_lengths(units.segments, patches)
+    own = segment_lengths(units.segments, frames)
     owner = np.repeat(np.arange(len(units)), np.diff(units.offsets))
     is_image = units.segments[:, 0] == IMAGE
-    in_images = np.bincount(owner[is_image], weights=own[is_image] - 2, minlength=len(units)).astype(np.int64)
+    in_images = np.bincount(
+        owner[is_image], weights=frames.patches[units.segments[is_image, 2]], minlength=len(units)
+    ).astype(np.int64)
     # what a dropped condition takes away, on average
     droppable = units.pairs() & ((source.array("flags") & FIXED_ORDER) == 0)[units.document]
-    text = units.lengths(patches) - in_images
+    text = units.lengths(frames) - in_images
     captions = np.bincount(owner[~is_image], weights=own[~is_image], minlength=len(units))
     text = text - np.where(droppable, captions * pack.caption_first * pack.condition_dropout, 0)
     return balanced(weights, in_images > 0, text, in_images, pack.text_to_image)
@@ -154,7 +163,7 @@ class _Packer:
     pack: PackConfig
     marks: Marks
     mirrors: IntArray  # of each grid: the grid of the same pictures mirrored, or -1
-    patches: IntArray  # of each grid
+    frames: Frames
     ids: IntArray
     units: Units
     keys: IntArray  # of each unit's document
@@ -204,8 +213,8 @@ class _Packer:
 
     def _fitted(self, part: Units, dropped: BoolArray) -> RowTable:
         length = self.pack.row_length
-        rows, starts, num_rows = best_fit(part.lengths(self.patches), length)
-        return write_rows(part, dropped, rows, starts, num_rows, length, self.patches, self.ids, self.marks)
+        rows, starts, num_rows = best_fit(part.lengths(self.frames), length)
+        return write_rows(part, dropped, rows, starts, num_rows, length, self.frames, self.ids, self.marks)
 
 
 def _joined(tables: list[RowTable]) -> RowTable:
@@ -233,7 +242,8 @@ def _content(
     return SequencesContent(
         row_length=pack.row_length,
         patch_side=pack.patch_side,
-        **{name: getattr(marks, name) for name in Marks.model_fields},
+        **{name: getattr(marks, name) for name in Marks.model_fields if name != "vocab_size"},
+        vocab_size=marks.vocab_size + (len(distinct_sizes(facts.grids)) if pack.size_tokens else 0),
         latent_channels=facts.latent_channels,
         picture_size=facts.picture_size,
         grids=facts.grids,
@@ -243,4 +253,5 @@ def _content(
         heldout_rows=len(heldout.ids),
         late_rows=0 if late is None else len(late.ids),
         passes=pack.passes,
+        size_tokens=pack.size_tokens,
     )

@@ -14,7 +14,7 @@ from stages.artifacts.tokens import Tokens
 from stages.coders.text import TextCoder
 from stages.core.errors import ExitCode, TfcliError
 
-Kind = Literal["bos", "eos", "boi", "eoi", "text", "image", "unused"]
+Kind = Literal["bos", "eos", "boi", "eoi", "size", "text", "image", "unused"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class _Reader:
     def _spans(self, ids: np.ndarray[Any, Any], images: dict[int, Any], start: int, end: int) -> Iterator[Span]:
         facts = self.sequences.content
         marks: dict[int, Kind] = {facts.bos: "bos", facts.eos: "eos", facts.boi: "boi", facts.eoi: "eoi"}
+        marks |= dict.fromkeys(facts.size_ids().values(), "size")
         place = start
         while place < end:
             if place in images:

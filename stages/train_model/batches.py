@@ -331,7 +331,8 @@ class _Layout:
 def _leads(images: IntArray, own: IntArray) -> BoolArray:
     """Whether an image begins its document (own): only marks stand before it. Where that is so because a caption was dropped,
     it does not count: such a document teaches drawing."""
-    at_start = images[:, 1] - own[:, 1] <= 2  # BOS and BOI
+    # BOS, BOI, and where sizes are told the size; a second image never begins so early
+    at_start = images[:, 1] - own[:, 1] <= 3
     first: BoolArray = at_start & (own[:, 5] == 1) & (own[:, 4] == 0)
     return first
 

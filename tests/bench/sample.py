@@ -70,6 +70,7 @@ def build(precision: str) -> Any:
         text=Numbers(),
         device=torch.device("cpu"),
         latent_shape=(8, 8, 8),
+        size_ids={},
         checkpoint=SimpleNamespace(content=content),
         diffusion=Diffusion(CosineSchedule()),
         parameters=parameters,

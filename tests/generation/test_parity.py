@@ -119,9 +119,12 @@ def _timed(t: int) -> Any:
     return inputs_of
 
 
-def _same_branch(_: Document, __: str, text: Any, patch_side: int) -> Line:
+def _same_branch(self: Document, branches: Any, writer: Any) -> Any:
     """What guidance compares with has the first prompt's text."""
-    return Line.of(prompts()[0].pieces, text, patch_side, draw=True)
+    for branch in branches:
+        if branch != "full" and branch not in self.read:
+            self.read[branch] = (0, self.size)  # type: ignore[assignment]
+            yield self.slots[branch], writer.line(prompts()[0].pieces, self.size)
 
 
 def _shifted(self: CachedAttention, layer: int, *given: Any) -> torch.Tensor:
@@ -136,7 +139,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "no clean pass": (Engine, "_read_images", leaves_out),
     "clean images with the time of noise": (engine_module, "inputs_of", _timed(1000)),
     "clean images with the time of some noise": (engine_module, "inputs_of", _timed(300)),
-    "guidance compares with a prompt": (Document, "line_of", _same_branch),
+    "guidance compares with a prompt": (Document, "unread", _same_branch),
     "new elements over the last one": (CachedAttention, "__call__", _shifted),
 }
 

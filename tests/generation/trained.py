@@ -39,6 +39,7 @@ def parts_of(model: Transfusion, diffusion: Diffusion) -> Any:
         text=Letters(),
         device=torch.device("cpu"),
         latent_shape=(CHANNELS, SIDE, SIDE),
+        size_ids={},
         checkpoint=SimpleNamespace(content=content),
         diffusion=diffusion,
     )

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stages.pack_sequences.layout import Units
+from stages.pack_sequences.layout import Frames, Units
 from stages.pack_sequences.lengths import _pieces
 
-NO_PATCHES = np.array([4])
+NO_PATCHES = Frames(np.array([4]))
 
 
 @given(st.integers(0, 500), st.integers(16, 40))

@@ -331,6 +331,7 @@ def _loaded(network: Transfusion, facts: Any) -> Any:
         text=SimpleNamespace(bos=facts.bos, eos=facts.eos, boi=facts.boi, eoi=facts.eoi, pad=facts.pad),
         device=torch.device("cpu"),
         latent_shape=(2, 4, 4),
+        size_ids={},
         checkpoint=SimpleNamespace(content=SimpleNamespace(patch_side=2, latent_limit=4.0)),
         diffusion=Diffusion(CosineSchedule()),
     )

@@ -10,6 +10,7 @@ _STYLES = {
     "eos": "bold red",
     "boi": "bold magenta",
     "eoi": "bold magenta",
+    "size": "magenta",
     "image": "black on cyan",
 }
 

@@ -1,0 +1,203 @@
+"""Size tokens: what packing writes, and that a model chooses the size that its caption asks for, or takes the one it is given."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.artifacts.latents import Latents
+from stages.artifacts.sequences import RowTable, Sequences
+from stages.artifacts.tokens import Tokens
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.runtime import Runtime
+from stages.diffusion.process import Diffusion
+from stages.diffusion.samplers import DdimSampler
+from stages.diffusion.schedules import CosineSchedule
+from stages.diffusion.weighting import Uniform
+from stages.generation.config import GenerationConfig
+from stages.generation.engine import Engine
+from stages.generation.loading import LoadedModel
+from stages.generation.prompts import Edit, ImagePiece, Output, Prompt, TextPiece
+from stages.generation.reference import Reference
+from stages.model.config import ModelConfig
+from stages.model.transformer import DataFacts, Transfusion
+from stages.pack_sequences.check import check_rows
+from stages.pack_sequences.config import PackConfig
+from stages.pack_sequences.layout import Frames
+from stages.preview.rows import read_rows
+from stages.train_model.batches import BatchMaker
+from stages.train_model.objective import loss_sums
+from tests.builders import Story, make_all
+
+SQUARE, WIDE = (4, 4), (4, 8)
+STORIES = [
+    *[Story((f"square {number}", None)) for number in range(16)],
+    *[Story((f"wide {number}", None), wide=True) for number in range(16)],
+    *[Story((f"square {number}", None, " and again", None), fixed_order=True) for number in range(4)],
+]
+PACK = PackConfig(row_length=64, size_tokens=True, condition_dropout=0.2, heldout_fraction=0.05)
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> Sequences:
+    return Sequences.open(make_all(tmp_path_factory.mktemp("work"), STORIES, PACK))
+
+
+@pytest.fixture(scope="module")
+def loaded(sequences: Sequences) -> Any:
+    """A tiny model, trained until it knows which caption belongs to which size."""
+    facts = sequences.content
+    network = Transfusion(ModelConfig(width=32, layers=2, heads=2), DataFacts(facts.vocab_size, 2, 2))
+    network.initialise(torch.Generator().manual_seed(0))
+    latents = Latents.open(sequences.latents_folder())
+    maker = BatchMaker(
+        sequences.split("train"),
+        facts,
+        (latents.rows(0), latents.rows(1)),
+        Diffusion(CosineSchedule()),
+        noise_limit=500,
+        weighting=Uniform(),
+        bidirectional=True,
+        clean_context=False,
+    )
+    rows = np.arange(facts.num_rows)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for step in range(40):
+        batch = maker.make(rows, [(step, int(row)) for row in rows], 3)
+        sums = loss_sums(network, batch)
+        optimizer.zero_grad()
+        (sums.text / len(batch.targets) + sums.weighted_image / batch.num_images).backward()
+        optimizer.step()
+    parts = SimpleNamespace(
+        model=network.eval(),
+        text=Tokens.open(sequences.tokens_folder()).text_coder(),
+        device=torch.device("cpu"),
+        latent_shape=(2, *SQUARE),
+        size_ids=facts.size_ids(),
+        checkpoint=SimpleNamespace(content=SimpleNamespace(patch_side=2, latent_limit=4.0)),
+        latents=SimpleNamespace(content=SimpleNamespace(downsampling=4)),
+        diffusion=Diffusion(CosineSchedule()),
+    )
+    parts.latent_size = lambda height, width: LoadedModel.latent_size(parts, height, width)
+    return parts
+
+
+def generated(loaded: Any, prompts: list[Prompt], **options: Any) -> list[Output]:
+    """As the engine gives them, checked against the whole sequence without a cache."""
+    config = GenerationConfig(sampler=DdimSampler(steps=3), guidance=2.0, max_text_tokens=8, **options)
+    found = Engine(loaded, config, 7, Runtime()).generate(prompts)
+    if config.height is None:
+        for index, (prompt, output) in enumerate(zip(prompts, found, strict=True)):
+            expected = Reference(loaded, config, 7).generate(prompt, index)
+            assert (output.ended, len(output.pieces)) == (expected.ended, len(expected.pieces))
+            for one, other in zip(output.pieces, expected.pieces, strict=True):
+                if isinstance(one, ImagePiece):
+                    assert isinstance(other, ImagePiece)
+                    assert torch.allclose(one.latent, other.latent, atol=1e-3)
+                else:
+                    assert one == other
+    return found
+
+
+def sizes(output: Output) -> list[tuple[int, ...]]:
+    return [tuple(piece.latent.shape[1:]) for piece in output.pieces if isinstance(piece, ImagePiece)]
+
+
+def asking(**options: Any) -> list[Prompt]:
+    texts = [f"{shape} {number}" for number in range(0, 16, 5) for shape in ("square", "wide")]
+    return [Prompt((TextPiece(text),), draw=True, **options) for text in texts]
+
+
+def test_the_size_of_each_image_stands_before_its_boi(sequences: Sequences) -> None:
+    facts = sequences.content
+    tokens = Tokens.open(sequences.tokens_folder()).content
+    assert facts.size_ids() == {SQUARE: tokens.vocab_size, WIDE: tokens.vocab_size + 1}
+    assert facts.vocab_size == tokens.vocab_size + 2
+    table = sequences.split("train")
+    before = table.ids[table.images[:, 0], table.images[:, 1] - 2]
+    assert (before == tokens.vocab_size + table.images[:, 4]).all()
+    assert set(table.images[:, 4].tolist()) == {0, 1}
+    assert (table.ids >= tokens.vocab_size).sum() == len(table.images)
+    assert (table.documents[:, 4] == 1).any()  # a dropped caption leaves the size
+    spans = [span.kind for row in read_rows(sequences, "train", range(3)) for d in row.documents for span in d.spans]
+    assert "size" in spans
+    assert all(after == "boi" for kind, after in pairwise(spans) if kind == "size")
+
+
+@pytest.mark.parametrize("damage", ["other size", "no size", "a size too many"])
+def test_a_row_with_a_wrong_size_never_gets_to_training(sequences: Sequences, damage: str) -> None:
+    facts, table = sequences.content, sequences.split("train")
+    frames = Frames(np.array([4, 8]), np.array(list(facts.size_ids().values())))
+    marks = Tokens.open(sequences.tokens_folder()).content
+    check_rows(table, marks, frames, 1000)
+    ids = np.array(table.ids)
+    row, first = table.images[0, 0], table.images[0, 1]
+    place, value = {
+        "other size": ((row, first - 2), 2 * marks.vocab_size + 1 - ids[row, first - 2]),
+        "no size": ((row, first - 2), 20),
+        "a size too many": ((row, first), marks.vocab_size),
+    }[damage]
+    ids[place] = value
+    damaged = RowTable(ids, table.documents, table.images, table.row_documents, table.row_images)
+    with pytest.raises(TfcliError, match="size"):
+        check_rows(damaged, marks, frames, 1000)
+
+
+def test_the_model_chooses_the_size_that_the_caption_asks_for(loaded: Any) -> None:
+    found = [sizes(output) for output in generated(loaded, asking())]
+    assert found == [[SQUARE], [WIDE]] * 4
+    assert [sizes(output) for output in generated(loaded, asking(), batch_size=3)] == found
+
+
+def test_a_size_that_is_given_is_taken(loaded: Any) -> None:
+    assert [sizes(output) for output in generated(loaded, asking(size=WIDE))] == [[WIDE]] * 8
+    assert [sizes(output) for output in generated(loaded, asking(), height=16, width=16)] == [[SQUARE]] * 8
+    begun = torch.randn(2, *WIDE, generator=torch.Generator().manual_seed(0))
+    edits = [sizes(output) for output in generated(loaded, asking(edit=Edit(begun, strength=0.5), size=SQUARE))]
+    assert edits == [[WIDE]] * 8
+
+
+def test_from_nothing_it_writes_a_caption_and_takes_the_size_of_it(loaded: Any) -> None:
+    config = {"temperature": 0.7, "max_images": 2}
+    found = generated(loaded, [Prompt(max_images=2) for _ in range(12)], **config)
+    drawn = 0
+    for output in found:
+        for before, piece in pairwise(output.pieces):
+            if isinstance(before, TextPiece) and isinstance(piece, ImagePiece) and before.text.startswith(("sq", "wi")):
+                assert sizes(Output([piece])) == [SQUARE if before.text.startswith("sq") else WIDE]
+                drawn += 1
+    assert drawn > 2
+
+
+def test_images_of_the_prompt_have_their_size_told_too(loaded: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    pictures = [ImagePiece(torch.randn(2, *size, generator=generator)) for size in (SQUARE, WIDE)]
+    prompts = [Prompt((TextPiece("square 3"), picture, TextPiece(" and again")), draw=True) for picture in pictures]
+    assert all(len(sizes(output)) == 1 for output in generated(loaded, prompts, image_guidance=1.5))
+
+
+@pytest.mark.parametrize(("height", "width", "words"), [(16, 20, "multiples of 8"), (32, 16, "16 x 16, 16 x 32")])
+def test_sizes_that_cannot_be_drawn_are_refused(loaded: Any, height: int, width: int, words: str) -> None:
+    with pytest.raises(TfcliError) as raised:
+        Engine(loaded, GenerationConfig(height=height, width=width), 7, Runtime())
+    assert raised.value.code == ExitCode.USAGE
+    assert words in f"{raised.value.why} {raised.value.fix}"
+    with pytest.raises(ValueError, match="set both"):
+        GenerationConfig(height=16)
+    strange = ImagePiece(torch.zeros(2, 8, 8))
+    with pytest.raises(TfcliError, match="no size token"):
+        generated(loaded, [Prompt((strange,), max_images=0)])
+
+
+def test_without_size_tokens_nothing_changes(tmp_path: Path) -> None:
+    plain = Sequences.open(make_all(tmp_path, STORIES, PACK.model_copy(update={"size_tokens": False})))
+    assert plain.content.size_ids() == {}
+    assert plain.content.vocab_size == Tokens.open(plain.tokens_folder()).content.vocab_size
+    table = plain.split("train")
+    assert (table.ids[table.images[:, 0], table.images[:, 1] - 1] == plain.content.boi).all()
