@@ -75,7 +75,7 @@ STAGES = (
         beside=("sample.generation",),
     ),
     Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=3),
-    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=4),
+    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=5),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 
@@ -93,17 +93,28 @@ class Status:
 class Workspace:
     """A recipe and the folder that holds its artifacts, one folder a kind."""
 
-    def __init__(self, recipe: Recipe, work: Path, samples: str = "samples", *, read_again: bool = False) -> None:
-        """samples: the name of that folder; samples of other prompts lie beside the recipe's own. read_again: hash the
-        source's files though they look as they did."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        work: Path,
+        samples: str = "samples",
+        checkpoint: Path | None = None,
+        *,
+        read_again: bool = False,
+    ) -> None:
+        """samples: the name of that folder; samples of other prompts lie beside the recipe's own. checkpoint: one that lies
+        elsewhere. read_again: hash the source's files though they look as they did."""
         self.recipe = recipe
         self.work = work
         self.samples = samples
+        self.checkpoint = checkpoint
         self._known = None if read_again else KnownHashes(work / HASHES)
         self._seen_outside: dict[str, dict[str, Any]] = {}
 
     def target(self, kind: str) -> Path:
         """Folder of the artifact of `kind`."""
+        if kind == "checkpoint" and self.checkpoint is not None:
+            return self.checkpoint
         return self.work / (self.samples if kind == "samples" else kind)
 
     @cached_property
@@ -163,6 +174,8 @@ class Workspace:
                 outside["captions"] = _hashes(existing(self.recipe.tokenize.captions, "captions"))
             if isinstance(self.recipe.tokenize.tokenizer, PretrainedTokenizer):
                 outside["tokenizer"] = _hashes(tokenizer_at(self.recipe.tokenize.tokenizer.path))
+        if stage.name == "sample" and (pictures := self.recipe.sample.pictures()):
+            outside["pictures"] = {name: _hashes(existing(name, "picture")) for name in pictures}
         return outside
 
     def status(self, stage: Stage) -> Status:
@@ -219,8 +232,7 @@ class Workspace:
             return before, None
         with building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:
-                tree = recipe_tree(self.recipe)
-                write_json(build.folder / RECIPE, {name: tree[name] for name in stage.sections})
+                write_json(build.folder / RECIPE, recipe_tree(self.recipe))
                 self._call(stage, build, runtime)
         if build.sealed is None and runtime.part.whole:
             raise TfcliError(f"{stage.name} left no artifact", why="a bug in tfcli", code=ExitCode.BUG)

@@ -102,16 +102,6 @@ EngineOption = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
-PromptOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prompt",
-        "-p",
-        metavar="TEXT",
-        help="Draw this text instead of what the recipe lists. May be repeated.",
-        rich_help_panel=_RECIPE,
-    ),
-]
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="PATH", help="The folder of an artifact, or a work folder.", show_default=False)
 ]
@@ -119,9 +109,9 @@ ArtifactArgument = Annotated[
 
 @dataclass(frozen=True)
 class Call:
-    """The options of one call, as typed."""
+    """The options of one call, as typed. recipe: None only where a command does without."""
 
-    recipe: str
+    recipe: str | None
     settings: tuple[str, ...]
     work: Path | None
     device: str
@@ -156,13 +146,16 @@ def _call(
     return Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
 
 
-def takes_call(command: Callable[..., None], recipe: Any = RecipeOption) -> Callable[..., None]:
+def takes_call(
+    command: Callable[..., None], recipe: Any = RecipeOption, default: Any = inspect.Parameter.empty
+) -> Callable[..., None]:
     """`command` as Typer should see it: the shared options in place of its parameter `call`.
 
-    Its own parameters before `call` are listed behind --work, those after it at the end. recipe: option or argument.
+    Its own parameters before `call` are listed behind --work, those after it at the end. recipe: option or argument, and its
+    default where it may be left out.
     """
     shared = dict(inspect.signature(_call, eval_str=True).parameters)
-    shared["recipe"] = shared["recipe"].replace(annotation=recipe)
+    shared["recipe"] = shared["recipe"].replace(annotation=recipe, default=default)
     own = list(inspect.signature(command, eval_str=True).parameters.values())
     place = next(index for index, parameter in enumerate(own) if parameter.name == "call")
     named = list(shared.values())

@@ -24,7 +24,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from stages.core.errors import TfcliError
-from stages.core.events import Event, Note, Progress, Warn
+from stages.core.events import Event, Note, Passage, Progress, Warn
 from stages.sources.text_rules import printable
 
 HEARTBEAT_SECONDS = 30.0
@@ -74,6 +74,8 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._beats: dict[str, _Beat] = {}
         self._drawn = 0.0
+        self._said: list[str] = []  # of the document that a model is writing, off a terminal
+        self._open = ""  # the document whose line is not ended yet, on one
 
     def __enter__(self) -> Reporter:
         return self
@@ -106,12 +108,43 @@ class Reporter:
             return
         elif isinstance(event, Note):
             self._line(event.text, "")
+        elif isinstance(event, Passage):
+            self._stream(event) if self._bars else self._collect(event)
         elif self._bars:
             self._draw(self._bars, event)
         else:
             self._beat(event)
 
+    def _collect(self, passage: Passage) -> None:
+        """Off a terminal: a line for each document when it is finished."""
+        self._said.append(printable(passage.text) if passage.text else "")
+        self._said.append(f" [{passage.picture}] " if passage.picture else "")
+        if passage.ended:
+            said = " ".join("".join(self._said).split())
+            self._said.clear()
+            self._line(f"{passage.document} -> {said or 'nothing'}", "")
+
+    def _stream(self, passage: Passage) -> None:
+        """On a terminal: text as it is written. Bars make room for it: they would draw over a line that is not ended."""
+        if self._tasks and self._bars:
+            self._bars.stop()
+            self._bars, self._tasks = _bars(self._console), {}
+        if self._open != passage.document:
+            self._open = passage.document
+            self._console.print(Text(printable(passage.document), "bold"), soft_wrap=True)
+        if passage.text:
+            lines = "\n".join(printable(line) for line in passage.text.split("\n"))
+            self._console.print(Text(lines), end="", soft_wrap=True)
+        if passage.picture:
+            self._console.print(Text(f"\n[{printable(passage.picture)}]", "cyan"), soft_wrap=True)
+        if passage.ended:
+            self._console.print()
+            self._open = ""
+
     def _line(self, text: str, style: str) -> None:
+        if self._open:
+            self._console.print()
+            self._open = ""
         self._console.print(Text(printable(text), style), soft_wrap=True)
 
     def _draw(self, bars: Bars, event: Progress) -> None:

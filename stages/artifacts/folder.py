@@ -47,7 +47,7 @@ PLAN = "plan.json"
 UNITS = "units"
 SAVES = "saves"  # of a stage that takes days: never thrown away without --force
 SEALED_UNITS = "units.jsonl"
-RECIPE = "recipe.json"  # the resolved sections, neutral keys included: not part of the digest
+RECIPE = "recipe.json"  # the whole resolved recipe, neutral keys included: not part of the digest
 # What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`.
 _HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial")
 _JOIN_SECONDS = 10.0  # how long a part waits for one that begins the folder

@@ -43,18 +43,18 @@ def read_picture(picture: Picture, images: Images) -> Fitted:
     try:
         data = picture.read()
         if isinstance(data, np.ndarray):
-            return Fitted(_fit(to_image(data), images))
+            return Fitted(fit(to_image(data), images))
         # twice the size: what is averaged in decoding is no longer seen after resizing
         decoded = decode(data, images.policy, least=2 * images.size)
-        return Fitted(_fit(decoded.image, images), notes=decoded.notes)
+        return Fitted(fit(decoded.image, images), notes=decoded.notes)
     except BadImage as bad:
         return Fitted(None, bad.reason, bad.message)
     except OSError as error:
         return Fitted(None, "UNREADABLE", error.strerror or str(error))
 
 
-def _fit(image: Any, images: Images) -> Pixels:
-    """The image in the shape that the recipe gives it."""
+def fit(image: Any, images: Images) -> Pixels:
+    """A pillow image in the shape that the recipe gives it."""
     if images.fit == "pad":
         return pad(image, images.size)
     return crop(image, *images.shape_of(image.size[1], image.size[0]))

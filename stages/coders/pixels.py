@@ -23,6 +23,7 @@ from stages.coders import sniff
 from stages.core.config import Section
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (height, width, 3) RGB
+PilImage = Image.Image  # for annotations elsewhere
 
 # pillow knows 43 formats, some of which start other programs; each one more is more native code open to hostile files.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -120,6 +121,14 @@ def to_image(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def upright_rgb(image: object, policy: PixelPolicy) -> Image.Image:
+    """An opened pillow image as `decode` makes of a file. TypeError where it is something else, BadImage where it is refused."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"a {type(image).__name__} is no picture")
+    _check_size(image.size, policy)
+    return _to_rgb(_upright(image, []), policy, [])
+
+
 def crop(image: Image.Image, height: int, width: int) -> Pixels:
     """A (height, width, 3) picture: the largest part of that aspect around the centre, resized with antialiasing."""
     old_width, old_height = image.size
@@ -148,6 +157,17 @@ def encode_png(pixels: Pixels, text: dict[str, str] | None = None) -> bytes:
         chunks.add_itxt(key, value.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00"))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks, compress_level=6)
+    return buffer.getvalue()
+
+
+def encode_gif(frames: Sequence[Pixels], frame_ms: int = 80, last_ms: int = 1500) -> bytes:
+    """An endless animation of at most 256 colours a frame, which rests on its last frame. Small pictures are enlarged, as
+    viewers smooth them."""
+    scale = max(1, 256 // min(frames[-1].shape[:2]))
+    images = [Image.fromarray(frame.repeat(scale, 0).repeat(scale, 1)) for frame in frames]
+    buffer = io.BytesIO()
+    times = [frame_ms] * (len(images) - 1) + [last_ms]
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
     return buffer.getvalue()
 
 

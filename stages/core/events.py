@@ -31,7 +31,21 @@ class Warn:
     text: str
 
 
-Event = Progress | Note | Warn
+@dataclass(frozen=True)
+class Passage:
+    """What a model has just written or drawn of a document. Documents come one after the other, each to its end.
+
+    document: its name for people. text: goes on where the last passage ended. picture: the file of a finished one. ended: why
+    it ends with this.
+    """
+
+    document: str
+    text: str = ""
+    picture: str = ""
+    ended: str = ""
+
+
+Event = Progress | Note | Warn | Passage
 Report = Callable[[Event], None]
 
 

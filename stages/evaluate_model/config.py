@@ -9,11 +9,14 @@ from stages.generation.config import GenerationConfig
 
 
 class EvalConfig(Section):
-    """text_to_image, image_to_text, free, edits: documents of each kind. The judge knows the `shapes` world only."""
+    """text_to_image, image_to_text, free, edits, stories, inpainted: documents of each kind (stories are gone on with, and
+    their first turn is drawn). The judge knows the `shapes` world only."""
 
     generation: GenerationConfig = GenerationConfig()
     text_to_image: int = Field(200, ge=0)
     image_to_text: int = Field(200, ge=0)
     free: int = Field(100, ge=0)
     edits: int = Field(200, ge=0)
+    stories: int = Field(100, ge=0)
+    inpainted: int = Field(50, ge=0)
     free_temperature: float = Field(1.0, ge=0)

@@ -64,8 +64,8 @@ def judge_edits(
     prompts = [Prompt(pieces_of(document, loaded)[:-1], draw=True) for document in edits]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "edit"), runtime).generate(prompts)
     after = [claims_of(scene_from_json(document.facts["scenes"][1])) for document in edits]
-    drawn = _pictures(loaded, [_latent(output) for output in outputs])
-    truth = _pictures(loaded, [_latent(pieces_of(document, loaded)[-1:]) for document in edits])
+    drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
+    truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)[-1:]) for document in edits])
     verdicts, ceiling = (
         [judge(claimed, see(picture)) for claimed, picture in zip(after, pictures, strict=True)]
         for pictures in (drawn, truth)
@@ -75,10 +75,10 @@ def judge_edits(
     for document, flag in zip(edits, right, strict=True):
         kinds.setdefault(document.facts["edit"], []).append(flag)
     figures = {
-        "edit": _share(right),
-        **{f"edit_{kind}": _share(flags) for kind, flags in sorted(kinds.items())},
-        "edit_without_sizes": _share([_object_colour_place(verdict) for verdict in verdicts]),
-        "edit_of_true_pictures": _share([verdict.all_right for verdict in ceiling]),
+        "edit": share(right),
+        **{f"edit_{kind}": share(flags) for kind, flags in sorted(kinds.items())},
+        "edit_without_sizes": share([object_colour_place(verdict) for verdict in verdicts]),
+        "edit_of_true_pictures": share([verdict.all_right for verdict in ceiling]),
         "edit_count": len(edits),
     }
     texts = [segment.text for document in edits for segment in document.segments if isinstance(segment, StoredText)]
@@ -98,19 +98,19 @@ def judge_drawings(
     """
     prompts = [Prompt((TextPiece(caption_of(document)),), draw=True) for document in pairs]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "draw"), runtime).generate(prompts)
-    drawn = _pictures(loaded, [_latent(output) for output in outputs])
-    truth = _pictures(loaded, [_latent(pieces_of(document, loaded)) for document in pairs])
-    verdicts = [_verdict(caption_of(document), picture) for document, picture in zip(pairs, drawn, strict=True)]
-    right = [_object_colour_place(verdict) for verdict in verdicts]
-    ceiling = [_verdict(caption_of(document), picture) for document, picture in zip(pairs, truth, strict=True)]
+    drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
+    truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)) for document in pairs])
+    verdicts = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, drawn, strict=True)]
+    right = [object_colour_place(verdict) for verdict in verdicts]
+    ceiling = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, truth, strict=True)]
     figures = {
-        "text_to_image": _share(right),
+        "text_to_image": share(right),
         **_by_number_of_things("text_to_image", pairs, right),
-        "text_to_image_with_sizes": _share([verdict.all_right for verdict in verdicts]),
-        "text_to_image_objects": _share([verdict.objects_right for verdict in verdicts]),
-        "text_to_image_colours": _share([verdict.colours_right for verdict in verdicts]),
-        "text_to_image_places": _share([verdict.places_right for verdict in verdicts]),
-        "text_to_image_of_true_pictures": _share([_object_colour_place(verdict) for verdict in ceiling]),
+        "text_to_image_with_sizes": share([verdict.all_right for verdict in verdicts]),
+        "text_to_image_objects": share([verdict.objects_right for verdict in verdicts]),
+        "text_to_image_colours": share([verdict.colours_right for verdict in verdicts]),
+        "text_to_image_places": share([verdict.places_right for verdict in verdicts]),
+        "text_to_image_of_true_pictures": share([object_colour_place(verdict) for verdict in ceiling]),
         "text_to_image_count": len(pairs),
     }
     judged = [
@@ -132,12 +132,12 @@ def judge_texts(
     verdicts = [judge_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
     right = [verdict.claims_true for verdict in verdicts]
     figures = {
-        "image_to_text": _share(right),
+        "image_to_text": share(right),
         **_by_number_of_things("image_to_text", pairs, right),
-        "image_to_text_complete": _share([verdict.claims_true and verdict.complete for verdict in verdicts]),
+        "image_to_text_complete": share([verdict.claims_true and verdict.complete for verdict in verdicts]),
         "image_to_text_count": len(pairs),
     }
-    pictures = _pictures(loaded, [_latent(image) for image in images])
+    pictures = pictures_of(loaded, [latent_of(image) for image in images])
     judged = [
         Judged("image_to_text", document.key, text, is_right, picture)
         for document, text, is_right, picture in zip(pairs, texts, right, pictures, strict=True)
@@ -154,13 +154,13 @@ def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runt
     judged = []
     for number, output in enumerate(outputs):
         latents = [piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)]
-        pictures = _pictures(loaded, latents[:1])
+        pictures = pictures_of(loaded, latents[:1])
         text = _first_text(output)
-        right = output.ended == "eos" and bool(len(pictures)) and _object_colour_place(_verdict(text, pictures[0]))
+        right = output.ended == "eos" and bool(len(pictures)) and object_colour_place(verdict_of(text, pictures[0]))
         judged.append(Judged("free", f"free-{number:04d}", text, right, pictures[0] if len(pictures) else None))
     figures = {
-        "free": _share([item.right for item in judged]),
-        "free_with_picture_and_end": _share(
+        "free": share([item.right for item in judged]),
+        "free_with_picture_and_end": share(
             [
                 output.ended == "eos" and any(isinstance(piece, ImagePiece) for piece in output.pieces)
                 for output in outputs
@@ -176,32 +176,32 @@ def _by_number_of_things(name: str, pairs: list[StoredDocument], right: list[boo
     found: dict[int, list[bool]] = {}
     for pair, flag in zip(pairs, right, strict=True):
         found.setdefault(len(pair.facts["scenes"][0]), []).append(flag)
-    return {f"{name}_of_{number}": _share(flags) for number, flags in sorted(found.items())}
+    return {f"{name}_of_{number}": share(flags) for number, flags in sorted(found.items())}
 
 
 def _first_text(output: Output) -> str:
     return next((piece.text for piece in output.pieces if isinstance(piece, TextPiece)), "")
 
 
-def _verdict(text: str, picture: Pixels) -> Verdict:
+def verdict_of(text: str, picture: Pixels) -> Verdict:
     return judge(claims(text), see(picture))
 
 
-def _object_colour_place(verdict: Verdict) -> bool:
+def object_colour_place(verdict: Verdict) -> bool:
     return verdict.objects_right and verdict.colours_right and verdict.places_right
 
 
-def _latent(pieces: Any) -> torch.Tensor:
+def latent_of(pieces: Any) -> torch.Tensor:
     pieces = pieces.pieces if isinstance(pieces, Output) else pieces
     return next(piece.latent for piece in pieces if isinstance(piece, ImagePiece))
 
 
-def _pictures(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
+def pictures_of(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
     pictures: list[Pixels] = []
     for start in range(0, len(latents), 64):
         pictures.extend(loaded.draw_pictures(torch.stack(latents[start : start + 64])))
     return pictures
 
 
-def _share(flags: list[bool]) -> float:
+def share(flags: list[bool]) -> float:
     return round(sum(flags) / len(flags), 4) if flags else 0.0

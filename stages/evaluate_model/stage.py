@@ -5,6 +5,7 @@ Every recipe gets the held-out losses. The `shapes` world also gets its judge: t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stages.core.runtime import Runtime
 from stages.evaluate_model.config import EvalConfig
 from stages.evaluate_model.judged import (
     Judged,
+    Part,
     judge_drawings,
     judge_edits,
     judge_free,
@@ -24,7 +26,14 @@ from stages.evaluate_model.judged import (
     shapes_edits,
     shapes_pairs,
 )
-from stages.generation.loading import load_model
+from stages.evaluate_model.judged_stories import (
+    judge_continued,
+    judge_inpainted,
+    judge_turned,
+    shapes_stories,
+    with_thing_at_right,
+)
+from stages.generation.loading import LoadedModel, load_model
 
 
 def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
@@ -33,27 +42,9 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     losses = loaded.checkpoint.manifest.stats["losses"]
     figures: dict[str, Any] = {name: value for name, value in losses.items() if name.startswith("heldout_")}
     judged: list[Judged] = []
-    pairs = shapes_pairs(loaded, "scene")
-    if pairs:
-        for part in (
-            judge_drawings(loaded, pairs[: eval.text_to_image], eval.generation, seed, runtime),
-            judge_texts(loaded, pairs[: eval.image_to_text], eval.generation, seed, runtime),
-            judge_free(loaded, eval, seed, runtime),
-        ):
-            figures.update(part.figures)
-            judged.extend(part.judged)
-        harder = shapes_pairs(loaded, "thing")[: min(eval.text_to_image, eval.image_to_text)]
-        if harder:
-            for part in (
-                judge_drawings(loaded, harder, eval.generation, seed, runtime),
-                judge_texts(loaded, harder, eval.generation, seed, runtime),
-            ):
-                figures.update({f"new_things_{name}": value for name, value in part.figures.items()})
-    edits = shapes_edits(loaded)[: eval.edits]
-    if edits:
-        part = judge_edits(loaded, edits, eval.generation, seed, runtime)
-        figures.update(part.figures)
-        judged.extend(part.judged)
+    for part, prefix in _parts(eval, loaded, runtime, seed):
+        figures.update({f"{prefix}{name}": value for name, value in part.figures.items()})
+        judged.extend([] if prefix else part.judged)
     if not judged:
         runtime.report(Note("no judge for this source: the scores are the held-out losses"))
     write_json(build.folder / SCORES, figures)
@@ -62,4 +53,24 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     if mistakes:
         sheet = contact_sheet(mistakes[:64], columns=8, gap=4)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
-    build.seal({"judge": "shapes" if pairs or edits else None}, figures)
+    build.seal({"judge": "shapes" if judged else None}, figures)
+
+
+def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[Part, str]]:
+    """What can be judged of this source, and what its figures' names begin with."""
+    rest = (eval.generation, seed, runtime)
+    pairs = shapes_pairs(loaded, "scene")
+    if pairs:
+        yield judge_drawings(loaded, pairs[: eval.text_to_image], *rest), ""
+        yield judge_texts(loaded, pairs[: eval.image_to_text], *rest), ""
+        yield judge_free(loaded, eval, seed, runtime), ""
+    if harder := shapes_pairs(loaded, "thing")[: min(eval.text_to_image, eval.image_to_text)]:
+        yield judge_drawings(loaded, harder, *rest), "new_things_"
+        yield judge_texts(loaded, harder, *rest), "new_things_"
+    if holed := with_thing_at_right(pairs)[: eval.inpainted]:
+        yield judge_inpainted(loaded, holed, *rest), ""
+    if stories := shapes_stories(loaded)[: eval.stories]:
+        yield judge_continued(loaded, stories, *rest), ""
+        yield judge_turned(loaded, stories, *rest), ""
+    if edits := shapes_edits(loaded)[: eval.edits]:
+        yield judge_edits(loaded, edits, *rest), ""

@@ -62,13 +62,18 @@ class LoadedModel:
         cell = self.latents.content.downsampling
         step = cell * self.checkpoint.content.patch_side
         size = height // cell, width // cell
-        what = f"pictures of {height} x {width} px (height x width) cannot be drawn"
+        what = f"size {width}x{height}"
         if height % step or width % step:
-            near = " x ".join(str(max(step, round(side / step) * step)) for side in (height, width))
-            raise TfcliError(what, why=f"sides must be multiples of {step}", fix=f"take {near}", code=ExitCode.USAGE)
+            near = "x".join(str(max(1, round(side / step)) * step) for side in (width, height))
+            raise TfcliError(
+                f"{what}: sides must be multiples of {step}",
+                why=f"the autoencoder shrinks them {cell} times, and a patch has {step // cell} pixels a side of that",
+                fix=f"such as {near}",
+                code=ExitCode.USAGE,
+            )
         if self.size_ids and size not in self.size_ids:
-            known = ", ".join(f"{h * cell} x {w * cell}" for h, w in self.size_ids)
-            raise TfcliError(what, why="the model has no token for that size", fix=f"take {known}", code=ExitCode.USAGE)
+            known = ", ".join(f"{w * cell}x{h * cell}" for h, w in self.size_ids)
+            raise TfcliError(what, why="the model has no token for it", fix=f"one of {known}", code=ExitCode.USAGE)
         return size
 
     def read_picture(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:

@@ -1,0 +1,32 @@
+"""Generation from Python:
+
+    from stages.sample_model import load
+    model = load("work/shapes/checkpoint")
+    for event in model.generate(["a red circle left of a blue square"], seed=7):
+        ...
+
+`load` brings torch; importing this does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from stages.sample_model.events import End, Event, Picture, Step, Text
+
+if TYPE_CHECKING:
+    from stages.sample_model.api import Model
+
+__all__ = ["End", "Event", "Picture", "Step", "Text", "load"]
+
+
+def load(path: Path | str, device: str = "auto", precision: Literal["fp32", "bf16"] | None = None) -> Model:
+    """A finished checkpoint with its tokenizer and autoencoder, ready to generate. path: its folder. device: auto, cpu, cuda,
+    cuda:N. precision: of the matrix products; None: as in the recipe.
+
+    Raises TfcliError (ARTIFACT) where a part is gone or has changed.
+    """
+    from stages.sample_model.api import Model
+
+    return Model(Path(path), device, precision)

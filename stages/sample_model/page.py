@@ -1,103 +1,136 @@
-"""The static page of Samples: documents as a person reads them, and the losses of the run as a plot. No scripts."""
+"""The static page of Samples: documents as a person reads them, what was given apart from what the model wrote and drew.
+
+Pictures are walked through with the arrow keys and enlarged with Enter; light and dark by the reader's own setting.
+"""
 
 from __future__ import annotations
 
 from html import escape
+from itertools import groupby
 from typing import Any
 
-from stages.artifacts.samples import Part, Record
+from stages.artifacts.samples import GRID, Part, Record
+from stages.sample_model.page_assets import POLICY, SCRIPT, STYLE
+from stages.sample_model.plots import plot
+from stages.sources.text_rules import printable
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --card: #8881; --a: #2563eb; --b: #d9480f; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .85rem; overflow-wrap: anywhere; }
-dt { opacity: .7; } dd { margin: 0; }
-.documents { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem; overflow-wrap: anywhere; }
-article img { width: 128px; height: 128px; image-rendering: pixelated; border-radius: 4px; display: block; margin: .4rem 0; }
-article .prompt { border-left: 3px solid var(--a); padding-left: .6rem; }
-article .output { border-left: 3px solid var(--b); padding-left: .6rem; margin-top: .4rem; }
-article footer { font-size: .75rem; opacity: .65; margin-top: .4rem; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; } figcaption { font-size: .85rem; }
-svg { border: 1px solid var(--line); border-radius: 8px; } svg text { fill: currentColor; font-size: 11px; }
-.key { font-size: .85rem; } .key b { font-weight: 600; }
-"""
+_SHOWN = 160  # pixels of the shorter side; smaller pictures are enlarged without smoothing
+_ENDED = {
+    "eos": "ended by itself",
+    "images": "",  # as asked
+    "text": "text limit",
+    "length": "length limit",
+    "stop": "stop string",
+}
+_KEYS = (
+    "<p class='facts'><kbd>&larr;</kbd> <kbd>&rarr;</kbd> <kbd>&uarr;</kbd> <kbd>&darr;</kbd> go from picture to picture, "
+    "<kbd>Enter</kbd> enlarges, <kbd>Esc</kbd> closes.</p>"
+)
+_DIALOG = (
+    "<dialog aria-label='picture, enlarged'><img alt=''><p aria-live='polite'></p>"
+    "<button data-act='back'>Back</button><button data-act='on'>Next</button>"
+    "<button data-act='close' autofocus>Close</button></dialog>"
+)
 
 
 def render_page(
-    title: str, settings: dict[str, str], metrics: list[dict[str, Any]], sections: dict[str, list[Record]]
+    title: str,
+    summary: str,
+    settings: dict[str, str],
+    metrics: list[dict[str, Any]],
+    sections: dict[str, list[Record]],
 ) -> str:
-    """The whole HTML text. metrics: rows of metrics.jsonl; sections: heading -> records."""
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in settings.items())
+    """The whole HTML text. summary: a line below the title; metrics: rows of metrics.jsonl; sections: heading -> records."""
+    facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in settings.items())
     plots = plot(metrics, "text_loss", "Text: nats per token") + plot(
         metrics, "image_loss", "Images: squared noise error"
     )
-    body = "".join(_section(heading, records) for heading, records in sections.items() if records)
+    shown = {heading: records for heading, records in sections.items() if records}
+    drawn = any(part.image for records in shown.values() for record in records for part in record.output)
+    sheet = f" All drawn pictures on one sheet: <a href='{GRID}'>{GRID}</a>." if drawn else ""
+    body = "".join(_section(heading, records) for heading, records in shown.items())
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-        f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1><p class='key'>In each document <b style='color:var(--a)'>blue</b> marks what was given "
-        f"and <b style='color:var(--b)'>orange</b> what the model wrote and drew.</p><dl>{facts}</dl>"
-        f"<h2>Losses</h2><div class='plots'>{plots}</div>{body}</body></html>\n"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_text(title)}</title>"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body>"
+        f"<header><h1>{_text(title)}</h1><p class='facts'>{_text(summary)}{sheet}</p>{_KEYS}</header><main>{body}</main>"
+        f"<details><summary>Settings and losses</summary><dl>{facts}</dl><div class='plots'>{plots}</div></details>"
+        f"{_DIALOG}<script>{SCRIPT}</script></body></html>\n"
     )
 
 
 def _section(heading: str, records: list[Record]) -> str:
-    cards = "".join(_card(record) for record in records)
-    return f"<section><h2>{escape(heading)}</h2><div class='documents'>{cards}</div></section>"
+    cards = [_card(list(takes)) for _, takes in groupby(records, key=lambda record: record.index)]
+    count = f"<small>{len(cards)}</small>"
+    return f"<section><h2>{_text(heading)} {count}</h2><div class='documents'>{''.join(cards)}</div></section>"
 
 
-def _card(record: Record) -> str:
-    prompt = f"<div class='prompt'>{_parts(record.prompt)}</div>" if record.prompt else ""
-    key = f"{escape(record.key)}, " if record.key else ""
-    ended = {"eos": "ended by itself", "images": "picture limit", "text": "text limit", "length": "length limit"}
-    footer = f"<footer>{key}{ended.get(record.ended, record.ended)}</footer>"
-    return f"<article>{prompt}<div class='output'>{_parts(record.output)}</div>{footer}</article>"
+def _card(takes: list[Record]) -> str:
+    """A prompt with what the model made of it, more than once where there are several takes."""
+    first = takes[0]
+    about = "".join(part.text or "" for part in first.prompt).strip()
+    shown = (_parts(first.prompt, "given picture") if first.prompt else "") + _begun(first)
+    given = f"<div class='given'>{shown}</div>" if shown else ""
+    made = [f"<div class='made'>{_parts(take.output, _alt(take, about))}</div>" for take in takes]
+    outputs = made[0] if len(made) == 1 else f"<div class='takes'>{''.join(made)}</div>"
+    ends = list(dict.fromkeys(_ENDED.get(take.ended, take.ended) for take in takes))
+    notes = [f"{len(takes)} samples"] if len(takes) > 1 else []
+    footer = ", ".join(filter(None, [*([first.key] if first.key else [f"prompt {first.index + 1}"]), *notes, *ends]))
+    shapes = [_shown_size(part) for take in takes for part in (*take.prompt, *take.output) if part.image]
+    width = max([240, *(width for _, width in shapes)]) if len(takes) == 1 else 0
+    style = f" style='width:calc({width}px + 2.1rem)'" if width else ""
+    return f"<article{style}>{given}{outputs}<footer>{_text(footer)}</footer></article>"
 
 
-def _parts(parts: list[Part]) -> str:
+def _begun(first: Record) -> str:
+    """What drawing began from, where it could change, and what it was led away from."""
+    shown = ""
+    if first.begin is not None:
+        strength = f", strength {first.strength:g}" if first.strength not in (None, 1.0) else ""
+        shown += f"<p class='note'>drawing begins from{strength}</p>{_picture(first.begin, 'picture that drawing began from')}"
+    if first.mask is not None:
+        shown += f"<p class='note'>white may change</p>{_picture(first.mask, 'mask: white could change')}"
+    if first.negative:
+        shown += f"<p class='note'>away from: {_text(first.negative)}</p>"
+    return shown
+
+
+def _alt(take: Record, about: str) -> str:
+    """What a drawn picture was drawn for: the text before it, of the prompt or of the model."""
+    written = "".join(part.text or "" for part in take.output).strip()
+    words = about or written
+    number = f", sample {take.take + 1}" if take.take else ""
+    return (f"drawn for: {words}" if words else "drawn from nothing") + number
+
+
+def _parts(parts: list[Part], alt: str) -> str:
     shown = []
     for part in parts:
         if part.image is not None:
-            shown.append(f"<img src='{escape(part.image)}' alt='picture of this document' loading='lazy'>")
-        else:
-            shown.append(f"<span>{escape(part.text or '')}</span>")
-    return "".join(shown) or "<i>nothing</i>"
+            shown.append(_picture(part, alt))
+        elif part.text and part.text.strip():
+            scrolls = " tabindex='0'" if len(part.text) > 600 else ""  # a box that scrolls must be reached by keys
+            shown.append(f"<p dir='auto'{scrolls}>{_text(part.text.strip(' '))}</p>")
+    return "".join(shown) or "<p><i>nothing</i></p>"
 
 
-def plot(metrics: list[dict[str, Any]], name: str, caption: str) -> str:
-    """An SVG line plot of a loss on training (thin) and held-out rows (thick) by step."""
-    lines = {key: [(row["step"], row[key]) for row in metrics if key in row] for key in (name, f"heldout_{name}")}
-    points = [point for line in lines.values() for point in line]
-    if len(points) < 2:
-        return ""
-    width, height, margin = 460, 240, 40
-    last = max(step for step, _ in points) or 1
-    # The first values of an untrained model would squeeze the rest: the axis ends at the 95th percentile.
-    values = sorted(value for _, value in points)
-    low, high = (
-        values[0],
-        max(values[int(len(values) * 0.95)], lines[f"heldout_{name}"][0][1] if lines[f"heldout_{name}"] else 0),
-    )
-    span = (high - low) or 1.0
-
-    def place(step: float, value: float) -> str:
-        x = margin + (width - margin - 10) * step / last
-        y = 10 + (height - margin - 10) * (1 - (min(value, high) - low) / span)
-        return f"{x:.1f},{y:.1f}"
-
-    drawn = ""
-    for key, colour, thickness in ((name, "var(--a)", 1), (f"heldout_{name}", "var(--b)", 2.5)):
-        path = " ".join(place(step, value) for step, value in lines[key])
-        drawn += f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='{thickness}'/>"
-    labels = (
-        f"<text x='4' y='18'>{high:.3g}</text><text x='4' y='{height - margin}'>{low:.3g}</text>"
-        f"<text x='{margin}' y='{height - 12}'>0</text>"
-        f"<text x='{width - 10}' y='{height - 12}' text-anchor='end'>step {last}</text>"
-    )
-    final = lines[f"heldout_{name}"][-1][1] if lines[f"heldout_{name}"] else values[0]
+def _picture(part: Part, alt: str) -> str:
+    height, width = _shown_size(part)
+    small = " class='small'" if part.size and min(part.size) < _SHOWN else ""
+    steps = f"<a class='steps' href='{escape(part.animation)}'>how it was drawn</a>" if part.animation else ""
     return (
-        f"<figure><svg width='{width}' height='{height}' role='img' aria-label='{escape(caption)}'>{drawn}{labels}</svg>"
-        f"<figcaption>{escape(caption)}: training (blue), held out (orange, ends at {final:.4g})</figcaption></figure>"
+        f"<div class='drawn'><a class='picture' href='{escape(part.image or '')}'><img{small} src='{escape(part.image or '')}' "
+        f"width='{width}' height='{height}' alt='{escape(printable(alt), quote=True)}' loading='lazy'></a>{steps}</div>"
     )
+
+
+def _shown_size(part: Part) -> tuple[int, int]:
+    """Height and width on the page: small pictures are enlarged by a whole number."""
+    height, width = part.size or (_SHOWN, _SHOWN)
+    scale = max(1, -(-_SHOWN // min(height, width)))
+    return height * scale, width * scale
+
+
+def _text(text: str) -> str:
+    """Escaped for HTML; control characters made visible, line breaks kept."""
+    return "\n".join(escape(printable(line)) for line in text.split("\n"))

@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,12 @@ def _read_rows(path: Path, name_column: str, text_column: str, normal: Callable[
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of a JSONL file (.gz: compressed). Blank lines are passed over; anything else is an error that
     names the line."""
-    for number, line in enumerate(_lines(path), 1):
+    return json_objects(_lines(path), path)
+
+
+def json_objects(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same of lines that are read already; `path` names them in errors."""
+    for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE_BYTES:
             raise line_error(path, number, f"longer than {MAX_LINE_BYTES >> 20} MiB")
         try:

@@ -106,6 +106,16 @@ class Shelf:
         return self.folder / "finished"
 
     @cached_property
+    def trained(self) -> Path:
+        """The same with a checkpoint, of one step of training."""
+        with pytest.MonkeyPatch.context() as patch:
+            lab = Lab(self.folder / "trained", self, patch)
+            lab.finish()
+            outcome = lab.run("train")
+            assert outcome.code == 0, outcome.stderr
+        return self.folder / "trained"
+
+    @cached_property
     def pictures(self) -> list[bytes]:
         rng = np.random.default_rng(0)
         return [png(Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8))) for _ in range(GOOD)]
@@ -118,6 +128,7 @@ class Lab:
         self.folder = folder
         self.shelf = shelf
         self.patch = patch
+        self.stdin = b""
         self.open = ExitStack()  # what a case holds until it ends: a lock, a socket
         (folder / "pictures").mkdir(parents=True)
         (folder / "work").mkdir()
@@ -128,10 +139,11 @@ class Lab:
         patch.chdir(folder)
         patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and the disk took half of the time
 
-    def finish(self) -> Path:
-        """Have latents, tokens and sequences lie in the work folder; returns it."""
+    def finish(self, *, trained: bool = False) -> Path:
+        """Have latents, tokens and sequences (trained: and a checkpoint) lie in the work folder; returns it."""
+        made = self.shelf.trained if trained else self.shelf.finished
         shutil.rmtree(self.folder / "work")
-        shutil.copytree(self.shelf.finished / "work", self.folder / "work")
+        shutil.copytree(made / "work", self.folder / "work")
         return self.folder / "work"
 
     def add(self, name: str, data: bytes, caption: str | bytes | None = "a small thing") -> Path:
@@ -149,14 +161,15 @@ class Lab:
         from tfcli.app import app
 
         args = command.split()
-        if args[0] in ("vae", "encode", "tokenize", "pack", "train", "sample") and "-r" not in more:
+        alone = args[0] == "sample" and len(args) > 1  # 'sample work' names its checkpoint itself
+        if args[0] in ("vae", "encode", "tokenize", "pack", "train", "sample") and "-r" not in more and not alone:
             args += ["-r", "recipe.toml"]
-        if args[0] not in ("verify", "inspect", "recipe") and "--work" not in more:
+        if args[0] not in ("verify", "inspect", "recipe") and "--work" not in more and not alone:
             args += ["--work", "work"]
         if args[0] not in ("verify", "inspect", "recipe"):
             args += ["--workers", "0"] if "--workers" not in more else []
             args += ["--device", "cpu"] if "--device" not in more else []
-        result = CliRunner().invoke(app, [*args, *more], prog_name="tfcli")
+        result = CliRunner().invoke(app, [*args, *more], prog_name="tfcli", input=self.stdin)
         lines = self._lines(result.exit_code, result.stderr)
         if result.exit_code == 0 and "--dry-run" in more:
             lines = tuple(self.plain(line) for line in result.stdout.splitlines())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
-from tests.bad_inputs.lab import RECIPE, Case, Lab, Outcome, sets
+from PIL import Image
+
+from tests.bad_inputs.lab import RECIPE, Case, Lab, Outcome, png, sets
 
 CHECK = "recipe check"
 
@@ -66,6 +68,64 @@ def nobodys_home(_lab: Lab) -> tuple[str, ...]:
     return ("--work", "~nobody-of-that-name/work")
 
 
+def trained(*words: str) -> Callable[[Lab], tuple[str, ...]]:
+    """A maker of a finished checkpoint; the words are the prompt."""
+
+    def make(lab: Lab) -> tuple[str, ...]:
+        lab.finish(trained=True)
+        return (*words, "--steps", "1", *sets("sample.generation.max_text_tokens=2"))
+
+    return make
+
+
+def long_prompt(lab: Lab) -> tuple[str, ...]:
+    return trained("word " * 100)(lab)
+
+
+def written(lab: Lab, data: bytes, name: str = "lines.txt") -> str:
+    (lab.folder / name).write_bytes(data)
+    return name
+
+
+def document(data: bytes) -> Callable[[Lab], tuple[str, ...]]:
+    """A maker of a file of documents."""
+
+    def make(lab: Lab) -> tuple[str, ...]:
+        (lab.folder / "secret.png").write_bytes(lab.shelf.pictures[0])
+        return ("--prompts", written(lab, data, "documents.jsonl"))
+
+    return make
+
+
+def on_stdin(data: bytes) -> Callable[[Lab], tuple[str, ...]]:
+    def make(lab: Lab) -> tuple[str, ...]:
+        lab.stdin = data
+        return ("--prompts", "-")
+
+    return make
+
+
+def html_picture(lab: Lab) -> tuple[str, ...]:
+    return trained("--image", written(lab, b"<html><body>no picture</body></html>", "page.png"))(lab)
+
+
+def mask(size: tuple[int, int], value: int) -> Callable[[Lab], tuple[str, ...]]:
+    """A maker of a mask of one grey."""
+
+    def make(lab: Lab) -> tuple[str, ...]:
+        written(lab, png(Image.new("L", size, value)), "mask.png")
+        return trained("--begin", "pictures/good0.png", "--mask", "mask.png")(lab)
+
+    return make
+
+
+def samples_not_ours(lab: Lab) -> tuple[str, ...]:
+    lab.finish(trained=True)
+    (lab.folder / "work" / "samples").mkdir()
+    (lab.folder / "work" / "samples" / "thesis.txt").write_text("years of work")
+    return sets("sample.heldout_prompts=1")
+
+
 CASES = [
     Case(34, "unknown key", recipe("stepss = 3\n"), 2, ("config.toml: unknown key train.stepss", "did you mean train.steps?"), CHECK),
     Case(34, "wrong type", recipe('eval_every = "often"\n'), 2, ("config.toml: train.eval_every:",), CHECK),
@@ -84,12 +144,49 @@ CASES = [
     Case(36, "--device cuda without one", lambda lab: no_cuda(lab, "cuda"), 5, ("--device cuda: no CUDA device", "fix: use --device cpu")),
     Case(36, "--device cuda:7", lambda lab: no_cuda(lab, "cuda:7"), 5, ("--device cuda:7: no CUDA device",)),
     Case(36, "--device that is none", lambda _: ("--device", "toaster"), 2, ("--device toaster: no such device",)),
-    Case(38, "empty prompt", lambda _: ("--prompt", " "), 2, ("it is empty",), "sample"),
-    Case(38, "prompt that is not UTF-8", lambda _: ("--prompt", "caf\udce9"), 2, ("it is not UTF-8",), "sample"),
-    Case(39, "0 steps of the sampler", lambda _: sets("sample.generation.sampler.steps=0"), 2, ("sample.generation.sampler.steps:",), "sample"),
-    Case(39, "guidance of NaN", lambda _: sets("sample.generation.guidance=nan"), 2, ("sample.generation.guidance:",), "sample"),
-    Case(39, "negative guidance", lambda _: sets("sample.generation.guidance=-1"), 2, ("sample.generation.guidance:",), "sample"),
-    Case(39, "sampler that is none", lambda _: sets("sample.generation.sampler={kind='dpmpp'}"), 2, ("sample.generation.sampler:", "'dpm++'"), "sample"),
+    Case(38, "empty prompt", lambda _: (" ",), 2, ("it is empty",), "sample"),
+    Case(38, "prompt that is not UTF-8", lambda _: ("caf\udce9",), 2, ("half of a surrogate pair",), "sample"),
+    Case(38, "prompt of control symbols", trained("<boi><eos>"), 0, ("goes through",), "sample work", note="they are text like any other"),
+    Case(38, "prompt longer than the rows of the training", long_prompt, 2, ("is too long", "rows of 64"), "sample work"),
+    Case(38, "prompt of 2 MB", lambda lab: ("--prompts", written(lab, b"a" * 2_000_000)), 2, ("2,000,000 bytes > 1,048,576",), "sample"),
+    Case(38, "prompts without a line", lambda lab: ("--prompts", written(lab, b"\n \n")), 2, ("no prompts in lines.txt",), "sample"),
+    Case(38, "prompts that are not UTF-8, on stdin", on_stdin(b"good\ncaf\xe9\n"), 2, ("stdin:2: byte 3 is not UTF-8",), "sample"),
+    Case(38, "nothing on stdin", on_stdin(b""), 2, ("no prompts in stdin",), "sample"),
+    Case(38, "prompts file missing", lambda _: ("--prompts", "lines.text"), 2, ("file of prompts not found",), "sample"),
+    Case(38, "document that is not JSON", document(b'{"parts": [}'), 2, ("documents.jsonl:1: not JSON",), "sample"),
+    Case(38, "document without parts", document(b'{"parts": []}'), 2, ("documents.jsonl:1: parts is empty",), "sample"),
+    Case(38, "document with an unknown key", document(b'{"parts": [{"text": "a"}], "drew": true}'), 2, ("documents.jsonl:1: unknown key drew (known: draw, size",), "sample"),
+    Case(38, "document with a part that is none", document(b'{"parts": [{"txt": "a"}]}'), 2, ("documents.jsonl:1: parts.0",), "sample"),
+    Case(38, "document whose picture lies outside", document(b'{"parts": [{"image": "../secret.png"}]}'), 2, ("paths with .. are refused",), "sample"),
+    Case(38, "document whose picture is absolute", document(b'{"parts": [{"image": "/etc/passwd"}]}'), 2, ("absolute paths are refused",), "sample"),
+    Case(38, "document whose picture is missing", document(b'{"parts": [{"image": "a.png"}]}'), 2, ("image a.png is not a file in the folder",), "sample"),
+    Case(38, "picture of a prompt missing", lambda _: ("--image", "pictures/good.png"), 2, ("picture not found", "did you mean pictures/good"), "sample"),
+    Case(38, "picture of a prompt that is a folder", lambda _: ("--image", "pictures"), 2, ("not a plain file",), "sample"),
+    Case(38, "picture of a prompt that is none", html_picture, 3, ("picture page.png cannot be used: NOT_AN_IMAGE",), "sample work"),
+    Case(38, "more marks than pictures", lambda _: ("<image> or <image>", "--image", "pictures/good0.png"), 2, ("2 <image> and 1 --image",), "sample"),
+    Case(38, "no prompt to draw", lambda _: ("--draw",), 2, ("need a prompt",), "sample"),
+    Case(38, "to draw and to write", lambda _: ("a thing", "--draw", "--write"), 2, ("--draw and --write exclude each other",), "sample"),
+    Case(39, "checkpoint that is not there", lambda _: None, 2, ("checkpoint not found: worx", "did you mean work?"), "sample worx"),
+    Case(39, "checkpoint that is something else", lambda lab: lab.finish() and ("a thing",), 4, ("no checkpoint at work",), "sample work"),
+    Case(39, "0 samples", lambda _: ("a thing", "--count", "0"), 2, ("sample.count:",), "sample"),
+    Case(39, "--steps 0", lambda _: ("a thing", "--steps", "0"), 2, ("sample.generation.sampler.steps:",), "sample"),
+    Case(39, "--steps many", lambda _: ("a thing", "--steps", "many"), 2, ("'--steps'",), "sample"),
+    Case(39, "unknown sampler", lambda _: ("a thing", "--sampler", "dimm"), 2, ("sample.generation.sampler",), "sample"),
+    Case(39, "--guidance of NaN", lambda _: ("a thing", "--guidance", "nan"), 2, ("sample.generation.guidance:",), "sample"),
+    Case(39, "negative temperature", lambda _: ("a thing", "--temperature", "-1"), 2, ("sample.generation.temperature:",), "sample"),
+    Case(39, "--top-p 0", lambda _: ("a thing", "--top-p", "0"), 2, ("sample.generation.top_p:",), "sample"),
+    Case(39, "--seed of 2^70", lambda _: ("a thing", "--seed", str(2**70)), 2, ("seed: Input should be less than",), "sample"),
+    Case(39, "size that patches do not divide", lambda lab: (*trained("a thing")(lab), "--size", "18x16"), 2, ("size 18x16: sides must be multiples of 4", "such as 16x16"), "sample work"),
+    Case(39, "size that is none", lambda _: ("a thing", "--size", "large"), 2, ("--size:",), "sample"),
+    Case(39, "size larger than the rows of the training", lambda lab: (*trained("a thing")(lab), "--size", "160x160"), 2, ("is too long", "rows of 64"), "sample work"),
+    Case(39, "mask without a picture to begin from", lambda _: ("a thing", "--mask", "pictures/good0.png"), 2, ("--mask without --begin",), "sample"),
+    Case(39, "mask of another size", mask((8, 8), 255), 2, ("mask mask.png is 8x8, the picture is 20x20",), "sample work"),
+    Case(39, "mask that is black", mask((20, 20), 0), 2, ("it is white nowhere",), "sample work"),
+    Case(39, "strength of 0", lambda _: ("--begin", "pictures/good0.png", "--strength", "0"), 2, ("--strength: Input should be greater than 0",), "sample"),
+    Case(39, "size and a picture to begin from", lambda _: ("--begin", "pictures/good0.png", "--size", "16x16"), 2, ("begin and size exclude each other",), "sample"),
+    Case(39, "a setting twice", lambda _: ("a thing", "--steps", "5", *sets("sample.generation.sampler.steps=6")), 2, ("exclude each other",), "sample"),
+    Case(39, "samples where something else lies", samples_not_ours, 2, ("will not write to work/samples",), "sample"),
+    Case(39, "negative guidance", lambda _: ("a thing", "--guidance", "-1"), 2, ("sample.generation.guidance:",), "sample"),
     Case(39, "guidance interval that falls", lambda _: sets("sample.generation.guidance_interval=[0.8, 0.2]"), 2, ("must rise and lie between 0",), "sample"),
     Case(39, "height without width", lambda _: sets("sample.generation.height=16"), 2, ("set both or neither",), "sample"),
     Case(39, "empty stop string", lambda _: sets("sample.generation.stop=['']"), 2, ("sample.generation.stop",), "sample"),

@@ -49,6 +49,7 @@ class World:
                 self.during[stage](runtime)
             if stage == "sample":
                 (build.folder / "index.html").write_text("<html>")
+                (build.folder / "records.jsonl").write_text("")
             runtime.report(Progress(stage, 2, 2, "things"))
             build.seal({"rows": 3}, {"seconds": 0.5, "judge": {"right_[red]": 0.25}, "history": [1, 2]})
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from stages.core.events import Note, Progress, Warn
+from stages.core.events import Event, Note, Passage, Progress, Warn
 from tfcli import render
 from tfcli.render import Reporter, beat_line, rate_text, seconds_text, size_text
 
@@ -47,6 +47,44 @@ def test_a_stopped_task_tells_how_far_it_came(clock: list[float], capsys: pytest
     assert "train: 510/1,000 steps (51%), 1.0 steps/s, 8 min 10 s left" in capsys.readouterr().err
 
 
+PASSAGES = (
+    Passage("1: [b]a cat", text="[i]black"),
+    Passage("1: [b]a cat", text=" one\x1b[5m\n"),
+    Progress("draw", 5, 100, "%"),
+    Progress("draw", 100, 100, "%"),
+    Passage("1: [b]a cat", picture="images/1.png"),
+    Passage("1: [b]a cat", text="yes", ended="eos"),
+    Passage("2: a dog", ended="images"),
+    Note("done"),
+)
+
+
+def test_documents_are_lines_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter() as report:
+        for event in PASSAGES:
+            report(event)
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("draw:")]
+    assert lines == ["1: [b]a cat -> [i]black one\\x1b[5m\\n [images/1.png] yes", "2: a dog -> nothing", "done"]
+    with Reporter(quiet=True) as report:
+        report(PASSAGES[0])
+        report(PASSAGES[6])
+    assert capsys.readouterr().err == ""
+
+
+def test_text_appears_on_a_terminal_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    text = _on_terminal(monkeypatch, *PASSAGES, seen=seen, TERM="xterm-256color", NO_COLOR="1", COLUMNS="200")
+    assert seen[0].endswith("[i]black")
+    assert seen[1].endswith("[i]black one\\x1b[5m\n")
+    order = [
+        text.index(word) for word in ("1: [b]a cat", "[i]black one", "100/100", "[images/1.png]", "yes", "2: a dog")
+    ]
+    assert order == sorted(order)
+    assert "\x1b[5m" not in text
+    assert text.count("1: [b]a cat") == 1
+    assert text.rstrip().endswith("done")
+
+
 def test_quiet_leaves_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter(quiet=True) as report:
         report(Note("hello"))
@@ -55,7 +93,16 @@ def test_quiet_leaves_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "warning: [red]beware[/red]\\x1b[31m\\nof this\n"
 
 
-def _on_terminal(monkeypatch: pytest.MonkeyPatch, **env: str) -> str:
+BAR = (
+    Progress("[b]draw", 1, 4, "things", {"[x]": "\x1b[5m"}),
+    Note("[i]a note"),
+    Progress("[b]draw", 4, 4, "things"),
+)
+
+
+def _on_terminal(monkeypatch: pytest.MonkeyPatch, *events: Event, seen: list[str] | None = None, **env: str) -> str:
+    """What stands on a terminal after the events (those of BAR by default); seen: and after each of them."""
+
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -67,9 +114,10 @@ def _on_terminal(monkeypatch: pytest.MonkeyPatch, **env: str) -> str:
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     with Reporter() as report:
-        report(Progress("[b]draw", 1, 4, "things", {"[x]": "\x1b[5m"}))
-        report(Note("[i]a note"))
-        report(Progress("[b]draw", 4, 4, "things"))
+        for event in events or BAR:
+            report(event)
+            if seen is not None:
+                seen.append(stream.getvalue())
     return stream.getvalue()
 
 

@@ -234,3 +234,54 @@ def test_prompts_go_beside_the_samples_of_the_recipe(world: Any) -> None:
 @pytest.mark.parametrize("args", [["-p", " "], ["-p", "\udcff"], ["-p", "x", "--set", 'sample.prompts=["y"]']])
 def test_prompts_that_cannot_be(world: Any, args: list[str]) -> None:
     assert world.call("sample", "-r", "tiny", *args).exit_code == 2
+
+
+def test_a_checkpoint_alone_is_sampled_as_its_recipe_says(world: Any) -> None:
+    world.call("run", "tiny", "--set", "sample.generation.guidance=7", "--set", "sample.free=3")
+    (world.folder / "recipes" / "tiny.toml").unlink()
+    for given in ("work/tiny", "work/tiny/checkpoint"):
+        made = world.json("sample", given, "a dog", "--steps", "9", "--temperature", "0.5", "--seed", "4", "--json")
+        manifest = json.loads((Path(made["path"]) / "manifest.json").read_text())
+        generation = manifest["config"]["sample"]["generation"]
+        assert (generation["guidance"], generation["temperature"], generation["sampler"]["steps"]) == (7, 0.5, 9)
+        assert (manifest["config"]["sample"]["prompts"], manifest["config"]["sample"]["free"]) == (["a dog"], 0)
+        assert manifest["seed"] == 4
+        assert Path(made["path"]).parent == Path("work/tiny")
+        assert made["index"] == f"{made['path']}/index.html"
+        assert made["state"] == ("missing" if given == "work/tiny" else "fresh")
+    elsewhere = world.call("sample", "work/tiny", "a dog", "--work", "other", "-q")
+    assert elsewhere.stdout.startswith("other/samples-")
+
+
+def test_another_sampler_begins_with_its_own_steps(world: Any) -> None:
+    world.call("run", "tiny")
+    made = world.json("sample", "work/tiny", "a", "--sampler", "ddpm", "--steps", "9", "--json")
+    manifest = json.loads((Path(made["path"]) / "manifest.json").read_text())
+    sampler = manifest["config"]["sample"]["generation"]["sampler"]
+    assert (sampler["kind"], sampler["steps"]) == ("ddpm", 9)
+
+
+def test_neither_a_checkpoint_nor_a_recipe(world: Any) -> None:
+    result = world.call("sample")
+    assert (result.exit_code, "neither a checkpoint nor a recipe" in result.stderr) == (2, True)
+    world.call("run", "tiny")
+    checkpoint = world.folder / "work/tiny/checkpoint"
+    (checkpoint / "recipe.json").write_text('{"train": {}}')  # as it was once
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        entry["bytes"] = (checkpoint / entry["path"]).stat().st_size
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    result = world.call("sample", "work/tiny", "a")
+    assert (result.exit_code, "does not say how to sample it" in result.stderr) == (4, True)
+
+
+def test_the_page_opens_when_asked(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    world.call("run", "tiny")
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+    made = world.json("sample", "work/tiny", "a", "--json", "--open")
+    assert opened == [(world.folder / made["index"]).resolve().as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda _url: False)
+    result = world.call("sample", "work/tiny", "a", "--open", "-q")
+    assert (result.exit_code, "no browser opened" in result.stderr) == (5, True)
+    assert made["path"] in result.stdout

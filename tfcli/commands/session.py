@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.artifacts.manifest import Manifest
+from stages.artifacts.folder import RECIPE
+from stages.artifacts.manifest import Manifest, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.interrupts import Interrupts
 from stages.core.runtime import Launch, Runtime
 from stages.pipeline import Stage, Status, Workspace
-from stages.recipe import load_recipe
+from stages.recipe import load_recipe, make_recipe
+from stages.sources.files import existing_folder
 from tfcli.options import Call
-from tfcli.render import Reporter, seconds_text, short
+from tfcli.render import Reporter, seconds_text, short, show
 
 if TYPE_CHECKING:
     from stages.encode_images.plan import EncodePlan
@@ -50,13 +53,41 @@ class Outcome:
 
 def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
     """The recipe with its settings (and these on top), and the folder of its artifacts. Raises TfcliError (USAGE)."""
+    assert call.recipe is not None
     recipe = load_recipe(call.recipe, call.settings + settings)
-    work = Path("work") / recipe.name if call.work is None else _expanded(call.work)
+    work = work_folder(Path("work") / recipe.name if call.work is None else call.work)
+    return Workspace(recipe, work, read_again=call.force)
+
+
+def open_checkpoint(given: str, call: Call, settings: tuple[str, ...]) -> Workspace:
+    """A finished checkpoint, given by its folder or the work folder around it, with the recipe that it was made with (and the
+    settings of the call, and these, on top). Raises TfcliError (USAGE, ARTIFACT)."""
+    folder = existing_folder(given, "checkpoint")
+    if read_manifest(folder) is None and read_manifest(folder / "checkpoint") is not None:
+        folder = folder / "checkpoint"
+    open_artifact(folder, "checkpoint")
+    path = folder / RECIPE
+    try:
+        tree = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        tree, why = {}, f"{path}: {error}"
+    else:
+        why = f"{path} holds no recipe as a whole: an older tfcli wrote it"
+    if not isinstance(tree, dict) or "source" not in tree:
+        fix = "give the recipe and its work folder: tfcli sample -r RECIPE --work FOLDER ..."
+        raise TfcliError(f"{folder} does not say how to sample it", why=why, fix=fix, code=ExitCode.ARTIFACT)
+    recipe = make_recipe(tree, call.settings + settings, path)
+    return Workspace(recipe, work_folder(folder.parent if call.work is None else call.work), checkpoint=folder)
+
+
+def work_folder(given: Path) -> Path:
+    """The folder behind --work, which need not be there yet. Raises TfcliError (USAGE) where it cannot be one."""
+    work = _expanded(given)
     for folder in (work, *work.parents):
         # os.path: a name that is too long is not there; pathlib raises
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise TfcliError(f"--work {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
-    return Workspace(recipe, work, read_again=call.force)
+    return work
 
 
 def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts) -> Outcome:
@@ -113,6 +144,14 @@ def status_json(status: Status) -> dict[str, Any]:
         "state": status.state,
         "reason": status.reason,
     }
+
+
+def show_status(status: Status, call: Call) -> None:
+    """The same for people."""
+    runs = call.force or status.state != "fresh"
+    show(
+        f"{status.stage.name}: {status.state}, {status.reason}", f"{'would make' if runs else 'keeps'} {status.target}"
+    )
 
 
 def _expanded(path: Path) -> Path:

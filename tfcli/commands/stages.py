@@ -11,7 +11,9 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
 from stages.core.runtime import Launch, Part, Runtime
 from tfcli import options, render
-from tfcli.toml import toml_value
+from tfcli.commands.sample import HELP as SAMPLE_HELP
+from tfcli.commands.sample import sample
+from tfcli.commands.sample_options import Recipe as SampleRecipe
 
 # Help of the commands that take the shared options only; the paragraph behind the \b is printed as it is.
 HELP = {
@@ -42,14 +44,9 @@ HELP = {
     \b
     Example: tfcli eval -r smoke --json""",
 }
-SAMPLE_HELP = """Draw pictures from texts, write texts for pictures, and let the model write on its own.
 
-With --prompt only the given texts are drawn, into a samples folder of their own.
 
-\b
-Examples: tfcli sample -r smoke
-          tfcli sample -r smoke -p "a red circle" -p "two blue squares"
-"""
+PANEL = "Stages, in their order"
 
 
 def add_stages(app: typer.Typer) -> None:
@@ -57,12 +54,13 @@ def add_stages(app: typer.Typer) -> None:
     for name in ("vae", "encode", "tokenize", "pack", "train"):
         command = encode if name == "encode" else _command(name)
         _mount(app, name, HELP[name], command)
-    _mount(app, "sample", SAMPLE_HELP, sample)
+    takes = options.takes_call(sample, SampleRecipe, default=None)
+    app.command("sample", help=SAMPLE_HELP, rich_help_panel=PANEL)(takes)
     _mount(app, "eval", HELP["eval"], _command("eval"))
 
 
 def _mount(app: typer.Typer, name: str, help_text: str, command: Callable[..., None]) -> None:
-    app.command(name, help=help_text, rich_help_panel="Stages, in their order")(options.takes_call(command))
+    app.command(name, help=help_text, rich_help_panel=PANEL)(options.takes_call(command))
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -102,27 +100,15 @@ def _part(text: str) -> Part:
     return Part(int(found[1]), int(found[2]))
 
 
-def sample(prompt: options.PromptOption = None, *, call: options.Call) -> None:
-    run_stage("sample", call, tuple(prompt or ()))
-
-
-def run_stage(
-    name: str,
-    call: options.Call,
-    prompts: tuple[str, ...] = (),
-    wanted: Runtime | None = None,
-) -> None:
+def run_stage(name: str, call: options.Call, wanted: Runtime | None = None) -> None:
     """Make the artifact of one stage and print where it lies; nothing is printed of a part that is not the last."""
     # here, not at the top: the recipe needs numpy and pillow, '--help' does not
-    from stages.pipeline import BY_NAME, Workspace
+    from stages.pipeline import BY_NAME
     from tfcli.commands.plan import plan_json, plan_train, show_plan
-    from tfcli.commands.session import make_part, open_workspace, plan_encode, status_json
+    from tfcli.commands.session import make_part, open_workspace, plan_encode, show_status, status_json
 
     stage = BY_NAME[name]
-    workspace = open_workspace(call, _prompt_settings(call, prompts))
-    if prompts and workspace.status(stage).state != "waits":
-        fingerprint = workspace.stamp(stage).fingerprint
-        workspace = Workspace(workspace.recipe, workspace.work, samples=f"samples-{fingerprint[:8]}")
+    workspace = open_workspace(call)
     if call.dry_run:
         status = workspace.status(stage)
         runs = call.force or status.state != "fresh"
@@ -132,7 +118,7 @@ def run_stage(
             figures = vars(plan) if plan else plan_json(training) if training else {}
             render.show_json({**status_json(status), "would_run": runs, **figures})
             return
-        render.show(f"{name}: {status.state}, {status.reason}", f"{'would make' if runs else 'keeps'} {status.target}")
+        show_status(status, call)
         if plan:
             render.show(f"{plan.documents:,} documents, {plan.pictures:,} pictures, {plan.shards:,} shards")
         if plan and plan.bytes is not None:
@@ -153,32 +139,3 @@ def run_stage(
     render.show_path(outcome.before.target)
     if call.verbose:
         render.show(render.pairs(outcome.manifest.stats))
-
-
-def _prompt_settings(call: options.Call, prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """The recipe settings behind --prompt: these texts, and nothing else unless --set asks for it."""
-    if not prompts:
-        return ()
-    given = {setting.partition("=")[0].strip() for setting in call.settings}
-    if "sample.prompts" in given:
-        what = "--prompt and --set sample.prompts exclude each other"
-        raise TfcliError(what, fix="leave one of them out", code=ExitCode.USAGE)
-    for prompt in prompts:
-        if not prompt.strip() or not _is_utf8(prompt):
-            why = (
-                "it is not UTF-8"
-                if prompt.strip()
-                else "it is empty; --set sample.free=4 lets the model write on its own"
-            )
-            raise TfcliError(f"--prompt {prompt!r}", why=why, fix="give a text to draw", code=ExitCode.USAGE)
-    others = [f"sample.{key}" for key in ("heldout_prompts", "captions", "continued", "free")]
-    none = [f"{key}=0" for key in others if key not in given]
-    return (f"sample.prompts={toml_value(prompts)}", *none)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

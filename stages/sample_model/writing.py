@@ -1,0 +1,219 @@
+"""Sampled documents on disk as they come: pictures as PNG with all that it takes to draw them again, GIFs of the denoising,
+records; and what to tell of them on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.artifacts.samples import Part, Record
+from stages.coders.pixels import Pixels, encode_gif, encode_png
+from stages.core.events import Passage, Progress
+from stages.core.files import write_atomic
+from stages.core.runtime import Runtime
+from stages.generation.loading import LoadedModel
+from stages.generation.prompts import (
+    Denoised,
+    Ended,
+    Event,
+    ImageBegun,
+    ImageDone,
+    Piece,
+    TextAdded,
+    TextPiece,
+)
+from stages.sample_model.tasks import Task
+
+_FRAMES = 24  # of a GIF, whatever the number of steps
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What all documents of a mode share. checkpoint: its digest; settings: of the generation."""
+
+    seed: int
+    checkpoint: str
+    settings: dict[str, Any]
+    gif: bool
+
+
+@dataclass
+class _Growing:
+    """A document under way. estimates: of the image that is being denoised."""
+
+    parts: list[Part] = field(default_factory=list)
+    estimates: list[Tensor] = field(default_factory=list)
+    ended: str = ""
+
+
+class Writer:
+    """Takes the events of one mode and writes below `folder`. pictures: all that were drawn, by (document, number)."""
+
+    def __init__(
+        self, folder: Path, tasks: Sequence[Task], loaded: LoadedModel, facts: Facts, runtime: Runtime, tell: bool
+    ) -> None:
+        """tell: report what is written and drawn as it comes."""
+        self.folder, self.tasks, self.loaded, self.facts, self.runtime = folder, tasks, loaded, facts, runtime
+        self.pictures: dict[tuple[int, int], Pixels] = {}
+        self._growing = [_Growing() for _ in tasks]
+        self._teller = _Teller(tasks, runtime) if tell else None
+        self._levels: dict[tuple[int, int], float] = {}  # of the images under way: the share that is done
+
+    def take(self, event: Event) -> None:
+        """One event of the engine; its prompt counts from the first task."""
+        document = self._growing[event.prompt]
+        match event:
+            case TextAdded(prompt=number, text=text):
+                if document.parts and document.parts[-1].text is not None:
+                    document.parts[-1] = Part(text=document.parts[-1].text + text)
+                else:
+                    document.parts.append(Part(text=text))
+                self._tell(number, text=text)
+            case ImageBegun(prompt=number, number=place):
+                document.estimates.clear()
+                self._levels[number, place] = 0.0
+            case Denoised(prompt=number, number=place, t=t, estimate=estimate):
+                if self.facts.gif:
+                    document.estimates.append(estimate.cpu())
+                self._levels[number, place] = 1 - t / self.loaded.diffusion.num_steps
+                self._show_levels()
+            case ImageDone(prompt=number, number=place, image=image):
+                part = self._write_picture(number, place, image.latent, document.estimates)
+                document.parts.append(part)
+                self._levels[number, place] = 1.0
+                self._show_levels()
+                self._tell(number, picture=str(part.image))
+            case Ended(prompt=number, reason=reason):
+                document.ended = reason
+                self._tell(number, ended=reason)
+
+    def records(self) -> Iterator[Record]:
+        """Of all documents, in the order of the prompts and their takes."""
+        places = sorted(range(len(self.tasks)), key=lambda place: (self.tasks[place].index, self.tasks[place].take))
+        for place in places:
+            task, document = self.tasks[place], self._growing[place]
+            yield Record(
+                index=task.index,
+                take=task.take,
+                mode=task.mode,
+                key=task.key,
+                seed=self.facts.seed,
+                checkpoint=self.facts.checkpoint,
+                settings=self.facts.settings,
+                prompt=self._given(task),
+                output=document.parts,
+                ended=document.ended,
+                negative=task.prompt.negative,
+                **self._begun(task),
+            )
+
+    def _begun(self, task: Task) -> dict[str, Any]:
+        """What the first drawing began from, after the autoencoder; of a mask, where latents could change."""
+        edit = task.prompt.edit
+        if edit is None:
+            return {}
+        stem = f"images/{task.mode}-{task.index:03d}"
+        shown: dict[str, Any] = {"strength": edit.strength}
+        pixels = self._pixels(edit.latent[None])[0]
+        shown["begin"] = self._given_picture(f"{stem}-begin.png", pixels)
+        if edit.change_hw is not None:
+            factor = pixels.shape[0] // edit.change_hw.shape[0]
+            white = edit.change_hw.cpu().numpy().astype(np.uint8) * 255
+            mask = np.repeat(white.repeat(factor, 0).repeat(factor, 1)[..., None], 3, axis=-1)
+            shown["mask"] = self._given_picture(f"{stem}-mask.png", mask)
+        return shown
+
+    def _given(self, task: Task) -> list[Part]:
+        """The prompt; its pictures as the model saw them, after the autoencoder."""
+        parts: list[Part] = []
+        for piece in task.prompt.pieces:
+            if isinstance(piece, TextPiece):
+                parts.append(Part(text=piece.text))
+                continue
+            name = f"images/{task.mode}-{task.index:03d}-prompt-{sum(part.image is not None for part in parts)}.png"
+            parts.append(self._given_picture(name, self._pixels(piece.latent[None])[0]))
+        return parts
+
+    def _given_picture(self, name: str, pixels: Pixels) -> Part:
+        if not (self.folder / name).exists():  # it is the same for all samples of the prompt
+            write_atomic(self.folder / name, encode_png(pixels, {"checkpoint": self.facts.checkpoint}))
+        return _picture(name, pixels)
+
+    def _write_picture(self, number: int, place: int, latent: Tensor, estimates: list[Tensor]) -> Part:
+        task = self.tasks[number]
+        take = f"-{task.take:03d}" if task.take else ""
+        name = f"images/{task.mode}-{task.index:03d}{take}-{place}"
+        pixels = self._pixels(latent[None])[0]
+        about = {
+            "seed": str(self.facts.seed),
+            "prompt": words(task.prompt.pieces),
+            "checkpoint": self.facts.checkpoint,
+            "settings": json.dumps(self.facts.settings, sort_keys=True),
+            "document": f"{task.mode} {task.index}, sample {task.take}, picture {place}",
+        }
+        write_atomic(self.folder / f"{name}.png", encode_png(pixels, about))
+        self.pictures[number, place] = pixels
+        if not estimates:
+            return _picture(f"{name}.png", pixels)
+        chosen = np.unique(np.linspace(0, len(estimates) - 1, min(_FRAMES, len(estimates))).round().astype(int))
+        frames = [*self._pixels(torch.stack([estimates[step] for step in chosen])), pixels]
+        write_atomic(self.folder / f"{name}.gif", encode_gif(frames))
+        return _picture(f"{name}.png", pixels, f"{name}.gif")
+
+    def _pixels(self, latents_IChw: Tensor) -> Pixels:
+        return self.loaded.draw_pictures(latents_IChw.to(self.loaded.device))
+
+    def _show_levels(self) -> None:
+        done = sum(self._levels.values())
+        total = len(self._levels)
+        self.runtime.report(Progress("draw", int(100 * done), 100 * total, "% of pictures"))
+        if done == total:
+            self._levels.clear()
+
+    def _tell(self, number: int, **what: str) -> None:
+        if self._teller is not None:
+            self._teller.tell(number, **what)
+
+
+class _Teller:
+    """Reports documents one after the other, though they grow together: what comes of a later one waits."""
+
+    def __init__(self, tasks: Sequence[Task], runtime: Runtime) -> None:
+        self._names = [_name(task) for task in tasks]
+        self._runtime = runtime
+        self._waiting: list[list[Passage]] = [[] for _ in tasks]
+        self._current = 0
+
+    def tell(self, number: int, *, text: str = "", picture: str = "", ended: str = "") -> None:
+        self._waiting[number].append(Passage(self._names[number], text, picture, ended))
+        while self._current < len(self._waiting):
+            passages = self._waiting[self._current]
+            for passage in passages:
+                self._runtime.report(passage)
+            finished = bool(passages) and bool(passages[-1].ended)
+            passages.clear()
+            if not finished:
+                return
+            self._current += 1
+
+
+def words(pieces: Sequence[Piece]) -> str:
+    """A prompt as text, <image> for each picture."""
+    return "".join(piece.text if isinstance(piece, TextPiece) else "<image>" for piece in pieces)
+
+
+def _name(task: Task) -> str:
+    text = words(task.prompt.pieces) or "(no text)"
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{task.index + 1}{f', sample {task.take + 1}' if task.take else ''}: {shown}"
+
+
+def _picture(name: str, pixels: Pixels, animation: str | None = None) -> Part:
+    return Part(image=name, size=(pixels.shape[0], pixels.shape[1]), animation=animation)

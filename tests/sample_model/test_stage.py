@@ -1,0 +1,223 @@
+"""Sampling from a checkpoint alone: pictures go in as those of the training did, and all that comes out names its making."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.artifacts.latents import StoredImage
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.runtime import Runtime
+from stages.diffusion.samplers import DdimSampler
+from stages.generation.config import GenerationConfig
+from stages.generation.engine import Engine
+from stages.generation.loading import LoadedModel, load_model
+from stages.generation.prompts import ImagePiece, Prompt, TextPiece
+from stages.sample_model import End, Picture, Step, Text, load
+from stages.sample_model.tasks import edit_of, picture_piece
+from tests.bad_inputs.lab import Lab, Outcome, Shelf
+
+QUICK = ("--steps", "2", "--set", "sample.generation.max_text_tokens=4")
+SETTINGS: dict[str, Any] = {"sampler": {"kind": "ddim", "steps": 2}, "max_text_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture
+def lab(tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    made = Lab(tmp_path / "lab", shelf, monkeypatch)
+    made.finish(trained=True)
+    return made
+
+
+def sampled(lab: Lab, *words: str) -> list[dict[str, Any]]:
+    """Records of the only folder of samples that was made by prompts."""
+    for old in (lab.folder / "work").glob("samples-*"):
+        old.rename(lab.folder / f"old-{old.name}-{len(list(lab.folder.iterdir()))}")
+    outcome: Outcome = lab.run("sample work", *words, *QUICK)
+    assert outcome.code == 0, outcome.stderr
+    (folder,) = (lab.folder / "work").glob("samples-*")
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def pixels(lab: Lab, name: str) -> np.ndarray[Any, Any]:
+    (folder,) = (lab.folder / "work").glob("samples-*")
+    with Image.open(folder / name) as image:
+        return np.array(image)
+
+
+def test_a_picture_of_the_training_is_seen_as_training_saw_it(lab: Lab) -> None:
+    loaded: LoadedModel = load_model(lab.folder / "work" / "checkpoint", "cpu")
+    tried = 0
+    for document in loaded.latents.documents():
+        (image,) = (segment for segment in document.segments if isinstance(segment, StoredImage))
+        stored = loaded.latents.rows(image.grid).read(np.array([image.row]))[0, 0]
+        piece = picture_piece(lab.folder / "pictures" / image.name, loaded)
+        expected = loaded.scale.normalise(torch.from_numpy(stored))
+        assert torch.allclose(piece.latent, expected, atol=2e-3)  # stored in float16
+        tried += 1
+    assert tried > 3
+
+
+def test_records_and_pictures_say_how_they_were_made(lab: Lab) -> None:
+    (record,) = sampled(lab, "from <image> to", "-i", "pictures/good0.png", "--draw", "--seed", "7", "--gif")
+    assert [part["text"] or "<image>" for part in record["prompt"]] == ["from ", "<image>", " to"]
+    (drawn,) = record["output"]
+    assert (record["ended"], record["seed"], drawn["size"]) == ("images", 7, [16, 16])
+    (folder,) = (lab.folder / "work").glob("samples-*")
+    with Image.open(folder / drawn["image"]) as image:
+        chunks = image.text  # type: ignore[attr-defined]
+    manifest = json.loads((lab.folder / "work" / "checkpoint" / "manifest.json").read_text())
+    assert chunks["checkpoint"] == record["checkpoint"] == manifest["digest"]
+    assert (chunks["seed"], chunks["prompt"]) == ("7", "from <image> to")
+    assert json.loads(chunks["settings"]) == record["settings"]
+    assert record["settings"]["sampler"] == SETTINGS["sampler"]
+    with Image.open(folder / drawn["animation"]) as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]  # two steps, and the finished picture
+    page = (folder / "index.html").read_text()
+    assert drawn["image"] in page
+    assert drawn["animation"] in page
+    assert (folder / "grid.png").exists()
+
+
+def test_the_first_sample_does_not_depend_on_how_many_are_asked_for(lab: Lab) -> None:
+    words = ("one thing", "another")
+    single = sampled(lab, *words)
+    alone = [pixels(lab, record["output"][0]["image"]) for record in single]
+    many = sampled(lab, *words, "--count", "3")
+    assert [(record["index"], record["take"]) for record in many] == [(i, t) for i in range(2) for t in range(3)]
+    drawn = [pixels(lab, record["output"][0]["image"]) for record in many]
+    for index in range(2):
+        assert np.abs(drawn[3 * index].astype(int) - alone[index]).max() <= 1
+        assert np.abs(drawn[3 * index + 1].astype(int) - alone[index]).max() > 1
+
+
+def test_python_gives_what_the_command_gives(lab: Lab) -> None:
+    (record,) = sampled(lab, "what is it?", "--image", "pictures/good1.png", "--decide", "--seed", "3")
+    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    with Image.open("pictures/good1.png") as opened:
+        opened.load()
+    for picture in (Path("pictures/good1.png"), opened):
+        events = list(model.generate([picture, "what is it?"], draw="model", seed=3, **SETTINGS))
+        assert events[-1] == End(0, record["ended"])
+        found: list[Any] = []
+        for event in events:
+            if isinstance(event, Text) and found and isinstance(found[-1], str):
+                found[-1] += event.text
+            elif isinstance(event, Text):
+                found.append(event.text)
+            elif isinstance(event, Picture):
+                found.append(np.array(event.image))
+        assert len(found) == len(record["output"]) > 0
+        for one, part in zip(found, record["output"], strict=True):
+            if isinstance(one, str):
+                assert one == part["text"]
+            else:
+                assert np.array_equal(one, pixels(lab, part["image"]))
+
+
+def test_python_events_tell_how_far_a_picture_is(lab: Lab) -> None:
+    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    events = list(model.generate(["a thing"], count=2, **SETTINGS))
+    steps = [event.done for event in events if isinstance(event, Step) and event.take == 1]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+    assert [event.take for event in events if isinstance(event, Picture)] == [0, 1]
+
+
+def test_python_loads_in_bf16_and_says_where_to_ask_for_it(lab: Lab) -> None:
+    model = load(lab.folder / "work" / "checkpoint", "cpu", "bf16")
+    assert any(isinstance(event, Picture) for event in model.generate(["a thing"], **SETTINGS))
+    assert model.loaded.model.blocks[0].qkv.weight.dtype == torch.bfloat16
+    with pytest.raises(TfcliError, match="precision belongs"):
+        next(model.generate(["a thing"], precision="fp32"))
+
+
+def test_python_refuses_what_cannot_be(lab: Lab) -> None:
+    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    (lab.folder / "page.png").write_text("<html>")
+    for parts, settings, code in (
+        ([3], {}, ExitCode.USAGE),
+        (["a"], {"guidence": 2.0}, ExitCode.USAGE),
+        (["a"], {"guidance": -1.0}, ExitCode.USAGE),
+        (["word " * 100], {}, ExitCode.USAGE),
+        ([Path("page.png")], {}, ExitCode.INPUT),
+        ([Image.new("RGB", (2, 2))], {}, ExitCode.INPUT),
+    ):
+        with pytest.raises(TfcliError) as caught:
+            next(model.generate(parts, **settings))
+        assert caught.value.code == code
+
+
+def masked(lab: Lab, name: str, left: int, side: int = 20) -> str:
+    """A mask that is white from the column `left` on."""
+    values = np.zeros((side, side, 3), np.uint8)
+    values[:, left:] = 255
+    Image.fromarray(values).save(lab.folder / name)
+    return name
+
+
+def test_a_drawing_begins_from_a_picture_and_keeps_what_the_mask_keeps(lab: Lab) -> None:
+    words = ("a thing", "--begin", "pictures/good0.png", "--mask", masked(lab, "right.png", 10))
+    (record,) = sampled(lab, *words)
+    assert (record["strength"], record["begin"]["size"], record["mask"]["size"]) == (1.0, [16, 16], [16, 16])
+    assert [part["text"] for part in record["prompt"]] == ["a thing"]
+    hole = pixels(lab, record["mask"]["image"])[..., 0] > 0
+    assert hole[:, 8:].all()
+    assert not hole[:, :8].any()
+    # what is kept is kept in the latents: the decoder of this autoencoder looks at all of them for each pixel
+    loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
+    edit = edit_of(Path("pictures/good0.png"), Path("right.png"), 1.0, loaded)
+    config = GenerationConfig(sampler=DdimSampler(steps=2))
+    output = Engine(loaded, config, 0, Runtime()).generate([Prompt((TextPiece("a thing"),), draw=True, edit=edit)])[0]
+    (drawn,) = (piece.latent for piece in output.pieces if isinstance(piece, ImagePiece))
+    assert torch.equal(drawn[:, :, :4], edit.latent[:, :, :4])
+    assert (drawn[:, :, 4:] - edit.latent[:, :, 4:]).abs().mean() > 0.1
+    (varied,) = sampled(lab, "--begin", "pictures/good0.png", "--strength", "0.5")
+    assert (varied["strength"], varied["mask"], varied["prompt"]) == (0.5, None, [])
+
+
+def test_a_document_may_say_all_of_it(lab: Lab) -> None:
+    masked(lab, "pictures/hole.png", 10)
+    lines = [
+        {"parts": [{"text": "a"}], "size": "24x16", "negative": "b"},
+        {"parts": [], "begin": {"image": "good1.png", "mask": "hole.png", "strength": 0.7}},
+    ]
+    (lab.folder / "pictures" / "all.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    sized, begun = sampled(lab, "--prompts", "pictures/all.jsonl")
+    assert sized["output"][0]["size"] == [16, 24]
+    assert pixels(lab, sized["output"][0]["image"]).shape == (16, 24, 3)
+    assert sized["negative"] == "b"
+    assert begun["strength"] == 0.7
+    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    events = list(model.generate(["a"], size="24x16", negative="b", **SETTINGS))
+    (drawn,) = (event for event in events if isinstance(event, Picture))
+    assert np.array_equal(np.array(drawn.image), pixels(lab, sized["output"][0]["image"]))
+
+
+def test_another_autoencoder_than_that_of_the_training_is_refused(lab: Lab) -> None:
+    path = lab.folder / "work" / "autoencoder" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "digest": "0" * 64}))
+    outcome = lab.run("sample work", "a thing")
+    assert outcome.code == 4
+    assert "was made from other autoencoder" in outcome.lines[0]
+
+
+def test_a_changed_picture_is_another_sampling(lab: Lab) -> None:
+    words = ("it", "--image", "pictures/good0.png", "--write", *QUICK)
+    for _ in range(2):
+        assert lab.run("sample work", *words).code == 0
+    assert len(list((lab.folder / "work").glob("samples-*"))) == 1
+    lab.add("good0.png", lab.shelf.pictures[1])
+    assert lab.run("sample work", *words).code == 0
+    assert len(list((lab.folder / "work").glob("samples-*"))) == 2
