@@ -8,11 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow bench-data bench-sample bench-samplers table lint type check clean
+.PHONY: help install pipelines test slow bench-data bench-train bench-learning bench-sample bench-samplers ablations table lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## create .venv with the tested, pinned set of packages
 
@@ -35,11 +35,20 @@ slow: $(READY) ## run the tests that take longer
 bench-data: $(READY) ## measure the data stages against what this machine can do; BENCHMARKS.md
 	$(BIN)/python -m tests.bench.data $(ARGS)
 
+bench-train: $(READY) ## measure training against transfusion-pytorch, which it installs, and the processor; BENCHMARKS.md
+	$(BIN)/python -m tests.bench.train $(ARGS)
+
+bench-learning: $(READY) ## seconds of training until the judge of shapes is satisfied, against transfusion-pytorch; needs work/shapes
+	$(BIN)/python -m tests.bench.learning $(ARGS)
+
 bench-sample: $(READY) ## measure sampling against transfusion-pytorch, which it installs; BENCHMARKS.md
 	$(BIN)/python -m tests.bench.sample $(ARGS)
 
 bench-samplers: $(READY) ## score against steps of every sampler on work/shapes; BENCHMARKS.md
 	$(BIN)/python -m tests.bench.samplers $(ARGS)
+
+ablations: $(READY) ## variants of model and objective on work/shapes, three seeds each; RESULTS.md
+	$(BIN)/python -m tests.bench.ablations $(ARGS)
 
 table: $(READY) ## write stages/ERRORS.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table

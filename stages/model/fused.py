@@ -31,10 +31,38 @@ def swiglu(gate_up_N2F: Tensor) -> Tensor:
     return out
 
 
+def linear(x_ND: Tensor, weight_ED: Tensor) -> Tensor:
+    """x times the transposed weight. In float32 on CPU by oneDNN, where torch takes MKL: a step of 20 M parameters is 1.02 to
+    1.05 times as fast (two cores with AVX-512). The gradient of the weight stays MKL's, which is the faster one there."""
+    here = x_ND.device.type == "cpu" and torch.is_grad_enabled() and torch.backends.mkldnn.is_available()
+    float32 = product_type(x_ND) == weight_ED.dtype == torch.float32
+    if not (here and float32 and len(x_ND)) or torch.compiler.is_compiling():
+        return F.linear(x_ND, weight_ED)
+    out: Tensor = _Linear.apply(x_ND, weight_ED)  # type: ignore[no-untyped-call]
+    return out
+
+
 def product_type(x: Tensor) -> torch.dtype:
     """The type in which a matrix product of `x` would be taken here: autocast's, or its own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_ED: Tensor) -> Tensor:
+        ctx.save_for_backward(x_ND, weight_ED)
+        return _product(x_ND, weight_ED)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x_ND, weight_ED = ctx.saved_tensors
+        return _product(gradients[0], weight_ED.t()), gradients[0].t() @ x_ND
+
+
+def _product(x_ND: Tensor, weight_ED: Tensor) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight_ED, None, "none", [], "")
+    return out
 
 
 class _RmsNorm(torch.autograd.Function):

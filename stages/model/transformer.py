@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
-from stages.model.fused import product_type, rms_norm, swiglu
+from stages.model.fused import linear, product_type, rms_norm, swiglu
 from stages.model.patches import Encoded, ResidualBlock, build_patches
 from stages.model.positions import Rotary, grid_positions, rotary_table
 
@@ -79,6 +79,16 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.epsilon)
 
 
+class Linear(nn.Linear):
+    """Without a bias, as everywhere in the blocks."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__(width, out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight)
+
+
 class Block(nn.Module):
     """Attention and SwiGLU, each behind a norm and added to the stream."""
 
@@ -87,14 +97,14 @@ class Block(nn.Module):
         width, hidden = config.width, config.feed_forward_width
         self.heads = config.heads
         self.attention_norm = RMSNorm(width, config.norm_epsilon)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width)
+        self.attention_out = Linear(width, width)
         head_dim = width // config.heads
         self.query_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
         self.key_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
         self.feed_forward_norm = RMSNorm(width, config.norm_epsilon)
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate_up = Linear(width, 2 * hidden)
+        self.down = Linear(hidden, width)
 
     def forward(self, x_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
         qkv_N3Hd = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))

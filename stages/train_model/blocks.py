@@ -22,6 +22,7 @@ _KEPT = {
     _aten.mm.default,
     _aten.bmm.default,
     _aten.addmm.default,
+    torch.ops.mkldnn._linear_pointwise.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,

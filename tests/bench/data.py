@@ -6,7 +6,6 @@ All ratios of one run, the two sides of each in turn, medians. Prints a table an
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import statistics
@@ -15,8 +14,6 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,37 +49,8 @@ from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
 from stages.train_model.ranks import Ranks
 from stages.train_model.stage import Data
+from tests.bench.figures import Figure, at_least, at_most, run, seconds
 from tests.builders import Story, make_all
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured figure and the bound that it is held against (None: for information)."""
-
-    name: str
-    value: float
-    unit: str
-    bound: str = ""
-    holds: bool | None = None
-
-
-def at_least(name: str, value: float, bound: float, unit: str = "x") -> Figure:
-    return Figure(name, float(value), unit, f">= {bound:g}", bool(value >= bound))
-
-
-def at_most(name: str, value: float, bound: float, unit: str) -> Figure:
-    return Figure(name, float(value), unit, f"<= {bound:g}", bool(value <= bound))
-
-
-def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Median after one call to warm up."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
 
 
 def autoencoder(target: Path, channels: tuple[int, ...], size: int, groups: int, attention: bool = False) -> Path:
@@ -338,22 +306,9 @@ def memory(work: Path) -> list[Figure]:
 
 
 def main() -> int:
-    chosen = sys.argv[1:]
     torch.set_num_threads(os.cpu_count() or 1)
-    figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
-        for part in (memory, encode, rows, loading, tokenize, pack):
-            if not chosen or part.__name__ in chosen:
-                figures += part(Path(folder))
-    for figure in figures:
-        mark = {True: "holds", False: "MISSED", None: ""}[figure.holds]
-        print(f"{figure.name:48} {figure.value:12,.3f} {figure.unit:6} {figure.bound:8} {mark}")
-    target = Path("work/bench/data.json")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    target.write_text(json.dumps({"machine": facts, "figures": [asdict(figure) for figure in figures]}, indent=1))
-    print(target)
-    return 0
+        return run((memory, encode, rows, loading, tokenize, pack), "data", Path(folder))
 
 
 if __name__ == "__main__":

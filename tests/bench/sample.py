@@ -7,16 +7,10 @@ python -m tests.bench.sample [image batch text own outside] measures those parts
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,8 +27,8 @@ from stages.generation.reference import Reference
 from stages.model.config import ModelConfig
 from stages.model.inference import ready_to_run
 from stages.model.transformer import DataFacts, Transfusion
-from tests.bench.data import Figure, at_least
-from tests.bench.peer import peer_python
+from tests.bench.figures import Figure, at_least, once, pairs, run
+from tests.bench.peer import PeerProcess
 
 EVALUATIONS, TOKENS = 30, 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -82,44 +76,18 @@ OPTIONS = GenerationConfig(sampler=DdimSampler(steps=EVALUATIONS), guidance=3.0,
 Peer = Callable[..., float]
 
 
-@contextmanager
-def peer() -> Iterator[tuple[Peer, int]]:
-    """A function that has the peer do a task, and the peer's number of parameters."""
-    command = [str(peer_python()), str(Path(__file__).with_name("peer_sample.py"))]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+def asking(peer: PeerProcess) -> Peer:
+    """A function that has the peer do a task and returns its seconds."""
 
-        def ask(what: str, precision: str, batch: int = 1, cached: bool = True, tokens: int = TOKENS) -> float:
-            task = {"what": what, "precision": precision, "batch": batch, "cached": cached, "tokens": tokens}
-            print(json.dumps(task), file=process.stdin, flush=True)
-            answer = json.loads(process.stdout.readline())  # type: ignore[union-attr]
-            if what == "image":
-                most = 2 * EVALUATIONS + batch + 2  # and a prefix for each
-                assert 2 * EVALUATIONS <= answer["calls"] <= most, answer
-            seconds: float = answer["seconds"]
-            return seconds
+    def ask(what: str, precision: str, batch: int = 1, cached: bool = True, tokens: int = TOKENS) -> float:
+        answer = peer.ask(what=what, precision=precision, batch=batch, cached=cached, tokens=tokens)
+        if what == "image":
+            most = 2 * EVALUATIONS + batch + 2  # and a prefix for each
+            assert 2 * EVALUATIONS <= answer["calls"] <= most, answer
+        taken: float = answer["seconds"]
+        return taken
 
-        yield ask, json.loads(process.stdout.readline())["parameters"]
-        process.stdin.close()
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def pairs(theirs: Callable[[], float], ours: Callable[[], float], count: int) -> tuple[float, float, float]:
-    """Medians of the peer's and our seconds and of their ratio, after one of each to warm up."""
-    theirs(), ours()
-    taken = [(theirs(), ours()) for _ in range(count)]
-    return (
-        statistics.median(a for a, _ in taken),
-        statistics.median(b for _, b in taken),
-        statistics.median(a / b for a, b in taken),
-    )
+    return ask
 
 
 def image(ask: Peer) -> list[Figure]:
@@ -135,7 +103,7 @@ def image(ask: Peer) -> list[Figure]:
         engine = Engine(build(mine), OPTIONS, 0, Runtime())
         a, b, ratio = pairs(
             lambda p=theirs, c=cached: ask("image", p, cached=c),
-            lambda e=engine: seconds(lambda: e.generate([DRAW])),
+            lambda e=engine: once(lambda: e.generate([DRAW])),
             5,
         )
         name = f"image, {mine} / peer {theirs}, its cache {'on' if cached else 'off'}"
@@ -147,7 +115,7 @@ def batch(ask: Peer) -> list[Figure]:
     """16 images of 16 prompts: per image against the peer's batch of 16 and against the peer one by one."""
     engine = Engine(build("fp32"), OPTIONS, 0, Runtime())
     work = [DRAW] * 16
-    a, b, ratio = pairs(lambda: ask("image", "fp32", batch=16), lambda: seconds(lambda: engine.generate(work)), 2)
+    a, b, ratio = pairs(lambda: ask("image", "fp32", batch=16), lambda: once(lambda: engine.generate(work)), 2)
     alone = statistics.median(ask("image", "fp32") for _ in range(3))
     return [
         at_least("batch of 16, fp32 / peer's batch of 16", ratio, 4.0),
@@ -160,7 +128,7 @@ def bandwidth() -> float:
     """Bytes a second of reading memory: a sum over 512 MB."""
     numbers = torch.ones(2**27)
     numbers.sum()
-    return numbers.nbytes / statistics.median(seconds(numbers.sum) for _ in range(7))
+    return numbers.nbytes / statistics.median(once(numbers.sum) for _ in range(7))
 
 
 def text(ask: Peer) -> list[Figure]:
@@ -172,7 +140,7 @@ def text(ask: Peer) -> list[Figure]:
         engine = Engine(loaded, OPTIONS, 0, Runtime())
 
         def ours(engine: Engine = engine) -> float:
-            return seconds(lambda: engine.generate([WRITE]))
+            return once(lambda: engine.generate([WRITE]))
 
         for what in ("text", "text only"):
             a, b, ratio = pairs(lambda w=what, p=precision: ask(w, p), ours, 5)
@@ -192,11 +160,9 @@ def own(_ask: Peer) -> list[Figure]:
     engine, plain = Engine(loaded, OPTIONS, 0, Runtime()), Reference(loaded, OPTIONS, 0)
     short = OPTIONS.model_copy(update={"max_text_tokens": 64})
     writer, plain_writer = Engine(loaded, short, 0, Runtime()), Reference(loaded, short, 0)
-    _, _, drawn = pairs(
-        lambda: seconds(lambda: plain.generate(DRAW, 0)), lambda: seconds(lambda: engine.generate([DRAW])), 3
-    )
+    _, _, drawn = pairs(lambda: once(lambda: plain.generate(DRAW, 0)), lambda: once(lambda: engine.generate([DRAW])), 3)
     _, _, written = pairs(
-        lambda: seconds(lambda: plain_writer.generate(WRITE, 0)), lambda: seconds(lambda: writer.generate([WRITE])), 3
+        lambda: once(lambda: plain_writer.generate(WRITE, 0)), lambda: once(lambda: writer.generate([WRITE])), 3
     )
     return [
         Figure("image with cache / without", drawn, "x"),
@@ -210,7 +176,7 @@ def outside(_ask: Peer) -> list[Figure]:
     for precision, prompt, name in (("fp32", DRAW, "image"), ("bf16", DRAW, "image"), ("fp32", WRITE, "text")):
         engine = Engine(build(precision), OPTIONS, 0, Runtime())
         engine.generate([prompt])
-        whole = statistics.median(seconds(lambda e=engine, p=prompt: e.generate([p])) for _ in range(3))
+        whole = statistics.median(once(lambda e=engine, p=prompt: e.generate([p])) for _ in range(3))
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             engine.generate([prompt])
         events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
@@ -222,25 +188,10 @@ def outside(_ask: Peer) -> list[Figure]:
 
 
 def main() -> int:
-    chosen = sys.argv[1:]
     torch.set_num_threads(os.cpu_count() or 1)
-    with peer() as (ask, their_parameters):
-        figures = [
-            Figure("parameters, peer", their_parameters / 1e6, "M"),
-            Figure("parameters, ours", build("fp32").parameters / 1e6, "M"),
-        ]
-        for part in (image, batch, text, own, outside):
-            if not chosen or part.__name__ in chosen:
-                figures += part(ask)
-    for figure in figures:
-        mark = {True: "holds", False: "MISSED", None: ""}[figure.holds]
-        print(f"{figure.name:48} {figure.value:9,.3f} {figure.unit:14} {figure.bound:8} {mark}")
-    target = Path("work/bench/sample.json")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    target.write_text(json.dumps({"machine": facts, "figures": [asdict(figure) for figure in figures]}, indent=1))
-    print(target)
-    return 0
+    with PeerProcess("peer_sample.py") as peer:
+        print(f"parameters: peer {peer.greeting['parameters']:,}, ours {build('fp32').parameters:,}")
+        return run((image, batch, text, own, outside), "sample", asking(peer))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.model.fused import rms_norm, swiglu
+from stages.model import fused
+from stages.model.fused import linear, rms_norm, swiglu
 
 
 def plain_norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -59,3 +60,31 @@ def test_norm_gives_the_type_of_products_and_computes_in_float32() -> None:
     out.sum().backward()
     assert x.grad is not None
     assert x.grad.dtype == torch.float32
+
+
+def test_a_product_and_its_gradients_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = draw(7, 12, dtype=torch.float32), draw(20, 12, dtype=torch.float32)
+    there, weight_there = (value.detach().clone().requires_grad_() for value in (x, weight))
+    share = torch.randn(7, 20)
+    taken: list[int] = []
+    real = fused._product
+    monkeypatch.setattr(fused, "_product", lambda *given: (taken.append(1), real(*given))[1])
+    (linear(x, weight) * share).sum().backward()
+    assert len(taken) == 2, "forward and the gradient of x"
+    (F.linear(there, weight_there) * share).sum().backward()
+    assert torch.allclose(linear(x, weight), F.linear(x, weight), atol=1e-6)
+    for one, other in ((x, there), (weight, weight_there)):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad, other.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_types_and_no_elements_are_left_to_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(fused, "_product")
+    x, weight = draw(7, 12, dtype=dtype), draw(20, 12, dtype=dtype)
+    assert torch.equal(linear(x, weight), F.linear(x, weight))
+    nothing = torch.zeros(0, 12, requires_grad=True)
+    linear(nothing, weight.detach().float().requires_grad_()).sum().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(x.detach().float(), weight.detach().float()).dtype == torch.bfloat16

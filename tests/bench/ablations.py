@@ -1,0 +1,134 @@
+"""`make ablations`: variants of the model and its objective on `shapes`, some seeds each, at equal model FLOPs; RESULTS.md.
+
+Every variant is `recipes/shapes.toml` with a few settings changed and so many steps that the floating-point operations of a
+training (stages/train_model/arithmetic.py) are those of the first variant. Judged over held-out captions, as `tfcli eval` does.
+Needs work/shapes up to `tfcli pack`. Writes work/bench/ablations.jsonl, a line for each training, and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages.artifacts.checkpoint import Checkpoint
+from stages.core.runtime import Runtime
+from stages.diffusion.samplers import DdimSampler
+from stages.evaluate_model.judged import judge_drawings, judge_texts, shapes_pairs
+from stages.generation.config import GenerationConfig
+from stages.generation.loading import load_model
+from stages.pipeline import BY_NAME, Workspace
+from stages.recipe import Recipe, load_recipe
+from stages.train_model.arithmetic import Work, model_flops
+from stages.train_model.ranks import Ranks
+from stages.train_model.stage import Data
+
+PAPER = ('diffusion.weighting={kind="uniform"}', "diffusion.image_weight=5")  # L = L_LM + 5 L_DDPM, all t alike
+FLOW = 'diffusion.schedule={kind="flow"}', 'diffusion.target={kind="flow"}', 'diffusion.times={kind="logit-normal"}'
+UNET = 'model.codec={kind="unet", channels=48, widest=96, blocks=1}'
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "linear, bidirectional, velocity": (),
+    "U-Net": (UNET,),
+    "causal in images": ("model.image_attention=causal",),
+    "noise prediction, λ 5": (*PAPER, 'diffusion.target={kind="noise"}'),
+    "rectified flow, λ 5": (*PAPER, *FLOW),
+    "noise prediction, λ 50": (*PAPER[:1], 'diffusion.target={kind="noise"}'),
+    "rectified flow, λ 50": (*PAPER[:1], *FLOW),
+}
+FIGURES = ("text_to_image", "image_to_text", "heldout_text_loss", "heldout_image_loss")
+
+
+def recipe_of(settings: Iterable[str], steps: int, seed: int) -> Recipe:
+    kept = (f"seed={seed}", f"train.steps={steps}", "train.preview_every=0", f"train.eval_every={steps}")
+    return load_recipe("shapes", (*settings, *kept))
+
+
+def flops(recipe: Recipe, sequences: Path) -> int:
+    """Of a step, the mean of the first eight."""
+    data = Data(sequences, recipe.diffusion, recipe.model)
+    batches = [
+        batch
+        for step in range(8)
+        for batch in data.batches(recipe.train, data.rows(recipe.train, step, 0), step, 0, Ranks())
+    ]
+    return model_flops(recipe.model, data.facts, Work.of(batches)) // 8
+
+
+def trained(work: Path, recipe: Recipe, prompts: int) -> dict[str, Any]:
+    """Train into a folder of its own, which is thrown away, and judge."""
+    with tempfile.TemporaryDirectory(dir=work.parent) as folder:
+        for kind in ("autoencoder", "latents", "tokens", "sequences"):
+            (Path(folder) / kind).symlink_to((work / kind).resolve())
+        space = Workspace(recipe, Path(folder))
+        started = time.perf_counter()
+        space.run(BY_NAME["train"], Runtime(device="cpu"))
+        seconds = time.perf_counter() - started
+        checkpoint = space.target("checkpoint")
+        stats = Checkpoint.open(checkpoint).manifest.stats
+        loaded = load_model(checkpoint)
+        pairs = shapes_pairs(loaded, "scene")[:prompts]
+        config = GenerationConfig(sampler=DdimSampler(steps=50), guidance=2.0, batch_size=50)
+        figures = judge_drawings(loaded, pairs, config, 0, Runtime()).figures
+        figures |= judge_texts(loaded, pairs, config, 0, Runtime()).figures
+    return {"seconds": seconds, "parameters": stats["parameters"], **stats["losses"], **figures}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: mean and range over the seeds."""
+    lines = ["| variant | parameters | steps | seeds | text to image | image to text | text loss | noise error |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for name in VARIANTS:
+        found = [row for row in rows if row["variant"] == name]
+        if not found:
+            continue
+        cells = []
+        for key in FIGURES:
+            values = sorted(row[key] for row in found)
+            share = key in FIGURES[:2]
+            shown = [f"{100 * value:.0f}" if share else f"{value:.3f}" for value in (values[0], values[-1])]
+            mean = statistics.mean(values)
+            cells.append(
+                f"{100 * mean:.1f} % ({shown[0]} to {shown[1]})" if share else f"{mean:.3f} ({' to '.join(shown)})"
+            )
+        first = found[0]
+        size = f"{first['parameters'] / 1e6:.2f} M"
+        lines.append(f"| {name} | {size} | {first['steps']:,} | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("work/shapes"))
+    parser.add_argument("--steps", type=int, default=2000, help="of the first variant")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    target = Path("work/bench/ablations.jsonl")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sequences = options.work / "sequences"
+    wanted = flops(recipe_of((), options.steps, 0), sequences) * options.steps
+    for seed in options.seeds:
+        for name, settings in VARIANTS.items():
+            rows = [json.loads(line) for line in target.read_text().splitlines()] if target.exists() else []
+            if any((row["variant"], row["seed"], row["base_steps"]) == (name, seed, options.steps) for row in rows):
+                continue
+            steps = round(wanted / flops(recipe_of(settings, options.steps, 0), sequences))
+            found = trained(options.work, recipe_of(settings, steps, seed), options.prompts)
+            facts = {"variant": name, "seed": seed, "steps": steps, "base_steps": options.steps}
+            with target.open("a") as file:
+                print(json.dumps(facts | found), file=file)
+            print(facts, {key: round(found[key], 4) for key in FIGURES}, f"{found['seconds']:.0f} s", flush=True)
+    print(table([json.loads(line) for line in target.read_text().splitlines()]))
+
+
+if __name__ == "__main__":
+    main()
