@@ -2,7 +2,7 @@
 
 Each stands beside its plain form, which is the reference (tests/model/test_fused.py) and what CUDA runs, where
 torch.compile fuses it, and what runs where no gradient is wanted: a node of autograd costs 15 microseconds a call even
-then. Legend: N elements, D width, F feed-forward width.
+then. Compiled on CPU it is the plain form too. Legend: N elements, D width, F feed-forward width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019), in the type that autocast multiplies in."""
-    if x_ND.device.type != "cpu" or not torch.is_grad_enabled():
+    if _plain(x_ND):
         return F.rms_norm(x_ND, x_ND.shape[-1:], weight_D.to(x_ND.dtype), epsilon)
     out: Tensor = _RmsNorm.apply(x_ND.flatten(0, -2), weight_D, epsilon, product_type(x_ND))  # type: ignore[no-untyped-call]
     return out.view(x_ND.shape)
@@ -24,7 +24,7 @@ def rms_norm(x_ND: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
 
 def swiglu(gate_up_N2F: Tensor) -> Tensor:
     """silu(gate) * up (Shazeer 2020)."""
-    if gate_up_N2F.device.type != "cpu" or not torch.is_grad_enabled():
+    if _plain(gate_up_N2F):
         gate, up = gate_up_N2F.chunk(2, dim=-1)
         return F.silu(gate) * up
     out: Tensor = _SwiGlu.apply(gate_up_N2F)  # type: ignore[no-untyped-call]
@@ -34,12 +34,15 @@ def swiglu(gate_up_N2F: Tensor) -> Tensor:
 def linear(x_ND: Tensor, weight_ED: Tensor) -> Tensor:
     """x times the transposed weight. In float32 on CPU by oneDNN, where torch takes MKL: a step of 20 M parameters is 1.02 to
     1.05 times as fast (two cores with AVX-512). The gradient of the weight stays MKL's, which is the faster one there."""
-    here = x_ND.device.type == "cpu" and torch.is_grad_enabled() and torch.backends.mkldnn.is_available()
     float32 = product_type(x_ND) == weight_ED.dtype == torch.float32
-    if not (here and float32 and len(x_ND)) or torch.compiler.is_compiling():
+    if _plain(x_ND) or not (float32 and len(x_ND) and torch.backends.mkldnn.is_available()):
         return F.linear(x_ND, weight_ED)
     out: Tensor = _Linear.apply(x_ND, weight_ED)  # type: ignore[no-untyped-call]
     return out
+
+
+def _plain(x: Tensor) -> bool:
+    return x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def product_type(x: Tensor) -> torch.dtype:

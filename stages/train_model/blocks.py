@@ -37,16 +37,28 @@ def prepare_blocks(network: Transfusion, train: TrainConfig, device: torch.devic
     compiled = train.compile is True or (train.compile == "auto" and device.type == "cuda")
     for block in network.blocks:
         forward: Callable[..., Any] = block.forward
+        if compiled and device.type == "cpu":
+            forward = _around_attention(forward)
         if train.checkpointing != "none":
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             if train.checkpointing == "selective":
                 options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep)
             forward = partial(checkpoint, forward, **options)
-        if compiled:
-            # the attention inside stays as it is: its groups are other ones in every batch
-            forward = torch.compile(forward, dynamic=True)
+        if compiled and device.type != "cpu":
+            forward = torch.compile(forward, dynamic=True)  # FlexAttention is compiled into it
         if forward is not block.forward:
             block.forward = forward
+
+
+def _around_attention(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled but for the attention: the grouped kernel has other groups in every batch, and a backward pass of its own.
+    Inside of checkpointing, where nothing may stand that is not compiled; "selective" then keeps what attention gives."""
+    compiled = torch.compile(forward, dynamic=True)
+
+    def run(x_ND: Any, rotary: Any, attention: Any, layer: int) -> Any:
+        return compiled(x_ND, rotary, torch.compiler.disable(attention.__call__), layer)
+
+    return run
 
 
 def _keep(_context: Any, operator: Any, *_args: Any, **_options: Any) -> CheckpointPolicy:

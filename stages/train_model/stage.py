@@ -18,7 +18,7 @@ from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
 from stages.coders.scale import LatentScale
 from stages.core.device import autocast
-from stages.core.errors import ExitCode, TfcliError
+from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.interrupts import stopped_by
 from stages.core.runtime import Runtime
@@ -62,10 +62,6 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
-    if train.preview_every and train.sharding != "none":
-        what = f'train.preview_every = {train.preview_every} with train.sharding = "{train.sharding}"'
-        fix = "set train.preview_every = 0, or train.sharding = none"
-        raise TfcliError(what, why="previews need a process with all weights", fix=fix, code=ExitCode.USAGE)
     with joined(runtime, train) as ranks:
         _train(model, diffusion, train, generation, sequences, build, runtime, seed, ranks)
 
@@ -106,6 +102,9 @@ def _train(
     content = _content(model, diffusion, train, data, parameters)
     previews = Previews(content, sequences, build, generation, runtime, seed)
     meter = Meter(model, data.facts, device, train.precision, ranks.count)
+    draws = train.preview_every and ranks.mesh is None
+    if train.preview_every and not draws:
+        runtime.report(Warn(f'no previews with train.sharding = "{train.sharding}": no process holds all weights'))
 
     def report() -> None:
         journal.flush()
@@ -120,7 +119,7 @@ def _train(
         with meter.aside():
             if done or state.step % train.eval_every == 0:
                 journal.add_metrics(state.step, _heldout_losses(state, data, train, seed), "heldout_")
-            due = train.preview_every and state.step and (done or state.step % train.preview_every == 0)
+            due = draws and state.step and (done or state.step % train.preview_every == 0)
             if due and ranks.main:
                 previews.draw(state)
             stop = ranks.most(runtime.interrupts.signal_number or 0)  # a signal to one process stops all of them here
