@@ -24,6 +24,7 @@ from stages.artifacts.manifest import (
     InputEntry,
     Manifest,
     Stamp,
+    check_built_on,
     input_entry,
     open_artifact,
     read_manifest,
@@ -195,6 +196,10 @@ class Workspace:
             return Status(stage, "stale", f"{what_changed(manifest.facts(), stamp.facts())} changed", target)
         try:
             open_artifact(target, stage.kind)
+            for name, entry in stamp.inputs.items():
+                path = (target / entry.path).resolve()
+                if (found := read_manifest(path)) is not None:
+                    check_built_on(target, manifest, name, path, found)
         except TfcliError as error:
             return Status(stage, "stale", f"{error.what}: {error.why}", target)
         return Status(stage, "fresh", manifest.digest[:12], target)

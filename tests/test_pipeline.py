@@ -211,6 +211,34 @@ def test_fine_tuning_takes_over_ids_latents_and_weights_and_says_from_where(smok
     assert "no checkpoint" in missing.stderr
 
 
+def test_nothing_goes_on_with_latents_of_another_autoencoder(smoke: Path, tmp_path: Path) -> None:
+    """Ids and rows have the same bytes whatever the latents are: a checkpoint, finished or begun, must notice all the same."""
+    work = tmp_path / "work"
+    subprocess.run(["cp", "-r", str(smoke), str(work)], check=True)
+    long = ("-r", "smoke", "--work", str(work), "--set", "train.steps=100000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfcli", "train", *long], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not any((work / "checkpoint.partial" / "saves").glob("step-*/state.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    other = ("--set", "vae.steps=61")
+    run_smoke(work, "--until", "pack", *other)
+    same = Path("train/ids/c/0/0")
+    assert (work / "sequences" / same).read_bytes() == (smoke / "sequences" / same).read_bytes()
+    states = {stage["stage"]: stage for stage in run_smoke(work, *other, "--dry-run")["stages"]}
+    assert [states[name]["state"] for name in STAGES] == ["fresh"] * 4 + ["stale", "waits", "waits"]
+    assert "sequences" in states["train"]["reason"]
+    sampled = tfcli("sample", "-r", "smoke", "--work", str(work), *other, "--force")
+    assert sampled.returncode == 4
+    assert "made from other sequences" in sampled.stderr
+    refused = tfcli("train", *long, *other)
+    assert refused.returncode == 4
+    assert "sequences changed" in refused.stderr
+
+
 def test_sigterm_saves_and_says_how_to_go_on(smoke: Path, tmp_path: Path) -> None:
     work = ready_to_train(smoke, tmp_path / "work")
     command = [

@@ -18,7 +18,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_value
 
 Content = TypeVar("Content", bound=BaseModel)
-ENVELOPE = 1
+ENVELOPE = 2  # 1: the digest covered the files alone
 MANIFEST = "manifest.json"
 # The content schema of each kind. A change of the files or of `content` bumps it.
 SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 2, "sequences": 2, "checkpoint": 2, "samples": 2, "scores": 1}
@@ -73,6 +73,11 @@ class Manifest(BaseModel):
     stats: dict[str, Any]
     files: list[FileEntry]
     provenance: dict[str, Any]
+
+    def digest_holds(self) -> bool:
+        """Whether the digest is the one of what the manifest lists."""
+        found = _hash_files(self.files) if self.envelope == 1 else digest_of(self.files, self.content, self.inputs)
+        return found == self.digest
 
     def facts(self) -> dict[str, Any]:
         """The named facts behind the fingerprint, as `Stamp.facts`."""
@@ -146,9 +151,20 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def digest_of(files: list[FileEntry]) -> str:
-    """Hash over (path, bytes, sha256) of every file that is not volatile."""
+def digest_of(files: list[FileEntry], content: dict[str, Any], inputs: dict[str, InputEntry]) -> str:
+    """Hash over (path, bytes, sha256) of every file that is not volatile, the facts that flow down, and the digests of the
+    inputs: an artifact points into them, so that the same bytes on top of other inputs are another artifact."""
+    return hash_value([_hash_files(files), content, {name: entry.digest for name, entry in inputs.items()}])
+
+
+def _hash_files(files: list[FileEntry]) -> str:
     return hash_value(sorted([entry.path, entry.bytes, entry.sha256] for entry in files if not entry.volatile))
+
+
+def is_other(entry: InputEntry, found: Manifest) -> bool:
+    """Whether `found` is not what was built on. A digest of envelope 1 does not see what lies below the input: there its
+    fingerprint has to be the same as well."""
+    return found.digest != entry.digest or (found.envelope == 1 and found.fingerprint != entry.fingerprint)
 
 
 def make_manifest(
@@ -162,7 +178,7 @@ def make_manifest(
         stage=stamp.stage,
         stage_version=stamp.stage_version,
         fingerprint=stamp.fingerprint,
-        digest=digest_of(files),
+        digest=digest_of(files, content, stamp.inputs),
         seed=stamp.seed,
         config=stamp.config,
         outside=stamp.outside,
@@ -269,10 +285,12 @@ def open_input(folder: Path, manifest: Manifest, name: str) -> tuple[Path, Manif
 def check_built_on(folder: Path, manifest: Manifest, name: str, path: Path, found: Manifest) -> None:
     """Raise TfcliError (ARTIFACT) if the artifact at `folder` was not built on `found`, which lies at `path`."""
     entry = _input(folder, manifest, name)
-    if found.digest != entry.digest:
+    if is_other(entry, found):
+        hashed = "digest" if found.digest != entry.digest else "fingerprint"
+        now, then = getattr(found, hashed)[:12], getattr(entry, hashed)[:12]
         raise TfcliError(
             f"{folder} was made from other {entry.kind} than {path} holds now",
-            why=f"digest {found.digest[:12]}, {manifest.kind} was built on {entry.digest[:12]}",
+            why=f"{hashed} {now}, {manifest.kind} was built on {then}",
             fix=f"run 'tfcli {MAKERS[manifest.kind]}' again",
             code=ExitCode.ARTIFACT,
         )

@@ -21,6 +21,7 @@ from stages.artifacts.manifest import (
     read_manifest,
 )
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.hashing import hash_bytes, hash_value
 from stages.core.runtime import Runtime
 
 
@@ -56,7 +57,7 @@ def test_a_missing_one_is_none_and_says_which_command_makes_it(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"envelope": 2, "surprise": 1}, "newer tfcli"),
+        ({"envelope": 3, "surprise": 1}, "newer tfcli"),
         ({"schema_version": 9}, "newer tfcli"),
         ({"schema_version": 1}, "reads 2"),
         ({"kind": "dreams"}, "newer tfcli"),
@@ -148,4 +149,42 @@ def test_each_fact_changes_the_fingerprint_and_places_do_not() -> None:
 def test_the_digest_does_not_depend_on_order_and_leaves_out_volatile_files() -> None:
     files = [FileEntry(path=name, bytes=1, sha256=name) for name in "abc"]
     log = FileEntry(path="log", bytes=9, sha256="z", volatile=True)
-    assert digest_of(files) == digest_of([log, *reversed(files)]) != digest_of(files[1:])
+    assert digest_of(files, {}, {}) == digest_of([log, *reversed(files)], {}, {}) != digest_of(files[1:], {}, {})
+
+
+def test_the_same_bytes_with_other_facts_or_on_other_inputs_are_another_artifact() -> None:
+    """The order of the sources is a fact, not a file; latents are read by reference, through ids that may be the same."""
+    files = [FileEntry(path="a", bytes=1, sha256="a")]
+    facts = {"kind": "latents", "fingerprint": "f"}
+    one, other = (InputEntry(path="../a", digest=digest, **facts) for digest in "de")
+    variants = [
+        ({}, {}),
+        ({"sources": ["a", "b"]}, {}),
+        ({"sources": ["b", "a"]}, {}),
+        ({}, {"latents": one}),
+        ({}, {"latents": other}),
+        ({}, {"start": one}),
+    ]
+    assert len({digest_of(files, *variant) for variant in variants}) == len(variants)
+    moved = one.model_copy(update={"path": "../elsewhere", "fingerprint": "other settings, the same result"})
+    assert digest_of(files, {}, {"latents": moved}) == digest_of(files, {}, {"latents": one})
+
+
+def test_an_older_manifest_whose_digest_is_of_files_alone_is_known_by_its_fingerprint_too(tmp_path: Path) -> None:
+    old = hash_value([["data.txt", 1, hash_bytes(b"x")]])
+
+    def envelope_1(folder: Path, **changes: Any) -> Manifest:
+        path = folder / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "envelope": 1, "digest": old, **changes}))
+        return open_artifact(folder, "latents")
+
+    make(tmp_path / "a")
+    source = envelope_1(tmp_path / "a", content={"facts": "that an older digest does not see"})
+    assert source.digest_holds()
+    assert not source.model_copy(update={"envelope": 2}).digest_holds()
+    consumer = make(tmp_path / "b", "tokens", inputs={"latents": input_entry(tmp_path / "a", tmp_path / "b", source)})
+    open_input(tmp_path / "b", consumer, "latents")
+    envelope_1(tmp_path / "a", fingerprint="0" * 64)
+    with pytest.raises(TfcliError, match="made from other latents") as caught:
+        open_input(tmp_path / "b", consumer, "latents")
+    assert caught.value.why.startswith("fingerprint 000000000000,")

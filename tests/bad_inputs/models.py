@@ -73,19 +73,25 @@ def offline(lab: Lab) -> tuple[str, ...]:
 
 
 def reseal(folder: Path, consumer: Path) -> None:
-    """Make the manifest fit the files as they are now, and the consumer's entry fit the manifest: a hostile artifact agrees
-    with itself."""
-    from stages.artifacts.manifest import Manifest, digest_of
-
+    """Make the manifest fit the files as they are now, and the consumer's fit the manifest: a hostile artifact agrees with
+    itself."""
     raw = json.loads((folder / "manifest.json").read_text())
     for entry in raw["files"]:
         data = (folder / entry["path"]).read_bytes()
         entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-    raw["digest"] = digest_of(Manifest.model_validate(raw).files)
-    (folder / "manifest.json").write_text(json.dumps(raw))
     other = json.loads((consumer / "manifest.json").read_text())
-    other["inputs"]["latents"]["digest"] = raw["digest"]
-    (consumer / "manifest.json").write_text(json.dumps(other))
+    other["inputs"]["latents"]["digest"] = write_manifest(folder, raw)
+    write_manifest(consumer, other)
+
+
+def write_manifest(folder: Path, raw: dict[str, Any]) -> str:
+    """Write a manifest whose digest is the one of what it lists, and return that."""
+    from stages.artifacts.manifest import Manifest, digest_of
+
+    listed = Manifest.model_validate(raw)
+    raw["digest"] = digest_of(listed.files, listed.content, listed.inputs)
+    (folder / "manifest.json").write_text(json.dumps(raw))
+    return str(raw["digest"])
 
 
 def zarr_json(change: Callable[[dict[str, Any]], object] | bytes) -> Callable[[Lab], None]:

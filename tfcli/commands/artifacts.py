@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.tree import Tree
 
-from stages.artifacts.manifest import MAKERS, MANIFEST, FileEntry, digest_of, read_manifest
+from stages.artifacts.manifest import MAKERS, MANIFEST, FileEntry, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Progress, Report, Warn
 from stages.core.hashing import hash_file, hash_value
@@ -136,8 +136,8 @@ def _damage(item: Found, report: Report, interrupts: Interrupts) -> list[str]:
         elif hash_file(path) != entry.sha256:
             damaged.append(f"{path} is damaged: other bytes than the manifest says")
     report(Progress(task, len(files), len(files), "files"))
-    if digest_of(files) != item.manifest.digest:
-        damaged.append(f"{item.folder / MANIFEST} is damaged: its list of files does not give its digest")
+    if not item.manifest.digest_holds():
+        damaged.append(f"{item.folder / MANIFEST} is damaged: what it lists does not give its digest")
     known = {entry.path for entry in files} | {MANIFEST}
     extra = [
         path

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, read_manifest
+from stages.artifacts.manifest import MAKERS, InputEntry, Manifest, is_other, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import render
 
@@ -59,7 +59,7 @@ def follow(folder: Path, entry: InputEntry) -> tuple[Path, Manifest | None, str]
         return path, None, f"cannot be read ({error.why})"
     if manifest is None:
         return path, None, "no longer there"
-    if manifest.digest != entry.digest:
+    if is_other(entry, manifest):
         return path, manifest, f"changed since: digest {render.short(manifest.digest)} now"
     return path, manifest, ""
 
