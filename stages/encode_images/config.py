@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.core.config import Section
+from stages.core.config import Section, neutral
 
 
 class EncodeConfig(Section):
@@ -17,7 +17,7 @@ class EncodeConfig(Section):
     mirror: store each picture flipped left to right as well; packing draws one of the two for each place. Not for captions
     that tell left from right, nor for pictures with writing.
     max_bad: share of pictures that may fail, over the first 100, over the last bad_window and over the whole run, before the
-    stage stops. check_pictures: how many are decoded again for the PSNR and the sheet.
+    stage stops; finished shards stay when it is raised. check_pictures: how many are decoded again for the PSNR and the sheet.
     """
 
     dtype: Literal["float16", "float32"] = "float16"
@@ -26,6 +26,6 @@ class EncodeConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     mirror: bool = False
-    max_bad: float = Field(0.05, ge=0, le=1)
-    bad_window: int = Field(1000, ge=100)
+    max_bad: float = neutral(0.05, ge=0, le=1)
+    bad_window: int = neutral(1000, ge=100)
     check_pictures: int = Field(64, ge=1)

@@ -28,6 +28,7 @@ class Failures:
         self.saw(record["good"], [error for error in record["errors"] if "row" in error])
 
     def saw(self, good: int, errors: list[dict[str, Any]]) -> None:
+        """So many more pictures, in the order of the source. Raises TfcliError (INPUT) where too many failed."""
         self.bad += len(errors)
         self.seen += good + len(errors)
         self.reasons.update(error["reason"] for error in errors)

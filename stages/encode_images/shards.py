@@ -104,8 +104,13 @@ def encode_shards(
     job: Job, shards: Iterable[Shard], encoder: Encoder, reader: PictureReader, failures: Failures, runtime: Runtime
 ) -> Iterator[tuple[Shard, Record]]:
     """Decode, encode and write shards; yields each with its facts (counts, sums, reasons, files). The next shard is decoded
-    while the batches of the one before are on their way and its files are written."""
+    while the batches of the one before are on their way and its files are written.
+
+    failures: of reading. Those of the autoencoder are counted apart, batch by batch: a batch comes back the later the more
+    cores there are, and whether a run is stopped must not depend on that.
+    """
     under_way: deque[_Work] = deque()
+    not_encoded = Failures(job.encode.max_bad, job.encode.bad_window)
 
     def collect(*, all_of_them: bool = False) -> Iterator[tuple[Shard, Record]]:
         for (work, grid, places), variants in encoder.take(all_of_them=all_of_them):
@@ -116,7 +121,7 @@ def encode_shards(
             yield work.shard, work.finish()
 
     for shard in shards:
-        work = _Work(job, shard, failures)
+        work = _Work(job, shard, failures, not_encoded)
         under_way.append(work)
         for grid, places, batch in work.batches(reader):
             encoder.give((work, grid, places), batch)
@@ -127,11 +132,12 @@ def encode_shards(
 class _Work:
     """A shard between its first picture and its record."""
 
-    def __init__(self, job: Job, shard: Shard, failures: Failures) -> None:
+    def __init__(self, job: Job, shard: Shard, not_read: Failures, not_encoded: Failures) -> None:
         self.job = job
         self.shard = shard
         self.done = False
-        self._failures = failures
+        self._not_read = not_read
+        self._not_encoded = not_encoded
         self._rows = ShardRows(job, len(shard.images))
         self._errors: list[dict[str, Any]] = [dict(vars(omission)) for omission in shard.omissions]
         self._notes: Counter[str] = Counter()
@@ -146,8 +152,9 @@ class _Work:
         for place, fitted in enumerate(reader.read(pictures)):
             self._notes.update(fitted.notes)
             if fitted.pixels is None:
-                self._fail(place, fitted.reason, fitted.message)
+                self._fail(place, fitted.reason, fitted.message, self._not_read)
                 continue
+            self._not_read.saw(1, [])
             grid = shapes.index(fitted.pixels.shape[:2])
             waiting[grid].append((place, fitted.pixels))
             if len(waiting[grid]) == self.job.encode.batch_size:
@@ -162,11 +169,11 @@ class _Work:
         """What became of a batch."""
         for number, place in enumerate(places):
             if self._rows.put(place, grid, [(mean[number], deviation[number]) for mean, deviation in variants]):
-                self._failures.saw(1, [])
+                self._not_encoded.saw(1, [])
                 self._missing -= 1
             else:
                 why = "the autoencoder gave numbers that are not finite, or too large for encode.dtype"
-                self._fail(place, "LATENT_NONFINITE", why)
+                self._fail(place, "LATENT_NONFINITE", why, self._not_encoded)
         self.done = self._missing == 0
 
     def finish(self) -> Record:
@@ -192,12 +199,12 @@ class _Work:
             batch[number] = pixels
         return grid, [place for place, _ in pictures], batch
 
-    def _fail(self, place: int, reason: str, message: str) -> None:
+    def _fail(self, place: int, reason: str, message: str, failures: Failures) -> None:
         key, image = self.shard.images[place]
         row = self.shard.first_row + place
         self._errors.append({"key": key, "path": image.name, "reason": reason, "message": message, "row": row})
         self._missing -= 1
-        self._failures.saw(0, self._errors[-1:])
+        failures.saw(0, self._errors[-1:])
 
 
 def _document_row(first_row: int, document: Document) -> dict[str, Any]:

@@ -147,12 +147,13 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
     size = job.encode.shard_rows
     mine = [number for number in range(num_shards(num_images, job.encode)) if runtime.part.has(number)]
     total = sum(min(size, num_images - number * size) for number in mine)
-    done = 0
+    done = left_out = 0
 
-    def report(shard: Shard) -> None:
-        nonlocal done
+    def report(shard: Shard, record: Record) -> None:
+        nonlocal done, left_out
         done += len(shard.images)
-        runtime.report(Progress("encode", done, total, "pictures", {"left out": str(failures.bad)}))
+        left_out += record["failed"]
+        runtime.report(Progress("encode", done, total, "pictures", {"left out": str(left_out)}))
 
     def missing() -> Iterator[Shard]:
         """The shards to make; those that are there are accounted for."""
@@ -169,7 +170,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
                 yield shard
             else:
                 failures.saw_record(record)
-                report(shard)
+                report(shard, record)
         if seen != num_images:
             raise TfcliError(
                 "the source changed while it was encoded",
@@ -182,7 +183,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
         for shard, record in encode_on_ray(job, missing(), runtime):
             failures.saw_record(record)
             build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
-            report(shard)
+            report(shard, record)
         return
     with (
         ExitStack() as claims,
@@ -204,7 +205,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
         for shard, record in encode_shards(job, claimed(), encoder, reader, failures, runtime):
             build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
             held.pop(shard.number).close()
-            report(shard)
+            report(shard, record)
             runtime.interrupts.check()
 
 

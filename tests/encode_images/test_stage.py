@@ -23,6 +23,7 @@ from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
 from stages.coders.pixels import crop, decode
 from stages.coders.vae import Vae, load_vae
+from stages.core.config import result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Warn
 from stages.core.files import read_jsonl
@@ -55,14 +56,15 @@ class Png:
 @dataclass(frozen=True)
 class Pairs:
     bad: tuple[int, ...] = (BAD,)
+    pictures: int = 11
 
     def documents(self) -> Iterator[Document]:
-        for number in range(11):
+        for number in range(self.pictures):
             image = ImageSegment(f"p{number}.png", Png(number, number in self.bad))
             yield Document(f"d{number}", (TextSegment(f"text {number}"), image), facts={"number": number})
 
     def count(self) -> tuple[int, int]:
-        return 11, 11
+        return self.pictures, self.pictures
 
     def identity(self) -> Any:
         return None
@@ -162,6 +164,26 @@ def test_too_many_bad_pictures_stop_the_run(tmp_path: Path, autoencoder: Path) -
     with pytest.raises(TfcliError) as caught:
         encode(tmp_path / "latents", autoencoder, Pairs(bad=tuple(range(8))))
     assert caught.value.code == ExitCode.INPUT
+
+
+@pytest.mark.parametrize("cores", [1, 64])
+def test_whether_bad_pictures_stop_the_run_does_not_depend_on_the_cores(
+    tmp_path: Path, autoencoder: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    """With many cores most good pictures are still on their way when a bad one is decoded."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    bad = tuple(range(10, 200, 24))
+    assert len(bad) == 8 <= 0.05 * 200  # and never more than 5 of the first 100
+    latents = encode(tmp_path / "latents", autoencoder, Pairs(bad, 200))
+    assert latents.content.num_good == 192
+    monkeypatch.setattr(shard_rows.ShardRows, "put", lambda *_: False)
+    with pytest.raises(TfcliError, match="6 of the first 6 pictures") as caught:
+        encode(tmp_path / "not_finite", autoencoder, Pairs((), 200))
+    assert caught.value.why.startswith("mostly LATENT_NONFINITE (6)")
+
+
+def test_the_limit_of_bad_pictures_changes_no_byte_and_keeps_what_is_done() -> None:
+    assert result_config(EncodeConfig(max_bad=0.5, bad_window=100)) == result_config(EncodeConfig())
 
 
 @pytest.mark.parametrize(("window", "stops"), [(100, True), (1000, False)])
