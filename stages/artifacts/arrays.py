@@ -45,16 +45,19 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
 
 
 def write_shard(path: Path, shard: int, rows: Array) -> Path:
-    """Write one whole shard (its only writer) and return its file. No row may be NaN throughout: zarr leaves a chunk
+    """Write one whole shard (its only writer) and return its file. One that is there is not read: zarr would, to keep the
+    places behind the last row, and fail where a kill or a disk damaged it. No row may be NaN throughout: zarr leaves a chunk
     that equals the fill value out of a shard, and the reader takes a row that is not there for damage."""
     import zarr
 
     with disk_errors(path), _own_settings():
         array = zarr.open_array(store=str(path), mode="r+", zarr_format=3)
         assert array.shards is not None
+        file = path / "c" / "/".join([str(shard), *["0"] * (array.ndim - 1)])
+        file.unlink(missing_ok=True)
         start = shard * array.shards[0]
         array[start : start + len(rows)] = rows
-    return path / "c" / "/".join([str(shard), *["0"] * (array.ndim - 1)])
+    return file
 
 
 def write_flat(path: Path, values: Array) -> None:

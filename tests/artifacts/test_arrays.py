@@ -36,6 +36,16 @@ def test_rows_equal_plain_zarr_in_any_order(array: Path) -> None:
     assert RowReader(array).read(np.zeros(0, np.int64)).shape == (0, 2, 3, 2, 2)
 
 
+@pytest.mark.parametrize("shard", [0, 2])  # a full one, and one that ends before its last place
+def test_a_damaged_shard_is_written_anew(array: Path, shard: int) -> None:
+    path = shard_file(array, shard)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-3], whole[:10] + b"\xff" + whole[11:-1] + b"\x00"):
+        path.write_bytes(damaged)
+        assert write_shard(array, shard, ROWS[shard * 4 : shard * 4 + 4]) == path
+        assert path.read_bytes() == whole
+
+
 def test_a_reader_survives_pickling(array: Path) -> None:
     reader = RowReader(array)
     size = len(pickle.dumps(reader))
