@@ -11,6 +11,7 @@ from stages.coders.pixels import PixelPolicy
 from stages.core.config import Section
 
 Shape = tuple[int, int]  # height and width in pixels
+MAX_SHAPES = 256  # latents keep the number of each picture's shape in a byte
 
 
 class Images(Section):
@@ -33,6 +34,10 @@ class Images(Section):
             raise ValueError('bucket_step and bucket_aspect need fit = "buckets"')
         if self.size % self.step:
             raise ValueError(f"size {self.size} is no multiple of bucket_step {self.step}")
+        if (count := len(self.shapes())) > MAX_SHAPES:
+            raise ValueError(
+                f"{count} shapes of buckets, at most {MAX_SHAPES}: raise bucket_step or lower bucket_aspect"
+            )
         return self
 
     @property

@@ -67,10 +67,10 @@ class ShardRows:
 
 
 def pack_grids(grids: np.ndarray[Any, Any]) -> str:
-    """A letter for the grid of each row: records of a hundred million pictures are held in memory together."""
-    return bytes(grids + ord("A")).decode("ascii")
+    """A character for the grid of each row: records of a hundred million pictures are held in memory together."""
+    return bytes(grids + np.uint8(ord("A"))).decode("latin-1")
 
 
 def unpack_grids(record: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The inverse of `pack_grids`, of the record of a shard."""
-    return np.frombuffer(record["grids"].encode("ascii"), dtype=np.uint8) - np.uint8(ord("A"))
+    return np.frombuffer(record["grids"].encode("latin-1"), dtype=np.uint8) - np.uint8(ord("A"))

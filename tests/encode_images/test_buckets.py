@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from PIL import Image
 from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
-from stages.coders.config import Images
+from stages.coders.config import MAX_SHAPES, Images
 from stages.coders.pictures import read_picture
 from stages.coders.vae import load_vae
 from stages.core.errors import TfcliError
 from stages.core.runtime import Part, Runtime
 from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.rows import pack_grids, unpack_grids
 from stages.sources.document import Document, ImageSegment
 from tests.builders import make_autoencoder
 from tests.encode_images.test_stage import Pairs
@@ -103,6 +105,15 @@ def test_one_size_has_one_shape() -> None:
         Images(size=36, fit="buckets", bucket_step=8)
     with pytest.raises(ValueError, match="buckets"):
         Images(size=36, bucket_step=8)
+
+
+def test_as_many_shapes_as_a_byte_holds_are_kept_and_more_are_refused() -> None:
+    grids = np.arange(MAX_SHAPES).astype(np.uint8)
+    assert np.array_equal(unpack_grids(json.loads(json.dumps({"grids": pack_grids(grids)}))), grids)
+    many = {"size": 1024, "fit": "buckets", "bucket_step": 8}
+    assert 63 < len(Images(**many).shapes()) < MAX_SHAPES
+    with pytest.raises(ValueError, match="at most 256: raise bucket_step or lower bucket_aspect"):
+        Images(**{**many, "bucket_step": 4, "bucket_aspect": 8})
 
 
 def test_every_picture_lies_in_the_grid_of_its_aspect(tmp_path: Path, autoencoder: Path) -> None:
