@@ -34,8 +34,9 @@ class Part(BaseModel):
 
 class Record(BaseModel):
     """One sampled document. index: of the prompt in its mode; take: which of several samples of that prompt. seed, settings
-    and checkpoint (its digest): what it takes to make it again. begin: the picture that its first drawing began from, with
-    `strength` of the noise, and where it has holes, a picture of them; negative: text that guidance led away from."""
+    and checkpoint (its digest): what it takes to make it again. begin: the picture that its first drawing began from, as it
+    was cropped, with `strength` of the noise; mask: white where it could change, elsewhere its pixels are kept; negative:
+    text that guidance led away from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     index: int

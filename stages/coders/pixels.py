@@ -131,14 +131,18 @@ def upright_rgb(image: object, policy: PixelPolicy) -> Image.Image:
 
 def crop(image: Image.Image, height: int, width: int) -> Pixels:
     """A (height, width, 3) picture: the largest part of that aspect around the centre, resized with antialiasing."""
-    old_width, old_height = image.size
+    return np.array(image.resize((width, height), _FILTER, box=crop_box(image.size, height, width)))
+
+
+def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of that part of a picture of `size`, its width and height."""
+    old_width, old_height = size
     if old_width * height > old_height * width:
         cut_height, cut_width = old_height, max(1, round(old_height * width / height))
     else:
         cut_height, cut_width = max(1, round(old_width * height / width)), old_width
     top, left = (old_height - cut_height) // 2, (old_width - cut_width) // 2
-    box = (left, top, left + cut_width, top + cut_height)
-    return np.array(image.resize((width, height), _FILTER, box=box))
+    return left, top, left + cut_width, top + cut_height
 
 
 def pad(image: Image.Image, size: int) -> Pixels:

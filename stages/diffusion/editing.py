@@ -59,6 +59,6 @@ def cells_to_change(mask_HW: np.ndarray, downsampling: int) -> Tensor:
 
 
 def pasted(drawn_HWc: np.ndarray, original_HWc: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
-    """The drawn picture with the original's own pixels wherever the mask does not say to change them: an autoencoder does not
-    give them back exactly."""
+    """The drawn picture, or several behind one another, with the original's own pixels wherever the mask does not say to
+    change them: an autoencoder does not give them back exactly."""
     return np.where(mask_HW[..., None], drawn_HWc, original_HWc)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -36,12 +37,14 @@ class Edit:
     """An image that drawing begins from, instead of from noise alone.
 
     latent: clean, normalised, (C, h, w). change_hw: True where the image may change, None for everywhere (inpainting).
-    strength: share of the noise levels that the image goes through, 1 for all of them (variations).
+    strength: share of the noise levels that the image goes through, 1 for all of them (variations). pixels: the image itself,
+    uint8 (height, width, 3), where what is kept of it shall have its very pixels.
     """
 
     latent: Tensor
     change_hw: Tensor | None = None
     strength: float = 1.0
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from stages.generation.engine import Engine
 from stages.generation.loading import load_model
 from stages.generation.prompts import Denoised, Ended, ImageDone, ImagePiece, Piece, TextAdded, TextPiece
 from stages.sample_model.events import End, Event, Picture, Step, Text
-from stages.sample_model.tasks import default_next, edit_of, fit_of, latent_size, picture_piece, prompt_to
+from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
+from stages.sample_model.tasks import default_next, latent_size, prompt_to
 
 
 class Model:
@@ -78,8 +79,9 @@ class Model:
                     yield Text(take, text)
                 case Denoised(prompt=take, t=t):
                     yield Step(take, 1 - t / self.loaded.diffusion.num_steps)
-                case ImageDone(prompt=take, image=image):
-                    yield Picture(take, to_image(self.loaded.draw_pictures(image.latent[None])[0]))
+                case ImageDone(prompt=take, number=place, image=image):
+                    edit = None if place else prompts[take].edit
+                    yield Picture(take, to_image(drawn_pixels(image.latent[None], edit, self.loaded)[0]))
                 case Ended(prompt=take, reason=reason):
                     yield End(take, reason)
 

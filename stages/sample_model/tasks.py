@@ -6,18 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from stages.artifacts.latents import Latents, caption_of
-from stages.coders.config import Images
-from stages.coders.pictures import read_picture
-from stages.coders.pixels import BadImage, Decoded, Pixels, decode
+from stages.artifacts.latents import caption_of
 from stages.core.errors import ExitCode, TfcliError
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Edit, ImagePiece, Piece, Prompt, TextPiece
+from stages.generation.prompts import ImagePiece, Piece, Prompt, TextPiece
 from stages.sample_model.config import MixedPrompt, PicturePart, SampleConfig, TextPart
-from stages.sources.document import FileSpan
+from stages.sample_model.pictures import edit_of, picture_piece
 from stages.sources.text_rules import printable
 
 # Modes in the order of the page, with the heading that a reader sees.
@@ -137,62 +132,6 @@ def latent_size(size: str, loaded: LoadedModel) -> tuple[int, int]:
     """(h, w) of the latents of a picture of "WIDTHxHEIGHT" pixels. Raises TfcliError (USAGE) where it cannot be drawn."""
     width, height = (int(side) for side in size.split("x"))
     return loaded.latent_size(height, width)
-
-
-def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel) -> Edit:
-    """What a drawing begins from. A latent pixel may change where any pixel below it is white in the mask.
-
-    Raises TfcliError: INPUT for files that are no pictures, USAGE for a mask of another size or without any white.
-    """
-    latent = picture_piece(image, loaded).latent
-    if mask is None:
-        return Edit(latent, strength=strength)
-    sizes = [_decoded(path, loaded).image.size for path in (image, mask)]
-    if sizes[0] != sizes[1]:
-        shown = [f"{width}x{height}" for width, height in sizes]
-        raise TfcliError(
-            f"mask {printable(str(mask))} is {shown[1]}, the picture is {shown[0]}",
-            fix="give a mask of the picture's size, white where it may change",
-            code=ExitCode.USAGE,
-        )
-    white = torch.from_numpy(_fitted(mask, loaded)).float().mean(-1) > 127.5
-    factor = loaded.latents.content.downsampling
-    change = torch.nn.functional.max_pool2d(white[None].float(), factor)[0] > 0
-    if not bool(change.any()):
-        why = "it is white nowhere, so nothing may change"
-        raise TfcliError(
-            f"mask {printable(str(mask))}", why=why, fix="paint what may change white", code=ExitCode.USAGE
-        )
-    return Edit(latent, change.to(loaded.device), strength)
-
-
-def picture_piece(path: Path, loaded: LoadedModel) -> ImagePiece:
-    """A picture file as the model sees it. Raises TfcliError (INPUT) with the reason where it cannot be read."""
-    return ImagePiece(loaded.read_picture(_fitted(path, loaded)))
-
-
-def _fitted(path: Path, loaded: LoadedModel) -> Pixels:
-    fitted = read_picture(FileSpan(path), fit_of(loaded.latents))
-    if fitted.pixels is None:
-        raise _unusable(path, fitted.reason, fitted.message)
-    return fitted.pixels
-
-
-def _decoded(path: Path, loaded: LoadedModel) -> Decoded:
-    try:
-        return decode(FileSpan(path).read(), fit_of(loaded.latents).policy)
-    except BadImage as bad:
-        raise _unusable(path, bad.reason, bad.message) from bad
-
-
-def _unusable(path: Path, reason: str, message: str) -> TfcliError:
-    what = f"picture {printable(str(path))} cannot be used: {reason}"
-    return TfcliError(what, why=message, fix="give another picture, or save it anew as PNG")
-
-
-def fit_of(latents: Latents) -> Images:
-    """How the pictures of the latents were cropped and resized."""
-    return Images.model_validate(latents.manifest.config["images"])
 
 
 def _length(piece: Piece, loaded: LoadedModel) -> int:

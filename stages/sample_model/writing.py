@@ -29,6 +29,7 @@ from stages.generation.prompts import (
     TextAdded,
     TextPiece,
 )
+from stages.sample_model.pictures import drawn_pixels, shown_mask
 from stages.sample_model.tasks import Task
 
 _FRAMES = 24  # of a GIF, whatever the number of steps
@@ -115,19 +116,17 @@ class Writer:
             )
 
     def _begun(self, task: Task) -> dict[str, Any]:
-        """What the first drawing began from, after the autoencoder; of a mask, where latents could change."""
+        """What the first drawing began from; of a mask, where latents could change."""
         edit = task.prompt.edit
         if edit is None:
             return {}
         stem = f"images/{task.mode}-{task.index:03d}"
         shown: dict[str, Any] = {"strength": edit.strength}
-        pixels = self._pixels(edit.latent[None])[0]
-        shown["begin"] = self._given_picture(f"{stem}-begin.png", pixels)
+        assert edit.pixels is not None
+        shown["begin"] = self._given_picture(f"{stem}-begin.png", edit.pixels)
         if edit.change_hw is not None:
-            factor = pixels.shape[0] // edit.change_hw.shape[0]
-            white = edit.change_hw.cpu().numpy().astype(np.uint8) * 255
-            mask = np.repeat(white.repeat(factor, 0).repeat(factor, 1)[..., None], 3, axis=-1)
-            shown["mask"] = self._given_picture(f"{stem}-mask.png", mask)
+            white = shown_mask(edit.change_hw, self.loaded).astype(np.uint8) * 255
+            shown["mask"] = self._given_picture(f"{stem}-mask.png", np.repeat(white[..., None], 3, axis=-1))
         return shown
 
     def _given(self, task: Task) -> list[Part]:
@@ -138,7 +137,7 @@ class Writer:
                 parts.append(Part(text=piece.text))
                 continue
             name = f"images/{task.mode}-{task.index:03d}-prompt-{sum(part.image is not None for part in parts)}.png"
-            parts.append(self._given_picture(name, self._pixels(piece.latent[None])[0]))
+            parts.append(self._given_picture(name, drawn_pixels(piece.latent[None], None, self.loaded)[0]))
         return parts
 
     def _given_picture(self, name: str, pixels: Pixels) -> Part:
@@ -150,7 +149,8 @@ class Writer:
         task = self.tasks[number]
         take = f"-{task.take:03d}" if task.take else ""
         name = f"images/{task.mode}-{task.index:03d}{take}-{place}"
-        pixels = self._pixels(latent[None])[0]
+        edit = None if place else task.prompt.edit
+        pixels = drawn_pixels(latent[None], edit, self.loaded)[0]
         about = {
             "seed": str(self.facts.seed),
             "prompt": words(task.prompt.pieces),
@@ -163,12 +163,9 @@ class Writer:
         if not estimates:
             return _picture(f"{name}.png", pixels)
         chosen = np.unique(np.linspace(0, len(estimates) - 1, min(_FRAMES, len(estimates))).round().astype(int))
-        frames = [*self._pixels(torch.stack([estimates[step] for step in chosen])), pixels]
+        frames = [*drawn_pixels(torch.stack([estimates[step] for step in chosen]), edit, self.loaded), pixels]
         write_atomic(self.folder / f"{name}.gif", encode_gif(frames))
         return _picture(f"{name}.png", pixels, f"{name}.gif")
-
-    def _pixels(self, latents_IChw: Tensor) -> Pixels:
-        return self.loaded.draw_pictures(latents_IChw.to(self.loaded.device))
 
     def _show_levels(self) -> None:
         done = sum(self._levels.values())

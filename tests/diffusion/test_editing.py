@@ -121,3 +121,4 @@ def test_kept_pixels_are_the_original_ones() -> None:
     assert result.dtype == np.uint8
     assert (result[mask] == new[mask]).all()
     assert (result[~mask] == old[~mask]).all()
+    assert (pasted(np.stack([old, new]), old, mask) == np.stack([old, result])).all()

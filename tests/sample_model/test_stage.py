@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from stages.artifacts.latents import StoredImage
+from stages.coders.pictures import read_picture
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
 from stages.diffusion.samplers import DdimSampler
@@ -20,7 +21,8 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.generation.prompts import ImagePiece, Prompt, TextPiece
 from stages.sample_model import End, Picture, Step, Text, load
-from stages.sample_model.tasks import edit_of, picture_piece
+from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
+from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
 
 QUICK = ("--steps", "2", "--set", "sample.generation.max_text_tokens=4")
@@ -158,6 +160,11 @@ def test_python_refuses_what_cannot_be(lab: Lab) -> None:
         assert caught.value.code == code
 
 
+def model_events(lab: Lab, parts: list[Any], **options: Any) -> list[Any]:
+    """What Python gives of the finished checkpoint."""
+    return list(load(lab.folder / "work" / "checkpoint", "cpu").generate(parts, **options, **SETTINGS))
+
+
 def masked(lab: Lab, name: str, left: int, side: int = 20) -> str:
     """A mask that is white from the column `left` on."""
     values = np.zeros((side, side, 3), np.uint8)
@@ -174,7 +181,6 @@ def test_a_drawing_begins_from_a_picture_and_keeps_what_the_mask_keeps(lab: Lab)
     hole = pixels(lab, record["mask"]["image"])[..., 0] > 0
     assert hole[:, 8:].all()
     assert not hole[:, :8].any()
-    # what is kept is kept in the latents: the decoder of this autoencoder looks at all of them for each pixel
     loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
     edit = edit_of(Path("pictures/good0.png"), Path("right.png"), 1.0, loaded)
     config = GenerationConfig(sampler=DdimSampler(steps=2))
@@ -182,8 +188,48 @@ def test_a_drawing_begins_from_a_picture_and_keeps_what_the_mask_keeps(lab: Lab)
     (drawn,) = (piece.latent for piece in output.pieces if isinstance(piece, ImagePiece))
     assert torch.equal(drawn[:, :, :4], edit.latent[:, :, :4])
     assert (drawn[:, :, 4:] - edit.latent[:, :, 4:]).abs().mean() > 0.1
+    # and in pixels the kept half is the picture itself, which the autoencoder alone would not give back
+    given = read_picture(FileSpan(Path("pictures/good0.png")), fit_of(loaded.latents)).pixels
+    assert given is not None
+    shown = pixels(lab, record["output"][0]["image"])
+    assert np.array_equal(shown[:, :8], given[:, :8])
+    assert not np.array_equal(shown[:, 8:], given[:, 8:])
+    assert np.array_equal(pixels(lab, record["begin"]["image"]), given)
+    assert not np.array_equal(loaded.draw_pictures(drawn[None])[0][:, :8], given[:, :8])
+    events = model_events(lab, ["a thing"], begin="pictures/good0.png", mask="right.png")
+    (python,) = (np.array(event.image) for event in events if isinstance(event, Picture))
+    assert np.array_equal(python, shown)
     (varied,) = sampled(lab, "--begin", "pictures/good0.png", "--strength", "0.5")
     assert (varied["strength"], varied["mask"], varied["prompt"]) == (0.5, None, [])
+
+
+def test_a_mask_says_where_it_is_painted_and_nothing_else(lab: Lab) -> None:
+    """Thin strokes count, padding and transparency do not."""
+    loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (512, 512, 3), dtype=np.uint8)).save("large.png")
+    painted = np.zeros((512, 512, 4), np.uint8)
+    painted[100:400, 250:254] = 255
+    Image.fromarray(painted).save("stroke.png")
+    edit = edit_of(Path("large.png"), Path("stroke.png"), 1.0, loaded)
+    assert edit.change_hw is not None
+    cell = 512 // edit.change_hw.shape[0]
+    assert edit.change_hw.tolist() == (painted[..., 3].reshape(-1, cell, 512 // cell, cell) > 0).any((1, 3)).tolist()
+    assert 0 < int(edit.change_hw.sum()) < edit.change_hw.numel() / 4
+    kept = drawn_pixels(torch.zeros_like(edit.latent)[None], edit, loaded)[0] == edit.pixels
+    assert not kept.all()
+    assert kept.all(-1).mean() > 0.7
+
+
+def test_white_that_is_cropped_away_is_said(lab: Lab) -> None:
+    loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
+    Image.new("RGB", (64, 32), "red").save("wide.png")
+    values = np.zeros((32, 64), np.uint8)
+    values[:, :10] = 255
+    Image.fromarray(values).save("edge.png")
+    with pytest.raises(TfcliError) as caught:
+        edit_of(Path("wide.png"), Path("edge.png"), 1.0, loaded)
+    assert "cropped away" in caught.value.why
 
 
 def test_a_document_may_say_all_of_it(lab: Lab) -> None:

@@ -1,0 +1,95 @@
+"""Picture files as the model takes them in, what a drawing begins from, and what it draws as pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from stages.artifacts.latents import Latents
+from stages.coders.config import Images
+from stages.coders.masks import Mask, fit_mask, read_mask
+from stages.coders.pictures import read_picture
+from stages.coders.pixels import BadImage, Pixels, decode
+from stages.core.errors import ExitCode, TfcliError
+from stages.diffusion.editing import cells_to_change, pasted
+from stages.generation.loading import LoadedModel
+from stages.generation.prompts import Edit, ImagePiece
+from stages.sources.document import FileSpan
+from stages.sources.text_rules import printable
+
+
+def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel) -> Edit:
+    """What a drawing begins from. A latent pixel may change where any pixel below it is white in the mask.
+
+    Raises TfcliError: INPUT for files that are no pictures, USAGE for a mask of another size or without any white.
+    """
+    pixels = _fitted(image, loaded)
+    change = None if mask is None else _change(image, mask, loaded)
+    return Edit(loaded.read_picture(pixels), change, strength, pixels)
+
+
+def drawn_pixels(latents_IChw: Tensor, edit: Edit | None, loaded: LoadedModel) -> Pixels:
+    """Drawn latents as pictures (I, height, width, 3). Outside of the cells that could change they have the pixels of the
+    picture that they began from: the autoencoder does not give them back exactly."""
+    pictures = loaded.draw_pictures(latents_IChw.to(loaded.device))
+    if edit is None or edit.pixels is None or edit.change_hw is None:
+        return pictures
+    return pasted(pictures, edit.pixels, shown_mask(edit.change_hw, loaded))
+
+
+def shown_mask(change_hw: Tensor, loaded: LoadedModel) -> Mask:
+    """Where latent pixels may change, in pixels of the picture."""
+    factor = loaded.latents.content.downsampling
+    return change_hw.cpu().numpy().repeat(factor, 0).repeat(factor, 1)
+
+
+def _change(image: Path, mask: Path, loaded: LoadedModel) -> Tensor:
+    images, name = fit_of(loaded.latents), f"mask {printable(str(mask))}"
+    try:
+        white = read_mask(_read(mask), images.policy)
+    except BadImage as bad:
+        raise _unusable(mask, bad.reason, bad.message) from bad
+    size, own = decode(_read(image), images.policy).image.size, (white.shape[1], white.shape[0])
+    if own != size:
+        raise TfcliError(
+            f"{name} is {own[0]}x{own[1]}, the picture is {size[0]}x{size[1]}",
+            fix="give a mask of the picture's size, white where it may change",
+            code=ExitCode.USAGE,
+        )
+    change = cells_to_change(fit_mask(white, images), loaded.latents.content.downsampling)
+    if not bool(change.any()):
+        why = "it is white nowhere, so nothing may change"
+        if white.any():
+            why = "it is white only where the picture is cropped away, so nothing may change"
+        raise TfcliError(name, why=why, fix="paint what may change white", code=ExitCode.USAGE)
+    return change.to(loaded.device)
+
+
+def picture_piece(path: Path, loaded: LoadedModel) -> ImagePiece:
+    """A picture file as the model sees it. Raises TfcliError (INPUT) with the reason where it cannot be read."""
+    return ImagePiece(loaded.read_picture(_fitted(path, loaded)))
+
+
+def _fitted(path: Path, loaded: LoadedModel) -> Pixels:
+    fitted = read_picture(FileSpan(path), fit_of(loaded.latents))
+    if fitted.pixels is None:
+        raise _unusable(path, fitted.reason, fitted.message)
+    return fitted.pixels
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return FileSpan(path).read()
+    except OSError as error:
+        raise _unusable(path, "UNREADABLE", error.strerror or str(error)) from error
+
+
+def _unusable(path: Path, reason: str, message: str) -> TfcliError:
+    what = f"picture {printable(str(path))} cannot be used: {reason}"
+    return TfcliError(what, why=message, fix="give another picture, or save it anew as PNG")
+
+
+def fit_of(latents: Latents) -> Images:
+    """How the pictures of the latents were cropped and resized."""
+    return Images.model_validate(latents.manifest.config["images"])
