@@ -20,10 +20,10 @@ from stages.core.seeds import derive_seed
 from stages.generation.config import GenerationConfig, Precision
 from stages.generation.engine import Engine
 from stages.generation.loading import load_model
-from stages.generation.prompts import Denoised, Ended, ImageDone, ImagePiece, Piece, TextAdded, TextPiece
+from stages.generation.prompts import Denoised, Ended, ImageDone, ImagePiece, Piece, Prompt, TextAdded, TextPiece
 from stages.sample_model.events import End, Event, Picture, Step, Text
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
-from stages.sample_model.tasks import default_next, latent_size, prompt_to
+from stages.sample_model.tasks import default_next, draw_number, latent_size, prompt_to
 
 
 class Model:
@@ -42,6 +42,7 @@ class Model:
         draw: bool | Literal["model"] | None = None,
         count: int = 1,
         seed: int = 0,
+        index: int = 0,
         size: str | None = None,
         negative: str = "",
         begin: Path | str | None = None,
@@ -53,9 +54,10 @@ class Model:
 
         draw: True draws a picture next and ends, False writes text only, "model" lets the model decide; None: a picture for
         texts, text for pictures, the model's choice behind both. count: samples, whose events alternate. seed: the same call
-        gives the same result. size: "WIDTHxHEIGHT" in pixels of what it draws. negative: text that guidance leads away from.
-        begin, mask, strength: files of the picture that drawing begins from and of where it may change (white), and the share of
-        the noise that it goes through. settings: keys of [sample.generation] (guidance, temperature, sampler ...).
+        gives the same result. index: the place of the prompt among others, from 0, as records have it: then each take is that
+        of `tfcli sample`. size: "WIDTHxHEIGHT" in pixels of what it draws. negative: text that guidance leads away from.
+        begin, mask, strength: files of the picture that drawing begins from and of where it may change (white), and the share
+        of the noise that it goes through. settings: keys of [sample.generation] (guidance, temperature, sampler ...).
 
         Raises TfcliError: USAGE for a setting or a part that cannot be, INPUT for a picture that cannot be used.
         """
@@ -70,19 +72,21 @@ class Model:
         prompt = replace(prompt, negative=negative, edit=edit)
         # as 'tfcli sample' names its draws
         engine = Engine(self.loaded, config, derive_seed(seed, "prompts"), Runtime())
-        return self._events(engine, [prompt] * count)
+        return self._events(engine, prompt, {draw_number(index, take): take for take in range(count)})
 
-    def _events(self, engine: Engine, prompts: list[Any]) -> Iterator[Event]:
-        for event in engine.stream(prompts, steps=True):
+    def _events(self, engine: Engine, prompt: Prompt, takes: dict[int, int]) -> Iterator[Event]:
+        """takes: by the number of their draws."""
+        for event in engine.stream([prompt] * len(takes), takes, steps=True):
+            take = takes[event.prompt]
             match event:
-                case TextAdded(prompt=take, text=text):
+                case TextAdded(text=text):
                     yield Text(take, text)
-                case Denoised(prompt=take, t=t):
+                case Denoised(t=t):
                     yield Step(take, 1 - t / self.loaded.diffusion.num_steps)
-                case ImageDone(prompt=take, number=place, image=image):
-                    edit = None if place else prompts[take].edit
+                case ImageDone(number=place, image=image):
+                    edit = None if place else prompt.edit
                     yield Picture(take, to_image(drawn_pixels(image.latent[None], edit, self.loaded)[0]))
-                case Ended(prompt=take, reason=reason):
+                case Ended(reason=reason):
                     yield End(take, reason)
 
     def _config(self, settings: dict[str, Any]) -> GenerationConfig:

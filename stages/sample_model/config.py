@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from stages.core.config import Section
 from stages.generation.config import GenerationConfig
 
+MAX_COUNT = 1000  # samples of a prompt; a part of the names of random draws (tasks.py)
+
 
 class TextPart(Section):
     """Text inside a prompt."""
@@ -80,7 +82,7 @@ class SampleConfig(Section):
 
     generation: GenerationConfig = GenerationConfig()
     prompts: tuple[str | MixedPrompt, ...] = ()
-    count: int = Field(1, ge=1, le=1000)
+    count: int = Field(1, ge=1, le=MAX_COUNT)
     heldout_prompts: int = Field(16, ge=0)
     captions: int = Field(8, ge=0)
     continued: int = Field(4, ge=0)

@@ -43,7 +43,7 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         facts = Facts(seed, loaded.checkpoint.manifest.digest, result_config(config), sample.gif)
         writer = Writer(build.folder, chosen, loaded, facts, runtime, tell=mode == "prompts")
         engine = Engine(loaded, config, derive_seed(seed, mode), runtime)
-        for event in engine.stream((task.prompt for task in chosen), steps=True):
+        for event in engine.stream((task.prompt for task in chosen), (task.number for task in chosen), steps=True):
             writer.take(event)
         records.extend(writer.records())
         drawn.extend(writer.pictures[place] for place in sorted(writer.pictures))

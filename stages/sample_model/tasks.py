@@ -11,7 +11,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Piece, Prompt, TextPiece
-from stages.sample_model.config import MixedPrompt, PicturePart, SampleConfig, TextPart
+from stages.sample_model.config import MAX_COUNT, MixedPrompt, PicturePart, SampleConfig, TextPart
 from stages.sample_model.pictures import edit_of, picture_piece
 from stages.sources.text_rules import printable
 
@@ -27,7 +27,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt with its mode, its number in there, which of several samples it is for, and the key of the document that it
+    """A prompt with its mode, its place in there, which of several samples it is for, and the key of the document that it
     comes from."""
 
     mode: str
@@ -36,15 +36,25 @@ class Task:
     key: str | None = None
     take: int = 0
 
+    @property
+    def number(self) -> int:
+        """What names its random draws and its events."""
+        return draw_number(self.index, self.take)
+
+
+def draw_number(index: int, take: int) -> int:
+    """Of a sample of the prompt in that place: neither other prompts nor more samples change it."""
+    assert 0 <= take < MAX_COUNT
+    return index * MAX_COUNT + take
+
 
 def make_tasks(sample: SampleConfig, loaded: LoadedModel) -> list[Task]:
     """All that the section asks for, mode by mode."""
     prompts = sample.mixed_prompts()
     limit = sample.generation.max_images
     asked = [engine_prompt(mixed, limit, loaded, _name(index, mixed)) for index, mixed in enumerate(prompts)]
-    # draws are named by the place in this list: the first sample of each prompt is the same however many are wanted
     tasks = [
-        Task("prompts", index, prompt, take=take) for take in range(sample.count) for index, prompt in enumerate(asked)
+        Task("prompts", index, prompt, take=take) for index, prompt in enumerate(asked) for take in range(sample.count)
     ]
     if sample.heldout_prompts or sample.captions or sample.continued:
         tasks += _heldout(sample, loaded, limit)

@@ -55,20 +55,22 @@ class _Growing:
 
 
 class Writer:
-    """Takes the events of one mode and writes below `folder`. pictures: all that were drawn, by (document, number)."""
+    """Takes the events of one mode and writes below `folder`. pictures: all that were drawn, by the numbers of their document
+    and in it."""
 
     def __init__(
         self, folder: Path, tasks: Sequence[Task], loaded: LoadedModel, facts: Facts, runtime: Runtime, tell: bool
     ) -> None:
         """tell: report what is written and drawn as it comes."""
-        self.folder, self.tasks, self.loaded, self.facts, self.runtime = folder, tasks, loaded, facts, runtime
+        self.folder, self.loaded, self.facts, self.runtime = folder, loaded, facts, runtime
+        self.tasks = {task.number: task for task in sorted(tasks, key=lambda task: task.number)}
         self.pictures: dict[tuple[int, int], Pixels] = {}
-        self._growing = [_Growing() for _ in tasks]
-        self._teller = _Teller(tasks, runtime) if tell else None
+        self._growing = {number: _Growing() for number in self.tasks}
+        self._teller = _Teller(self.tasks, runtime) if tell else None
         self._levels: dict[tuple[int, int], float] = {}  # of the images under way: the share that is done
 
     def take(self, event: Event) -> None:
-        """One event of the engine; its prompt counts from the first task."""
+        """One event of the engine, of the task of that number."""
         document = self._growing[event.prompt]
         match event:
             case TextAdded(prompt=number, text=text):
@@ -97,9 +99,8 @@ class Writer:
 
     def records(self) -> Iterator[Record]:
         """Of all documents, in the order of the prompts and their takes."""
-        places = sorted(range(len(self.tasks)), key=lambda place: (self.tasks[place].index, self.tasks[place].take))
-        for place in places:
-            task, document = self.tasks[place], self._growing[place]
+        for number, task in self.tasks.items():
+            document = self._growing[number]
             yield Record(
                 index=task.index,
                 take=task.take,
@@ -182,23 +183,22 @@ class Writer:
 class _Teller:
     """Reports documents one after the other, though they grow together: what comes of a later one waits."""
 
-    def __init__(self, tasks: Sequence[Task], runtime: Runtime) -> None:
-        self._names = [_name(task) for task in tasks]
+    def __init__(self, tasks: dict[int, Task], runtime: Runtime) -> None:
+        """tasks: by number, in the order of telling."""
+        self._names = {number: _name(task) for number, task in tasks.items()}
         self._runtime = runtime
-        self._waiting: list[list[Passage]] = [[] for _ in tasks]
-        self._current = 0
+        self._waiting: dict[int, list[Passage]] = {number: [] for number in tasks}  # until they have ended
 
     def tell(self, number: int, *, text: str = "", picture: str = "", ended: str = "") -> None:
         self._waiting[number].append(Passage(self._names[number], text, picture, ended))
-        while self._current < len(self._waiting):
-            passages = self._waiting[self._current]
+        while self._waiting:
+            first, passages = next(iter(self._waiting.items()))
             for passage in passages:
                 self._runtime.report(passage)
-            finished = bool(passages) and bool(passages[-1].ended)
-            passages.clear()
-            if not finished:
+            if not passages or not passages[-1].ended:
+                passages.clear()
                 return
-            self._current += 1
+            del self._waiting[first]
 
 
 def words(pieces: Sequence[Piece]) -> str:

@@ -103,6 +103,22 @@ def test_the_first_sample_does_not_depend_on_how_many_are_asked_for(lab: Lab) ->
         assert np.abs(drawn[3 * index + 1].astype(int) - alone[index]).max() > 1
 
 
+def test_a_sample_does_not_depend_on_other_prompts_nor_on_how_it_is_asked_for(lab: Lab) -> None:
+    alone = sampled(lab, "one thing", "--count", "3", "--seed", "5")
+    expected = [pixels(lab, record["output"][0]["image"]).astype(int) for record in alone]
+    beside = sampled(lab, "one thing", "another", "a third", "--count", "3", "--seed", "5")
+    found = [pixels(lab, record["output"][0]["image"]).astype(int) for record in beside]
+    assert [(record["index"], record["take"]) for record in beside] == [(i, t) for i in range(3) for t in range(3)]
+    for index, text in enumerate(("one thing", "another", "a third")):
+        events = model_events(lab, [text], count=3, seed=5, index=index)
+        python = {event.take: np.array(event.image).astype(int) for event in events if isinstance(event, Picture)}
+        for take in range(3):
+            assert np.abs(python[take] - found[3 * index + take]).max() <= 1
+    for take in range(3):
+        assert np.abs(found[take] - expected[take]).max() <= 1
+        assert all(np.abs(found[take] - found[other]).max() > 1 for other in range(9) if other != take)
+
+
 def test_python_gives_what_the_command_gives(lab: Lab) -> None:
     (record,) = sampled(lab, "what is it?", "--image", "pictures/good1.png", "--decide", "--seed", "3")
     model = load(lab.folder / "work" / "checkpoint", "cpu")
