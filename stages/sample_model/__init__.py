@@ -25,7 +25,7 @@ def load(path: Path | str, device: str = "auto", precision: Literal["fp32", "bf1
     """A finished checkpoint with its tokenizer and autoencoder, ready to generate. path: its folder. device: auto, cpu, cuda,
     cuda:N. precision: of the matrix products; None: as in the recipe.
 
-    Raises TfcliError (ARTIFACT) where a part is gone or has changed.
+    Raises TfcliError: ARTIFACT where a part is gone or has changed, USAGE for a device or a precision that is none.
     """
     from stages.sample_model.api import Model
 

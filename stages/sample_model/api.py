@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, StrictInt, ValidationError
 
+from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import RECIPE
 from stages.coders.pictures import fit
 from stages.coders.pixels import BadImage, to_image, upright_rgb
+from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
@@ -21,9 +22,21 @@ from stages.generation.config import GenerationConfig, Precision
 from stages.generation.engine import Engine
 from stages.generation.loading import load_model
 from stages.generation.prompts import Denoised, Ended, ImageDone, ImagePiece, Piece, Prompt, TextAdded, TextPiece
+from stages.sample_model.config import MAX_COUNT, Wishes
 from stages.sample_model.events import End, Event, Picture, Step, Text
-from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
-from stages.sample_model.tasks import default_next, draw_number, latent_size, prompt_to
+from stages.sample_model.pictures import drawn_pixels, fit_of, picture_piece
+from stages.sample_model.prompts import checked_text, checked_wishes
+from stages.sample_model.tasks import draw_number, engine_prompt
+
+Checked = TypeVar("Checked", bound=Section)
+
+
+class _Numbers(Section):
+    """What `generate` takes beside wishes and settings."""
+
+    count: StrictInt = Field(1, ge=1, le=MAX_COUNT)
+    seed: StrictInt = Field(0, ge=0, lt=2**63)
+    index: StrictInt = Field(0, ge=0)
 
 
 class Model:
@@ -31,8 +44,11 @@ class Model:
 
     def __init__(self, folder: Path, device: str = "auto", precision: Precision | None = None) -> None:
         """precision: "fp32" or "bf16"; None: as in the recipe."""
+        Checkpoint.open(folder)
         config = _config_of(folder)
-        self.config = config if precision is None else config.model_copy(update={"precision": precision})
+        self.config = (
+            config if precision is None else _checked(GenerationConfig, {**config.model_dump(), "precision": precision})
+        )
         self.loaded = load_model(folder, device, self.config.precision)
 
     def generate(
@@ -62,16 +78,15 @@ class Model:
         Raises TfcliError: USAGE for a setting or a part that cannot be, INPUT for a picture that cannot be used.
         """
         config = self._config(settings)
+        numbers = _checked(_Numbers, {"count": count, "seed": seed, "index": index})
+        wished = {"draw": draw, "size": size, "negative": negative, "begin": _begun(begin, mask, strength)}
+        wishes = checked_wishes(_checked(Wishes, wished))
+        if isinstance(parts, str | os.PathLike):
+            raise TfcliError("parts is a single one", fix="give a list: [part]", code=ExitCode.USAGE)
         pieces = tuple(self._piece(part) for part in parts)
-        kinds = {type(piece) for piece in pieces}
-        if draw is None:
-            draw = True if begin else default_next(has_text=TextPiece in kinds, has_picture=ImagePiece in kinds)
-        wished = None if size is None else latent_size(size, self.loaded)
-        edit = None if begin is None else edit_of(Path(begin), Path(mask) if mask else None, strength, self.loaded)
-        prompt = prompt_to(draw, pieces, config.max_images, self.loaded, "the prompt", wished)
-        prompt = replace(prompt, negative=negative, edit=edit)
+        prompt = engine_prompt(wishes, pieces, config, self.loaded, "the prompt")
         # as 'tfcli sample' names its draws
-        engine = Engine(self.loaded, config, derive_seed(seed, "prompts"), Runtime())
+        engine = Engine(self.loaded, config, derive_seed(numbers.seed, "prompts"), Runtime())
         return self._events(engine, prompt, {draw_number(index, take): take for take in range(count)})
 
     def _events(self, engine: Engine, prompt: Prompt, takes: dict[int, int]) -> Iterator[Event]:
@@ -93,17 +108,11 @@ class Model:
         if settings.get("precision", self.config.precision) != self.config.precision:
             fix = "load(..., precision=...)"
             raise TfcliError("precision belongs to the loaded weights", fix=fix, code=ExitCode.USAGE)
-        try:
-            return GenerationConfig.model_validate({**self.config.model_dump(), **settings})
-        except ValidationError as error:
-            first = error.errors()[0]
-            what = f"{'.'.join(str(key) for key in first['loc'])}: {first['msg']}"
-            fix = f"the settings are {', '.join(GenerationConfig.model_fields)}"
-            raise TfcliError(what, fix=fix, code=ExitCode.USAGE) from error
+        return _checked(GenerationConfig, {**self.config.model_dump(), **settings})
 
     def _piece(self, part: Any) -> Piece:
         if isinstance(part, str):
-            return TextPiece(part)
+            return TextPiece(checked_text(part, "of Python"))
         if isinstance(part, os.PathLike):
             return picture_piece(Path(part), self.loaded)
         images = fit_of(self.loaded.latents)
@@ -118,10 +127,41 @@ class Model:
             ) from bad
 
 
+def _begun(begin: Any, mask: Any, strength: Any) -> dict[str, Any] | None:
+    """As `Beginning` has them. Raises TfcliError (USAGE) for a mask or a strength of nothing."""
+    if begin is None:
+        idle = [name for name, given in (("mask", mask is not None), ("strength", strength != 1)) if given]
+        if idle:
+            fix = "give the picture that drawing begins from: begin=..."
+            raise TfcliError(f"{' and '.join(idle)} without begin", fix=fix, code=ExitCode.USAGE)
+        return None
+    image, mask = (os.fspath(file) if isinstance(file, os.PathLike) else file for file in (begin, mask))
+    return {"image": image, "mask": mask, "strength": strength}
+
+
+def _checked(kind: type[Checked], values: dict[str, Any]) -> Checked:
+    """Values as the recipe would have them. Raises TfcliError (USAGE) that names the first wrong one."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(key) for key in first["loc"])
+        what = f"{name}: {first['msg']}" if name else str(first["msg"])
+        fix = f"the settings are {', '.join(GenerationConfig.model_fields)}"
+        if kind is not GenerationConfig:
+            fix = "see the documentation of generate"
+        raise TfcliError(what.replace("Value error, ", ""), fix=fix, code=ExitCode.USAGE) from error
+
+
 def _config_of(folder: Path) -> GenerationConfig:
     """The recipe's own settings beside the checkpoint; the defaults where an older tfcli left none."""
+    path = folder / RECIPE
     try:
-        tree = json.loads((folder / RECIPE).read_bytes())
+        tree = json.loads(path.read_bytes())
+        return GenerationConfig.model_validate(tree.get("sample", {}).get("generation", {}))
     except FileNotFoundError:
         return GenerationConfig()
-    return GenerationConfig.model_validate(tree.get("sample", {}).get("generation", {}))
+    except (ValueError, AttributeError, OSError) as error:  # not JSON, not a table, or settings of another version
+        why = str(error).splitlines()[0]
+        fix = "restore that file, or train the checkpoint again"
+        raise TfcliError(f"{path} holds no recipe", why=why, fix=fix, code=ExitCode.ARTIFACT) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from stages.core.config import Section
 from stages.generation.config import GenerationConfig
@@ -26,11 +26,20 @@ class PicturePart(Section):
 
 class Beginning(Section):
     """A picture that drawing begins from, instead of from noise alone. mask: a picture of the same size, white where it may
-    change (inpainting). strength: share of the noise levels that it goes through (variations), 1 for all."""
+    change (inpainting). strength: share of the noise levels that it goes through (variations), 1 for all; then nothing of the
+    picture is left but what the mask keeps."""
 
     image: str
     mask: str | None = None
     strength: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mask is None and self.strength == 1:
+            raise ValueError(
+                "begin needs a strength below 1 or a mask: at 1 all noise is gone through and nothing is kept"
+            )
+        return self
 
 
 class Wishes(Section):
@@ -40,15 +49,16 @@ class Wishes(Section):
     away from. begin: what its first drawing begins from.
     """
 
-    draw: bool | Literal["model"] | None = None
+    draw: StrictBool | Literal["model"] | None = None
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")
     negative: str = ""
     begin: Beginning | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.begin is not None and self.draw is False:
-            raise ValueError("begin is for a drawing: draw is false")
+        idle = [key for key in ("size", "negative", "begin") if getattr(self, key)]
+        if idle and self.draw is False:
+            raise ValueError(f"{idle[-1]} is for a drawing: draw is false")
         if self.begin is not None and self.size is not None:
             raise ValueError("begin and size exclude each other: a drawing is as large as what it begins from")
         return self

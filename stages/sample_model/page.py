@@ -69,7 +69,9 @@ def _card(takes: list[Record]) -> str:
     """A prompt with what the model made of it, more than once where there are several takes."""
     first = takes[0]
     about = "".join(part.text or "" for part in first.prompt).strip()
-    shown = (_parts(first.prompt, "given picture") if first.prompt else "") + _begun(first)
+    shown = (_parts(first.prompt, "given picture") if first.prompt else "") + _begun(
+        next((take for take in takes if take.begin), first)
+    )
     given = f"<div class='given'>{shown}</div>" if shown else ""
     made = [f"<div class='made'>{_parts(take.output, _alt(take, about))}</div>" for take in takes]
     outputs = made[0] if len(made) == 1 else f"<div class='takes'>{''.join(made)}</div>"
@@ -82,16 +84,16 @@ def _card(takes: list[Record]) -> str:
     return f"<article{style}>{given}{outputs}<footer>{_text(footer)}</footer></article>"
 
 
-def _begun(first: Record) -> str:
+def _begun(take: Record) -> str:
     """What drawing began from, where it could change, and what it was led away from."""
     shown = ""
-    if first.begin is not None:
-        strength = f", strength {first.strength:g}" if first.strength not in (None, 1.0) else ""
-        shown += f"<p class='note'>drawing begins from{strength}</p>{_picture(first.begin, 'picture that drawing began from')}"
-    if first.mask is not None:
-        shown += f"<p class='note'>white may change</p>{_picture(first.mask, 'mask: white could change')}"
-    if first.negative:
-        shown += f"<p class='note'>away from: {_text(first.negative)}</p>"
+    if take.begin is not None:
+        strength = f", strength {take.strength:g}" if take.strength not in (None, 1.0) else ""
+        shown += f"<p class='note'>drawing begins from{strength}</p>{_picture(take.begin, 'picture that drawing began from')}"
+    if take.mask is not None:
+        shown += f"<p class='note'>white may change</p>{_picture(take.mask, 'mask: white could change')}"
+    if take.negative:
+        shown += f"<p class='note'>away from: {_text(take.negative)}</p>"
     return shown
 
 

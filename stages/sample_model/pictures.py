@@ -22,10 +22,22 @@ from stages.sources.text_rules import printable
 def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel) -> Edit:
     """What a drawing begins from. A latent pixel may change where any pixel below it is white in the mask.
 
-    Raises TfcliError: INPUT for files that are no pictures, USAGE for a mask of another size or without any white.
+    Raises TfcliError: INPUT for files that are no pictures, USAGE for a mask of another size or without any white, and where
+    all or nothing of the picture would be left.
     """
     pixels = _fitted(image, loaded)
     change = None if mask is None else _change(image, mask, loaded)
+    levels = loaded.diffusion.num_steps
+    begun = round(strength * levels)
+    if begun == 0 or (begun == levels and (change is None or bool(change.all()))):
+        why = f"of {levels} noise levels it goes through {begun}"
+        why += ", and all of it may change" if begun else ""
+        raise TfcliError(
+            f"strength {strength:g} leaves {'nothing' if begun else 'all'} of {printable(str(image))}",
+            why=why,
+            fix="give another strength" + (", or a mask with something black in it" if begun else ""),
+            code=ExitCode.USAGE,
+        )
     return Edit(loaded.read_picture(pixels), change, strength, pixels)
 
 

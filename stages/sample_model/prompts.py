@@ -45,7 +45,7 @@ def prompt_of(text: str, pictures: Sequence[str], wishes: Wishes = NONE) -> str 
         if number:
             parts.append(PicturePart(image=str(picture_file(pictures[number - 1]))))
         if piece:
-            parts.append(TextPart(text=_checked(piece, _shown(text))))
+            parts.append(TextPart(text=checked_text(piece, _shown(text))))
     if (text != "" and not text.strip()) or not (parts or wishes.begin):
         why = "it is empty; --set sample.free=4 lets the model write on its own"
         raise TfcliError(f"prompt {_shown(text)}", why=why, fix="give a text to draw, or --image", code=ExitCode.USAGE)
@@ -89,7 +89,7 @@ def _texts(data: bytes, path: Path, wishes: Wishes) -> Iterator[str | MixedPromp
         except UnicodeDecodeError as error:
             raise _wrong(where, f"byte {error.start} is not UTF-8") from error
         if text:
-            text = _checked(text, where)
+            text = checked_text(text, where)
             yield text if wishes == NONE else MixedPrompt(parts=(TextPart(text=text),), **dict(wishes))
 
 
@@ -118,7 +118,7 @@ def _document(record: dict[str, Any], path: Path, where: str, wishes: Wishes) ->
             raise _wrong(where, f"image {error}") from error
 
     parts: list[TextPart | PicturePart] = [
-        TextPart(text=_checked(part.text, where))
+        TextPart(text=checked_text(part.text, where))
         if isinstance(part, TextPart)
         else PicturePart(image=inside(part.image))
         for part in prompt.parts
@@ -127,7 +127,7 @@ def _document(record: dict[str, Any], path: Path, where: str, wishes: Wishes) ->
     if begin is not None and "begin" in record:
         mask = None if begin.mask is None else inside(begin.mask)
         begin = begin.model_copy(update={"image": inside(begin.image), "mask": mask})
-    negative = _checked(prompt.negative, where)
+    negative = checked_text(prompt.negative, where)
     return prompt.model_copy(update={"parts": tuple(parts), "begin": begin, "negative": negative})
 
 
@@ -153,7 +153,14 @@ def picture_file(name: str) -> Path:
     return path
 
 
-def _checked(text: str, where: str) -> str:
+def checked_wishes(wishes: Wishes) -> Wishes:
+    """Themselves. Raises TfcliError (USAGE) for a negative text that no prompt could be."""
+    checked_text(wishes.negative, "that is negative")
+    return wishes
+
+
+def checked_text(text: str, where: str) -> str:
+    """Itself. Raises TfcliError (USAGE) with the place where the tokenizer could not give it back."""
     try:
         return check_text(text, MAX_TEXT_BYTES)
     except BadText as bad:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from stages.artifacts.latents import caption_of
 from stages.core.errors import ExitCode, TfcliError
+from stages.generation.config import GenerationConfig
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Piece, Prompt, TextPiece
-from stages.sample_model.config import MAX_COUNT, MixedPrompt, PicturePart, SampleConfig, TextPart
+from stages.sample_model.config import MAX_COUNT, MixedPrompt, SampleConfig, TextPart, Wishes
 from stages.sample_model.pictures import edit_of, picture_piece
 from stages.sources.text_rules import printable
 
@@ -52,7 +53,10 @@ def make_tasks(sample: SampleConfig, loaded: LoadedModel) -> list[Task]:
     """All that the section asks for, mode by mode."""
     prompts = sample.mixed_prompts()
     limit = sample.generation.max_images
-    asked = [engine_prompt(mixed, limit, loaded, _name(index, mixed)) for index, mixed in enumerate(prompts)]
+    asked = [
+        engine_prompt(mixed, _pieces(mixed, loaded), sample.generation, loaded, _name(index, mixed))
+        for index, mixed in enumerate(prompts)
+    ]
     tasks = [
         Task("prompts", index, prompt, take=take) for index, prompt in enumerate(asked) for take in range(sample.count)
     ]
@@ -83,28 +87,30 @@ def _heldout(sample: SampleConfig, loaded: LoadedModel, limit: int) -> list[Task
     return tasks
 
 
-def engine_prompt(mixed: MixedPrompt, max_images: int, loaded: LoadedModel, name: str) -> Prompt:
-    """Pictures read, cropped and resized as those that the model was trained on, and encoded by the same autoencoder.
+def engine_prompt(
+    wishes: Wishes, pieces: tuple[Piece, ...], generation: GenerationConfig, loaded: LoadedModel, name: str
+) -> Prompt:
+    """A prompt of these parts as the engine takes it. name: for errors.
 
-    Raises TfcliError: INPUT for a picture that cannot be used, USAGE for a prompt longer than the rows of the training, for a
-    size that patches do not divide, and for a mask that does not fit.
+    Raises TfcliError: USAGE for what the model cannot take in or what would do nothing, INPUT for files that are no pictures.
     """
-    pieces = tuple(
-        TextPiece(part.text) if isinstance(part, TextPart) else picture_piece(Path(part.image), loaded)
-        for part in mixed.parts
+    kinds = {type(piece) for piece in pieces}
+    begin, draw = wishes.begin, wishes.draw
+    if draw is None:
+        draw = True if begin else default_next(has_text=TextPiece in kinds, has_picture=ImagePiece in kinds)
+    prompt = Prompt(
+        pieces,
+        draw=draw is True,
+        max_images=int(draw) if isinstance(draw, bool) else generation.max_images,
+        size=None if wishes.size is None else latent_size(wishes.size, loaded),
+        negative=wishes.negative,
+        edit=None
+        if begin is None
+        else edit_of(Path(begin.image), None if begin.mask is None else Path(begin.mask), begin.strength, loaded),
     )
-    draw = mixed.draw
-    if draw is None and mixed.begin is None:
-        kinds = {type(part) for part in mixed.parts}
-        draw = default_next(has_text=TextPart in kinds, has_picture=PicturePart in kinds)
-    size = None if mixed.size is None else latent_size(mixed.size, loaded)
-    begin = mixed.begin
-    edit = None
-    if begin is not None:
-        mask = None if begin.mask is None else Path(begin.mask)
-        edit = edit_of(Path(begin.image), mask, begin.strength, loaded)
-    prompt = prompt_to(True if draw is None else draw, pieces, max_images, loaded, name, size)
-    return replace(prompt, negative=mixed.negative, edit=edit)
+    _check_effect(prompt, generation, name)
+    _check_length(prompt, loaded, name)
+    return prompt
 
 
 def default_next(*, has_text: bool, has_picture: bool) -> bool | Literal["model"]:
@@ -113,18 +119,28 @@ def default_next(*, has_text: bool, has_picture: bool) -> bool | Literal["model"
     return "model" if has_text == has_picture else has_text
 
 
-def prompt_to(
-    draw: bool | str,
-    pieces: tuple[Piece, ...],
-    max_images: int,
-    loaded: LoadedModel,
-    name: str,
-    size: tuple[int, int] | None = None,
-) -> Prompt:
-    """draw: True a picture comes next and ends it, False text alone, "model" up to max_images pictures. size: of latents."""
-    taken = sum(_length(piece, loaded) for piece in pieces)
-    if size is not None:
-        taken += _patches(*size, loaded)
+def _check_effect(prompt: Prompt, generation: GenerationConfig, name: str) -> None:
+    """Raises TfcliError (USAGE) for a wish that could not change anything."""
+    if not prompt.max_images and (prompt.size or prompt.negative):
+        what = f"{name}: {'size' if prompt.size else 'negative'} is for a drawing"
+        fix = "leave it out, or draw: --draw"
+        raise TfcliError(what, why="behind pictures alone text is written", fix=fix, code=ExitCode.USAGE)
+    has_images = any(isinstance(piece, ImagePiece) for piece in prompt.pieces)
+    settings = generation.guided_by()
+    compared = [settings.branches(has_images=has) for has in {has_images, has_images or prompt.max_images > 1}]
+    if prompt.negative and all(branches == ("full",) for branches in compared):
+        raise TfcliError(
+            f"{name}: negative text without guidance",
+            why=f"guidance {settings.text:g} compares with nothing, so that it would lead nowhere",
+            fix="set another guidance than 1, such as --guidance 3, or leave the negative text out",
+            code=ExitCode.USAGE,
+        )
+
+
+def _check_length(prompt: Prompt, loaded: LoadedModel, name: str) -> None:
+    taken = sum(_length(piece, loaded) for piece in prompt.pieces)
+    if prompt.size is not None:
+        taken += _patches(*prompt.size, loaded)
     rows = loaded.checkpoint.content.row_length
     if taken > rows:
         raise TfcliError(
@@ -133,9 +149,13 @@ def prompt_to(
             fix="give a shorter one or a smaller size, or train with a larger pack.row_length",
             code=ExitCode.USAGE,
         )
-    if draw is True:
-        return Prompt(pieces, draw=True, size=size)
-    return Prompt(pieces, max_images=max_images if draw == "model" else 0, size=size)
+
+
+def _pieces(mixed: MixedPrompt, loaded: LoadedModel) -> tuple[Piece, ...]:
+    return tuple(
+        TextPiece(part.text) if isinstance(part, TextPart) else picture_piece(Path(part.image), loaded)
+        for part in mixed.parts
+    )
 
 
 def latent_size(size: str, loaded: LoadedModel) -> tuple[int, int]:

@@ -113,13 +113,13 @@ class Writer:
                 output=document.parts,
                 ended=document.ended,
                 negative=task.prompt.negative,
-                **self._begun(task),
+                **self._begun(task, document),
             )
 
-    def _begun(self, task: Task) -> dict[str, Any]:
-        """What the first drawing began from; of a mask, where latents could change."""
+    def _begun(self, task: Task, document: _Growing) -> dict[str, Any]:
+        """What the first drawing, where there is one, began from; of a mask, where latents could change."""
         edit = task.prompt.edit
-        if edit is None:
+        if edit is None or all(part.image is None for part in document.parts):
             return {}
         stem = f"images/{task.mode}-{task.index:03d}"
         shown: dict[str, Any] = {"strength": edit.strength}

@@ -119,6 +119,20 @@ def mask(size: tuple[int, int], value: int) -> Callable[[Lab], tuple[str, ...]]:
     return make
 
 
+def cropped(lab: Lab) -> tuple[str, ...]:
+    """A wide picture, whose mask is white at its left end."""
+    written(lab, png(Image.new("RGB", (64, 32), "red")), "wide.png")
+    painted = Image.new("L", (64, 32), 0)
+    painted.paste(255, (0, 0, 10, 32))
+    written(lab, png(painted), "mask.png")
+    return trained("--begin", "wide.png", "--mask", "mask.png")(lab)
+
+
+def begun(lab: Lab) -> tuple[str, ...]:
+    line = b'{"parts": [{"text": "a"}], "begin": {"image": "pictures/good0.png"}}'
+    return ("--prompts", written(lab, line, "documents.jsonl"))
+
+
 def samples_not_ours(lab: Lab) -> tuple[str, ...]:
     lab.finish(trained=True)
     (lab.folder / "work" / "samples").mkdir()
@@ -183,7 +197,16 @@ CASES = [
     Case(39, "mask of another size", mask((8, 8), 255), 2, ("mask mask.png is 8x8, the picture is 20x20",), "sample work"),
     Case(39, "mask that is black", mask((20, 20), 0), 2, ("it is white nowhere",), "sample work"),
     Case(39, "strength of 0", lambda _: ("--begin", "pictures/good0.png", "--strength", "0"), 2, ("--strength: Input should be greater than 0",), "sample"),
-    Case(39, "size and a picture to begin from", lambda _: ("--begin", "pictures/good0.png", "--size", "16x16"), 2, ("begin and size exclude each other",), "sample"),
+    Case(39, "a picture to begin from of which nothing is kept", lambda _: ("a thing", "--begin", "pictures/good0.png"), 2, ("--begin with neither --strength below 1 nor --mask", "add --strength 0.6"), "sample"),
+    Case(39, "a document of the same", begun, 2, ("documents.jsonl:1: begin needs a strength below 1 or a mask",), "sample"),
+    Case(39, "mask that is white everywhere", mask((20, 20), 255), 2, ("strength 1 leaves nothing of pictures/good0.png", "all of it may change"), "sample work"),
+    Case(39, "mask that is white only where the picture is cropped", cropped, 2, ("it is white only where the picture is cropped away",), "sample work"),
+    Case(39, "strength that rounds to nothing", trained("--begin", "pictures/good0.png", "--strength", "0.0001"), 2, ("strength 0.0001 leaves all of",), "sample work"),
+    Case(39, "negative text without guidance", trained("a thing", "--negative", "blue", "--guidance", "1"), 2, ("negative text without guidance", "guidance 1 compares with nothing"), "sample work"),
+    Case(39, "negative text where nothing is drawn", lambda _: ("a thing", "--write", "--negative", "blue"), 2, ("negative is for a drawing: draw is false",), "sample"),
+    Case(39, "size where nothing is drawn", trained("--image", "pictures/good0.png", "--size", "16x16"), 2, ("size is for a drawing", "behind pictures alone text is written"), "sample work"),
+    Case(39, "negative text that is not UTF-8", lambda _: ("a thing", "--negative", "caf\udce9"), 2, ("half of a surrogate pair",), "sample"),
+    Case(39, "size and a picture to begin from", lambda _: ("--begin", "pictures/good0.png", "--strength", "0.5", "--size", "16x16"), 2, ("begin and size exclude each other",), "sample"),
     Case(39, "a setting twice", lambda _: ("a thing", "--steps", "5", *sets("sample.generation.sampler.steps=6")), 2, ("exclude each other",), "sample"),
     Case(39, "samples where something else lies", samples_not_ours, 2, ("will not write to work/samples",), "sample"),
     Case(39, "negative guidance", lambda _: ("a thing", "--guidance", "-1"), 2, ("sample.generation.guidance:",), "sample"),

@@ -19,7 +19,7 @@ from stages.diffusion.samplers import DdimSampler
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
-from stages.generation.prompts import ImagePiece, Prompt, TextPiece
+from stages.generation.prompts import Ended, ImagePiece, Prompt, TextAdded, TextPiece
 from stages.sample_model import End, Picture, Step, Text, load
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
 from stages.sources.document import FileSpan
@@ -163,17 +163,87 @@ def test_python_loads_in_bf16_and_says_where_to_ask_for_it(lab: Lab) -> None:
 def test_python_refuses_what_cannot_be(lab: Lab) -> None:
     model = load(lab.folder / "work" / "checkpoint", "cpu")
     (lab.folder / "page.png").write_text("<html>")
-    for parts, settings, code in (
-        ([3], {}, ExitCode.USAGE),
-        (["a"], {"guidence": 2.0}, ExitCode.USAGE),
-        (["a"], {"guidance": -1.0}, ExitCode.USAGE),
-        (["word " * 100], {}, ExitCode.USAGE),
-        ([Path("page.png")], {}, ExitCode.INPUT),
-        ([Image.new("RGB", (2, 2))], {}, ExitCode.INPUT),
+    begin = {"begin": "pictures/good0.png"}
+    usage: list[tuple[Any, dict[str, Any]]] = [
+        ([3], {}),
+        (["a"], {"guidence": 2.0}),
+        (["a"], {"guidance": -1.0}),
+        (["word " * 100], {}),
+        (["a\x00b"], {}),
+        (["a\udcff"], {}),
+        ("abc", {}),
+        (Path("pictures/good0.png"), {}),
+        (["a"], {"negative": "\udcff"}),
+        (["a"], {"negative": "b", "guidance": 1.0}),
+        (["a"], {"negative": "b", "draw": False}),
+        (["a"], {"mask": "pictures/good0.png"}),
+        (["a"], {"strength": 0.5}),
+        (["a"], begin),
+        (["a"], {**begin, "strength": 0.5, "draw": False}),
+        (["a"], {**begin, "strength": 0.5, "size": "16x16"}),
+        *[(["a"], {**begin, "strength": strength}) for strength in (2.0, -0.5, 0, float("nan"), "much", None)],
+        *[(["a"], {"size": size}) for size in ("abc", "0x16", "-16x16", "64", (16, 16), 16, "160x160", "18x16")],
+        *[(["a"], {"draw": draw}) for draw in ("modle", "yes", 1)],
+        *[(["a"], {"count": count}) for count in (0, -1, 1001, 1.5, "2", True)],
+        *[(["a"], {"seed": seed}) for seed in (-1, 1.5, 2**70, None)],
+        (["a"], {"index": -1}),
+    ]
+    for parts, settings in usage:
+        with pytest.raises(TfcliError) as caught:
+            model.generate(parts, **settings)
+        assert caught.value.code == ExitCode.USAGE, (parts, settings, caught.value.what)
+        assert caught.value.fix
+    unusable: list[tuple[Any, dict[str, Any]]] = [
+        ([Path("page.png")], {}),
+        ([Path("nowhere.png")], {}),
+        ([Image.new("RGB", (2, 2))], {}),
+        ([], {"begin": "nowhere.png", "strength": 0.5}),
+        ([], {"begin": "pictures", "strength": 0.5}),
+        ([], {**begin, "mask": "page.png"}),
+    ]
+    for parts, settings in unusable:
+        with pytest.raises(TfcliError) as caught:
+            model.generate(parts, **settings)
+        assert caught.value.code == ExitCode.INPUT, (parts, settings, caught.value.what)
+    assert model_events(lab, [], begin=Path("pictures/good0.png"), strength=0.5)[-1] == End(0, "images")
+
+
+@pytest.mark.parametrize("recipe", ["{", "[]", '{"sample": {"generation": {"guidence": 3}}}', '{"sample": 3}', "\xff"])
+def test_python_refuses_a_damaged_checkpoint(lab: Lab, recipe: str) -> None:
+    folder = lab.folder / "work" / "checkpoint"
+    for wrong, code in (
+        (lab.folder / "recipe.toml", 4),
+        (lab.folder / "nowhere", 4),
+        (lab.folder / "work" / "latents", 4),
     ):
         with pytest.raises(TfcliError) as caught:
-            next(model.generate(parts, **settings))
+            load(wrong, "cpu")
         assert caught.value.code == code
+    with pytest.raises(TfcliError) as caught:
+        load(folder, "cpu", "fp64")  # type: ignore[arg-type]
+    assert caught.value.code == ExitCode.USAGE
+    (folder / "recipe.json").write_bytes(recipe.encode("latin-1"))
+    with pytest.raises(TfcliError) as caught:
+        load(folder, "cpu")
+    assert caught.value.code == ExitCode.ARTIFACT
+
+
+def test_what_drawing_begins_from_is_told_only_of_drawings(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("a thing", "--begin", "pictures/good0.png", "--strength", "0.5", "--decide")
+
+    def writes(_engine: Engine, _prompts: Any, numbers: Any, **_options: Any) -> Any:
+        for number in numbers:
+            yield from (TextAdded(number, "no"), Ended(number, "eos"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "stream", writes)
+        (record,) = sampled(lab, *words)
+    assert (record["begin"], record["strength"]) == (None, None)
+    (folder,) = (lab.folder / "work").glob("samples-*")
+    assert "drawing begins from" not in (folder / "index.html").read_text()
+    assert list((folder / "images").iterdir()) == []
+    (record,) = sampled(lab, *words[:-1])
+    assert record["begin"]["size"] == [16, 16]
 
 
 def model_events(lab: Lab, parts: list[Any], **options: Any) -> list[Any]:

@@ -141,18 +141,22 @@ def _wishes(wished: dict[str, Any], begun: dict[str, Any]) -> Wishes:
     from pydantic import ValidationError
 
     from stages.sample_model.config import Wishes
-    from stages.sample_model.prompts import picture_file
+    from stages.sample_model.prompts import checked_wishes, picture_file
 
     said = {name: value for name, value in wished.items() if value is not None}
     begun = {name: value for name, value in begun.items() if value is not None}
     if begun and "image" not in begun:
         what = f"--{' and --'.join(begun)} without --begin"
         raise TfcliError(what, fix="give the picture that drawing begins from: --begin FILE", code=ExitCode.USAGE)
+    if begun and "mask" not in begun and begun.get("strength", 1) == 1:
+        why = "drawing would go through all of the noise, after which nothing of the picture is left"
+        fix = "add --strength 0.6 for a variation, or --mask FILE, white where it may change"
+        raise TfcliError("--begin with neither --strength below 1 nor --mask", why=why, fix=fix, code=ExitCode.USAGE)
     for name in ("image", "mask"):
         if name in begun:
             begun[name] = str(picture_file(begun[name]))
     try:
-        return Wishes.model_validate({**said, **({"begin": begun} if begun else {})})
+        return checked_wishes(Wishes.model_validate({**said, **({"begin": begun} if begun else {})}))
     except ValidationError as error:
         first = error.errors()[0]
         name = f"--{first['loc'][-1]}: " if first["loc"] else ""
