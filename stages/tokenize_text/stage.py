@@ -41,7 +41,8 @@ from stages.tokenize_text.config import Corpus, PretrainedTokenizer, TokenizeCon
 from stages.tokenize_text.recaption import Captions
 from stages.tokenize_text.training import train_in_process
 
-_BLOCK = 10_000  # documents tokenized at a time
+_BLOCK = 10_000  # documents tokenized at a time, fewer where they have more than so many characters together:
+_BLOCK_CHARACTERS = 4 * 2**20  # the ids of a block are lists for a moment, 36 bytes an id
 _KEPT = "nothing to save: tokenizing starts again"
 
 
@@ -170,6 +171,8 @@ class _Columns:
         texts = [part.text for document in documents for part in document.segments if isinstance(part, StoredText)]
         encoded = coder.encode_many(texts, threads)
         lengths = [len(ids) for ids in encoded]
+        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=sum(lengths))
+        del encoded, texts  # before the rest is laid out
         length_of_next = iter(lengths)
         segments: list[tuple[int, int, int, int]] = []
         offsets, flags, groups, keys, sources = [], [], [], [], []
@@ -189,7 +192,6 @@ class _Columns:
             sources.append(self.names.setdefault(document.source, len(self.names)))
         self.num_segments += len(segments)
         self.num_documents += len(documents)
-        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=sum(lengths))
         block = {"ids": ids, "segments": np.array(segments, dtype=np.int64).reshape(-1, 4), "offsets": offsets}
         block |= {"flags": flags, "groups": groups, "keys": keys, "sources": sources}
         for name, values in block.items():
@@ -246,10 +248,12 @@ def _corpora(corpora: tuple[Corpus, ...], left_out: list[Omission]) -> Iterator[
 
 def _blocks(documents: Iterator[_Document]) -> Iterator[list[_Document]]:
     block: list[_Document] = []
+    characters = 0
     for document in documents:
         block.append(document)
-        if len(block) == _BLOCK:
+        characters += sum(len(part.text) for part in document.segments if isinstance(part, StoredText))
+        if len(block) == _BLOCK or characters >= _BLOCK_CHARACTERS:
             yield block
-            block = []
+            block, characters = [], 0
     if block:
         yield block

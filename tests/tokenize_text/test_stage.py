@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from stages.core.events import Event, Warn
 from stages.core.files import read_jsonl
 from stages.core.hashing import hash_value
 from stages.sources.text import Text
+from stages.tokenize_text import stage
 from stages.tokenize_text.config import PretrainedTokenizer, TokenizeConfig, TrainTokenizer
 from stages.tokenize_text.stage import _Columns, _CorpusDocument, _sampled
 from tests.builders import Story, make_latents, make_tokens
@@ -92,6 +94,25 @@ def test_the_same_run_gives_the_same_digest(tmp_path: Path, latents: Path) -> No
     assert first.manifest.digest == second.manifest.digest
     other = TokenizeConfig(tokenizer=TrainTokenizer(vocab_size=290))
     assert Tokens.open(make_tokens(tmp_path / "c", latents, other)).manifest.digest != first.manifest.digest
+
+
+def test_long_documents_make_shorter_blocks_and_the_same_arrays(
+    tmp_path: Path, latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand books at once would take 38 bytes of memory for each byte of text."""
+    whole = Tokens.open(make_tokens(tmp_path / "whole", latents, TokenizeConfig(tokenizer=TRAIN)))
+    blocks: list[int] = []
+    real = stage._Columns.add
+
+    def noted(columns: Any, documents: Any, *more: Any) -> None:
+        blocks.append(len(documents))
+        real(columns, documents, *more)
+
+    monkeypatch.setattr(stage._Columns, "add", noted)
+    monkeypatch.setattr(stage, "_BLOCK_CHARACTERS", 30)
+    cut = Tokens.open(make_tokens(tmp_path / "cut", latents, TokenizeConfig(tokenizer=TRAIN)))
+    assert cut.manifest.digest == whole.manifest.digest
+    assert blocks == [2, 2]  # 30 characters, then what is left
 
 
 def test_a_finished_tokenizer_is_kept_as_it_is(tmp_path: Path, latents: Path) -> None:
