@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _own_settings() -> Iterator[None]:
     """zarr as it comes: ZARR_* in the environment or a zarr.yaml of the user could change bytes, or stop every write."""
     import zarr
 
-    with zarr.config.set(zarr.config.defaults[0]):
+    with zarr.config.set(deepcopy(zarr.config.defaults[0])):  # else two threads could change the defaults
         yield
 
 
