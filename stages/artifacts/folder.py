@@ -109,6 +109,7 @@ class Build:
     def seal(self, content: dict[str, Any], stats: dict[str, Any], volatile: tuple[str, ...] = ()) -> Manifest:
         """Hash every file, write the manifest last, rename the folder into place. `volatile`: files outside the digest."""
         volatile = (*volatile, RECIPE, SEALED_UNITS)
+        _sweep(self.folder)  # what a part that was killed left half written
         known = self._unit_entries()
         records = [
             {"unit": path.stem, **json.loads(path.read_bytes())}

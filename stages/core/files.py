@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,51 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: a reader sees the old bytes or the new ones, never half of them."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    with disk_errors(path):
+class GrowingFile:
+    """A file that is written piece by piece and takes the place of `path` when it is whole: `with GrowingFile(path) as file`,
+    or `keep` and `discard` by hand. A reader sees the old bytes or the new ones, never half of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        with disk_errors(path):
+            self._file = self._temporary.open("wb")
+
+    def write(self, data: bytes) -> None:
+        with disk_errors(self.path):
+            self._file.write(data)
+
+    def keep(self) -> None:
+        """Flush it to disk and put it in place."""
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
+            with disk_errors(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.replace(self._temporary, self.path)
+                sync_folder(self.path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Leave no trace of it; once it is kept, nothing."""
+        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a full disk: what was not flushed is not wanted
+            self._file.close()
+
+    def __enter__(self) -> GrowingFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.keep()
+        else:
+            self.discard()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`."""
+    with GrowingFile(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -55,9 +87,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one JSON value a line, atomically."""
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_atomic(path, text.encode("utf-8", "surrogatepass"))
+    """Write one JSON value a line, atomically; rows are taken one by one and not kept."""
+    with GrowingFile(path) as file:
+        for row in rows:
+            file.write(json_line(row))
+
+
+def json_line(row: Any) -> bytes:
+    """A line of a JSONL file."""
+    return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogatepass")
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -14,9 +14,10 @@ from stages.coders.vae import Vae
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
+from stages.encode_images.cutting import Shard
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.failures import Failures
-from stages.encode_images.shards import Job, Record, Shard, encode_shards
+from stages.encode_images.shards import Job, Record, encode_shards
 
 
 def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterator[tuple[Shard, Record]]:

@@ -1,4 +1,4 @@
-"""One shard of Latents: which pictures and documents belong to it, and how they become its files.
+"""One shard of Latents: how its pictures become rows.
 
 Everything that a shard needs can be pickled, so that it can be encoded anywhere; nothing here knows of other shards.
 """
@@ -13,31 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.latents import ARRAYS, DOCUMENTS
+from stages.artifacts.latents import ARRAYS
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels
 from stages.coders.vae import Vae, load_vae
-from stages.core.files import write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.cutting import Shard, documents_file
 from stages.encode_images.encoder import Encoded, Encoder
 from stages.encode_images.failures import Failures
 from stages.encode_images.rows import ShardRows, pack_grids
-from stages.sources.document import Document, ImageSegment, Omission, Source, TextSegment
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows first_row .. first_row + len(images) and the documents whose first row (or place) lies among them."""
-
-    number: int
-    first_row: int
-    images: list[tuple[str, ImageSegment]]  # key of the document, image
-    documents: list[tuple[int, Document]]  # first row of the document, document
-    omissions: list[Omission]
 
 
 @dataclass(frozen=True)
@@ -76,28 +64,6 @@ class Job:
 
 def num_shards(num_images: int, encode: EncodeConfig) -> int:
     return -(-num_images // encode.shard_rows)
-
-
-def cut_shards(source: Source, size: int) -> Iterator[Shard]:
-    """The source cut into shards of `size` rows. A document lies in the shard of its first row, one without images in
-    the shard of the row before it; omissions lie where the source reports them."""
-    shard = Shard(0, 0, [], [], [])
-    row = 0
-    for item in source.documents():
-        if isinstance(item, Omission):
-            shard.omissions.append(item)
-            continue
-        if item.images and len(shard.images) == size:
-            yield shard
-            shard = Shard(shard.number + 1, row, [], [], [])
-        shard.documents.append((row, item))
-        for image in item.images:
-            if len(shard.images) == size:
-                yield shard
-                shard = Shard(shard.number + 1, row, [], [], [])
-            shard.images.append((item.key, image))
-            row += 1
-    yield shard
 
 
 def encode_shards(
@@ -177,10 +143,8 @@ class _Work:
         self.done = self._missing == 0
 
     def finish(self) -> Record:
-        """Write the files."""
-        documents = f"{DOCUMENTS}/{self.shard.number:05d}.jsonl"
-        files = [documents, *self._rows.write(self.shard.number)]
-        write_jsonl(self.job.folder / documents, (_document_row(row, item) for row, item in self.shard.documents))
+        """Write the rows; the documents are there since the shard was cut."""
+        files = [documents_file(self.shard.number), *self._rows.write(self.shard.number)]
         good = int(self._rows.good.sum())
         return {
             "shard": self.shard.number,
@@ -205,23 +169,3 @@ class _Work:
         self._errors.append({"key": key, "path": image.name, "reason": reason, "message": message, "row": row})
         self._missing -= 1
         failures.saw(0, self._errors[-1:])
-
-
-def _document_row(first_row: int, document: Document) -> dict[str, Any]:
-    segments: list[dict[str, Any]] = []
-    row = first_row
-    for segment in document.segments:
-        if isinstance(segment, TextSegment):
-            segments.append({"text": segment.text})
-            continue
-        segments.append({"image": row, "name": segment.name})
-        row += 1
-    return {
-        "key": document.key,
-        "source": document.source,
-        "group": document.group,
-        "fixed_order": document.fixed_order,
-        "heldout": document.heldout,
-        "facts": document.facts,
-        "segments": segments,
-    }

@@ -24,12 +24,13 @@ from stages.core.events import Note, Progress, Warn
 from stages.core.files import require_space, write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
+from stages.encode_images.cutting import Shard, cut_shards
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.engines import encode_on_ray
 from stages.encode_images.failures import Failures
 from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
-from stages.encode_images.shards import Job, Record, Shard, cut_shards, encode_shards, num_shards
+from stages.encode_images.shards import Job, Record, encode_shards, num_shards
 from stages.sources.document import Source, count_documents, pictures_of
 from stages.sources.text_rules import printable
 
@@ -155,10 +156,13 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
         left_out += record["failed"]
         runtime.report(Progress("encode", done, total, "pictures", {"left out": str(left_out)}))
 
+    def is_missing(number: int) -> bool:
+        return runtime.part.has(number) and build.unit(_unit(number)) is None
+
     def missing() -> Iterator[Shard]:
         """The shards to make; those that are there are accounted for."""
         seen = 0
-        for shard in cut_shards(source, size):
+        for shard in cut_shards(source, size, build.folder, is_missing):
             runtime.interrupts.check()
             seen += len(shard.images)
             if seen > num_images:

@@ -243,6 +243,8 @@ def test_half_written_files_of_a_killed_process_are_swept_and_no_others(tmp_path
     with building(tmp_path / "t", stamp(), Runtime()) as build:
         assert [name for name in ours if (build.folder / name).exists()] == []
         assert [name for name in others if (build.folder / name).exists()] == others
+        (build.folder / ours[0]).write_text("of a part that was killed beside this one")
+        assert {entry.path for entry in build.seal({}, {}).files} == set(others)
 
 
 def test_the_digest_is_about_content_only(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,20 @@ def test_json_lines_come_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
     assert caught.value.code == ExitCode.ARTIFACT
 
 
+def test_many_json_lines_are_not_held_in_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    write_jsonl(tmp_path / "f", ({"text": f"{number} {'x' * 1000}"} for number in range(3000)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "f").stat().st_size > 3_000_000
+    assert peak < 500_000
+
+
 def test_nan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "f", [float("nan")])
     with pytest.raises(ValueError, match="JSON compliant"):
-        write_jsonl(tmp_path / "f", [float("nan")])
+        write_jsonl(tmp_path / "f", [1.5, float("nan")])
     assert list(tmp_path.iterdir()) == []
 
 
