@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,6 @@ class FlexAttention:
         cls, documents_N: Tensor, images_N: Tensor, hidden_N: Tensor | None = None, *, bidirectional: bool = True
     ) -> FlexAttention:
         """The kernel for elements as in `allowed`, on their device."""
-        from torch.nn.attention.flex_attention import create_block_mask
 
         def allow(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             hidden = None if hidden_N is None else hidden_N[key]
@@ -96,7 +95,8 @@ class FlexAttention:
             return seen & (documents_N[query] == documents_N[key])
 
         length = len(documents_N)
-        return cls(create_block_mask(allow, None, None, length, length, device=documents_N.device))
+        make = _block_mask_maker(compiled=documents_N.is_cuda)
+        return cls(make(allow, None, None, length, length, device=documents_N.device))
 
     def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
         del layer
@@ -104,6 +104,14 @@ class FlexAttention:
         q, k, v = (x.transpose(0, 1)[None] for x in turned(qkv_N3Hd, rotary))
         out: Tensor = kernel(q, k, v, block_mask=self.block_mask)
         return out[0].transpose(0, 1)
+
+
+@cache
+def _block_mask_maker(*, compiled: bool) -> Callable[..., Any]:
+    """Uncompiled it writes the whole mask of N x N down, 7 bytes a place, to find its blocks: 2 GB for 16,608 elements."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask, dynamic=True) if compiled else create_block_mask
 
 
 @cache

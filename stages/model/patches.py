@@ -72,6 +72,8 @@ class Encoded:
 class LinearPatches(nn.Module):
     """The linear codec: patch -> vector, with its time (and its place in the grid), and vector -> patch."""
 
+    OUT = ("outward",)  # the parts that only the way out has
+
     def __init__(self, codec: LinearCodec, values: int, side: int, width: int, time_features: int) -> None:
         super().__init__()
         self.side = side
@@ -121,6 +123,8 @@ class ResidualBlock(nn.Module):
 class UNetPatches(nn.Module):
     """The U-Net codec: residual blocks and halvings down to one pixel a patch, and the mirror image of that on the way out,
     where each block first joins what its twin on the way in gave. The transformer stands in its middle."""
+
+    OUT = ("outward", "up", "grow", "last_norm", "last")
 
     def __init__(self, codec: UNetCodec, channels: int, side: int, width: int, time_features: int) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,11 @@ class Batch:
     def num_images(self) -> int:
         return sum(len(image.weights_I) for image in self.images)
 
+    @property
+    def num_read(self) -> int:
+        """Images without a loss: given ones and clean copies."""
+        return sum(len(image.t_I) for image in self.inputs.context)
+
     def to(self, device: torch.device, kernel: Kernel = "auto") -> Batch:
         """The batch on `device`, with that attention kernel."""
         moved = self
@@ -138,12 +144,17 @@ class Batch:
         )
 
 
+@lru_cache(maxsize=2)  # of a hundred million rows it takes seconds
+def _order(num_rows: int, seed: int, epoch: int) -> IntArray:
+    return numpy_generator(seed, "rows", epoch).permutation(num_rows)
+
+
 def rows_of_step(num_rows: int, batch_rows: int, seed: int, step: int) -> IntArray:
     """The rows of step `step` (from 0): a shuffled pass over all rows after another, cut into batches."""
     places = np.arange(step * batch_rows, (step + 1) * batch_rows)
     rows = np.empty(batch_rows, dtype=np.int64)
     for epoch in np.unique(places // num_rows):
-        order = numpy_generator(seed, "rows", int(epoch)).permutation(num_rows)
+        order = _order(num_rows, seed, int(epoch))
         inside = places // num_rows == epoch
         rows[inside] = order[places[inside] % num_rows]
     return rows

@@ -42,7 +42,7 @@ class TrainingPlan:
 
     trial: some steps that were taken on this CPU to measure memory and speed; without one memory is a count, and on a CPU the
     allocator and oneDNN's store of compiled kernels keep more: peaks of 1.5 (float32) to 2.7 times (bf16) the count were
-    seen. advice: what to change where it does not fit.
+    seen. busy: the share of the devices that have rows. advice: what to change where it does not fit.
     """
 
     machine: Machine
@@ -54,13 +54,14 @@ class TrainingPlan:
     mfu: float
     steps: int
     from_data: bool
+    busy: float = 1.0
     advice: str = ""
     trial: Trial | None = None
 
     @property
     def speed(self) -> float:
-        """Elements a second on all devices."""
-        return self.mfu * self.machine.peak * self.machine.count / self.flops_per_element
+        """Elements a second on all devices, which wait for the one with the most rows."""
+        return self.mfu * self.machine.peak * self.machine.count * self.busy / self.flops_per_element
 
     @property
     def peak_bytes(self) -> int:
@@ -115,6 +116,7 @@ def plan_training(
         mfu=MFU if mfu is None else mfu,
         steps=train.steps,
         from_data=isinstance(data, Path),
+        busy=train.batch_rows / (machine.count * rows),
         advice=_advice(machine, memory, micro, train),
         trial=trial,
     )

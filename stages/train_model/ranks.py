@@ -101,16 +101,24 @@ class Ranks:
         network.initialise(generator, put)
         return network
 
-    def add_gradients(self, network: Transfusion, num_images: float) -> None:
-        """Sum the gradients over the processes. num_images: in the whole global batch. Without one the patch codec has no
-        gradient, as in a single process: the optimizer leaves it as it is. Cut weights were summed by the backward pass."""
+    def add_gradients(self, network: Transfusion, num_images: float, num_read: float) -> None:
+        """Sum the gradients over the processes; cut weights were summed by the backward pass.
+
+        What no element of the whole global batch reached has no gradient, as in a single process: the optimizer leaves it as it
+        is. num_images: with a loss, without which the patch codec's way out has none. num_read: only read, as a given picture is
+        (way in).
+        """
+        if self.count == 1 and self.mesh is None:
+            return
         used: list[nn.Parameter] = []
         unused: list[nn.Parameter] = []
         for name, weight in network.named_parameters():
-            (unused if name.startswith("patches.") and not num_images else used).append(weight)
+            _, _, part = name.partition("patches.")
+            reached = num_images if part.split(".")[0] in network.patches.OUT else num_images + num_read
+            (unused if name.startswith("patches.") and not reached else used).append(weight)
         for weight in unused:
             weight.grad = None
-        if self.count > 1 and self.mesh is None:
+        if self.mesh is None:
             for bucket in _buckets(used):
                 gradients = [(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in bucket]
                 flat = torch.cat(gradients)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -23,7 +24,7 @@ def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Write what this process holds of `tensors`; all processes take part. Tensors of one number are written as (1,), which
     the format can read in parts."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with writing_tensors(folder), _quiet():
+    with writing_tensors(folder), _quiet(), _unwrapped():
         save({name: _flat(tensor) for name, tensor in tensors.items()}, storage_writer=writer)
 
 
@@ -35,13 +36,23 @@ def shard_names(folder: Path) -> list[str]:
 def read_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fill what this process holds of `tensors`, whatever the number of processes that wrote them."""
     reader = HuggingFaceStorageReader(str(folder))
-    with _quiet():
+    with _quiet(), _unwrapped():
         # no_dist: each process reads its own parts, nothing is exchanged
         load({name: _flat(tensor) for name, tensor in tensors.items()}, storage_reader=reader, no_dist=True)
 
 
 def _flat(tensor: Tensor) -> Tensor:
     return tensor.view(1) if tensor.ndim == 0 else tensor.detach()
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Raise what went wrong in a process, not torch's CheckpointException: that is no Exception, so that nothing catches it."""
+    try:
+        yield
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        raise next((cause for cause in causes if isinstance(cause, OSError)), RuntimeError(str(error))) from error
 
 
 @contextmanager

@@ -137,7 +137,8 @@ def _train(
         with meter.loading():
             batches = data.batches(train, rows, state.step, seed, ranks)
         targets, images = sum(len(batch.targets) for batch in batches), sum(batch.num_images for batch in batches)
-        num_targets, num_images = ranks.add([targets, images])  # of all processes
+        read = sum(batch.num_read for batch in batches)
+        num_targets, num_images, num_read = ranks.add([targets, images, read])  # of all processes
         losses, passes = torch.zeros(3, device=device), []  # as trained, of text, of images
         for batch in batches:
             with autocast(device, train.precision):
@@ -148,7 +149,7 @@ def _train(
             text, image = sums.text / max(1, num_targets), sums.image / max(1, num_images)
             passes.append(torch.stack((loss, text, image)).detach())
             losses += passes[-1]
-        ranks.add_gradients(network, num_images)
+        ranks.add_gradients(network, num_images, num_read)
         norm = clip(network.parameters(), train.clip_norm)
         # the one place in a step where the host waits for the device
         figures = torch.cat((ranks.added(losses), norm[None])).tolist()
@@ -172,10 +173,13 @@ def _train(
         if not taken:
             journal.add_metrics(state.step, {SKIPPED: 1.0})
         elif state.step % train.log_every == 0 or state.step == train.steps:
-            names = ("text_loss", "image_loss", "grad_norm", "learning_rate")
-            journal.add_metrics(state.step, dict(zip(names, (*figures[1:], rate), strict=True)))
-            shown = {"text": f"{figures[1]:.3f}", "image": f"{figures[2]:.3f}", "norm": f"{figures[3]:.2g}"}
-            shown |= {"rate": f"{rate:.1e}"}
+            _, text, image, size = figures
+            losses_of = {"text": text} if num_targets else {}
+            losses_of |= {"image": image} if num_images else {}
+            learned = {f"{name}_loss": value for name, value in losses_of.items()}
+            journal.add_metrics(state.step, learned | {"grad_norm": size, "learning_rate": rate})
+            shown = {name: f"{value:.3f}" for name, value in losses_of.items()}
+            shown |= {"norm": f"{size:.2g}", "rate": f"{rate:.1e}"}
             if ranks.main:  # another one may have had no row at all
                 row = meter.row(train.steps - state.step)
                 journal.add_timing(state.step, row)
@@ -183,6 +187,8 @@ def _train(
             runtime.report(Progress("train", state.step, train.steps, "steps", shown))
 
     if found != build.folder:  # else it was killed between this and the seal
+        if ranks.main:
+            journal.flush()  # a state that is complete stands beside all of its log
         write_state(build.folder, state)
     if not ranks.main:
         return
@@ -295,7 +301,10 @@ def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int
         for level, (total, count) in enumerate(zip(sums_by_level, counts_by_level, strict=True))
         if count
     }
-    return {"text_loss": text_sum / max(1, num_targets), "image_loss": image_sum / max(1, num_images), **by_level}
+    # nothing is said of what was not measured
+    of_text = {"text_loss": text_sum / num_targets} if num_targets else {}
+    of_images = {"image_loss": image_sum / num_images} if num_images else {}
+    return of_text | of_images | by_level
 
 
 def _rows_of(passes: list[Tensor], rows: Any, train: TrainConfig, ranks: Ranks) -> Any:

@@ -74,6 +74,11 @@ def _differences(
         path = _shown(tokens.folder)
         fix = f'set tokenize.tokenizer = {{ kind = "pretrained", path = "{path}" }}'
         yield f"its ids are of the tokenizer {there[:12]}, these sequences have {here[:12]}", fix
+    elif old.content.size_ids() != new.content.size_ids():
+        yield (
+            f"its ids of sizes are {_sizes(old)}, those of these sequences {_sizes(new)}",
+            f"pack pictures of the same sizes, with pack.size_tokens = {str(old.content.size_tokens).lower()}",
+        )
     one, other = latents.content.autoencoder, own_latents.content.autoencoder
     if (one.class_name, one.weights_sha256) != (other.class_name, other.weights_sha256):
         path = _shown(latents.folder / latents.manifest.inputs["autoencoder"].path)
@@ -101,6 +106,10 @@ def _settings(name: str, there: BaseModel, here: BaseModel) -> Iterator[tuple[st
     if keys or type(there) is not type(here):
         shown = ", ".join(f"{name}.{key} = {json.dumps(old[key])}" for key in keys)
         yield f"it was trained with {shown}", "set them as they were there"
+
+
+def _sizes(sequences: Sequences) -> str:
+    return ", ".join(f"{w}x{h}" for h, w in sequences.content.size_ids()) or "none"
 
 
 def _sha256(manifest: Manifest, name: str) -> str:

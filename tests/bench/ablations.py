@@ -72,7 +72,7 @@ def trained(work: Path, recipe: Recipe, prompts: int) -> dict[str, Any]:
         stats = Checkpoint.open(checkpoint).manifest.stats
         loaded = load_model(checkpoint)
         pairs = shapes_pairs(loaded, "scene")[:prompts]
-        config = GenerationConfig(sampler=DdimSampler(steps=50), guidance=2.0, batch_size=50)
+        config = GenerationConfig(sampler=DdimSampler(steps=25), guidance=2.0, batch_size=50)
         figures = judge_drawings(loaded, pairs, config, 0, Runtime()).figures
         figures |= judge_texts(loaded, pairs, config, 0, Runtime()).figures
     return {"seconds": seconds, "parameters": stats["parameters"], **stats["losses"], **figures}
@@ -104,7 +104,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("work/shapes"))
-    parser.add_argument("--steps", type=int, default=1500, help="of the first variant")
+    parser.add_argument("--steps", type=int, default=1000, help="of the first variant")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stages.model import attention
 from stages.model import grouped as grouped_kernel
 from stages.model.attention import DenseAttention, FlexAttention, allowed, group_mask
 from stages.model.grouped import Group, GroupedAttention
@@ -150,3 +151,24 @@ def test_flex_skips_blocks_between_documents() -> None:
     owner, image, _ = line_of(["T" * 128] * 8)
     sparsity = FlexAttention.over(owner, image).block_mask.sparsity()
     assert sparsity == pytest.approx(100 * (1 - 8 / 64))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, when its compiler is imported
+def test_the_compiled_maker_of_block_masks_gives_the_same_mask_for_every_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on CUDA. One compilation serves all lengths."""
+    from torch._dynamo.utils import counters
+
+    plain, compiled = attention._block_mask_maker(compiled=False), attention._block_mask_maker(compiled=True)
+    for length in (1100, 2300, 900):
+        documents = torch.arange(length) // 130
+        images = torch.full((length,), -1)
+        images[50:90] = 0
+        masks = []
+        for maker in (plain, compiled):
+            monkeypatch.setattr(attention, "_block_mask_maker", lambda made=maker, **_: made)
+            masks.append(FlexAttention.over(documents, images).block_mask.to_dense())
+        assert torch.equal(*masks)
+    assert counters["stats"]["unique_graphs"] == 1

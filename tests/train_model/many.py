@@ -49,6 +49,8 @@ class Job:
     train: TrainConfig
     at: dict[tuple[int, int], Callable[[Interrupts], None]] = field(default_factory=dict)
     model: ModelConfig = MODEL
+    sequences: str = "sequences"
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ def train(job: Job, work: Path, rank: int = 0, ranks: int = 1) -> Said:
 
     runtime = Runtime(report, interrupts, "cpu", launch=Launch(rank, ranks, rank))
     target = work / job.folder
-    mark = stamp("checkpoint", "train", {"sequences": work / "sequences"}, target)
+    mark = stamp("checkpoint", "train", {"sequences": work / job.sequences}, target)
     given: dict[str, Any] = {
         "model": job.model,
-        "diffusion": DiffusionConfig(),
+        "diffusion": job.diffusion,
         "train": job.train,
         "generation": GenerationConfig(),
-        "sequences": work / "sequences",
+        "sequences": work / job.sequences,
         "runtime": runtime,
         "seed": 0,
     }

@@ -98,6 +98,14 @@ def test_what_is_advised_fits() -> None:
     assert "smaller model" in made(train, replace(LARGE, memory=1000)).advice
 
 
+def test_devices_without_rows_do_not_make_it_faster() -> None:
+    train = TrainConfig(batch_rows=12, micro_rows=1)
+    one, eight, many = (made(train, replace(LARGE, count=count)) for count in (1, 8, 64))
+    assert one.busy == 1
+    assert eight.speed == pytest.approx(6 * one.speed)  # the fullest has two rows of twelve
+    assert many.speed == pytest.approx(12 * one.speed)
+
+
 def test_a_trial_without_growth_is_not_drawn_on() -> None:
     assert Trial(50, 1000, 1000, 1.0).peak_after(10**6) == 1000
     assert Trial(50, 1000, 900, 1.0).peak_after(50) == 1000

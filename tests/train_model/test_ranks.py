@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from stages.artifacts.checkpoint import Checkpoint, read_tensors
 from stages.artifacts.sequences import Sequences
 from stages.core.errors import ExitCode
 from stages.core.files import read_jsonl
+from stages.diffusion.config import DiffusionConfig
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
@@ -31,6 +33,10 @@ MODES = {
 MUON = TRAIN.model_copy(update={"sharding": "full", "optimizer": "muon"})
 
 
+# pictures to describe: without a loss of their own, so that the codec learns by the text loss alone, and its way out nothing
+GIVEN: dict[str, Any] = {"sequences": "given/sequences", "diffusion": DiffusionConfig(noise_limit=0)}
+
+
 def small(config: TrainConfig) -> TrainConfig:
     """The same steps in passes of one row."""
     return config.model_copy(update={"micro_rows": 1})
@@ -40,7 +46,9 @@ def small(config: TrainConfig) -> TrainConfig:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     make_all(folder, STORIES, PackConfig(row_length=48, heldout_fraction=0.2))
+    make_all(folder / "given", STORIES, PackConfig(row_length=48, heldout_fraction=0.2, caption_first=0.0))
     assert train(Job("one", TRAIN), folder).code == 0
+    assert train(Job("one-given", TRAIN, **GIVEN), folder).code == 0
     assert train(Job("one-muon", TRAIN.model_copy(update={"optimizer": "muon"})), folder).code == 0
     return folder
 
@@ -51,6 +59,8 @@ def two(work: Path) -> dict[str, list[Said]]:
     jobs = [
         Job("two-none", MODES["none"]),
         Job("two-full", small(MODES["full"])),
+        Job("two-given", MODES["none"], **GIVEN),
+        Job("two-given-full", MODES["full"], **GIVEN),
         Job("two-muon", MUON),
         Job("stopped", MODES["full"], {(1, 3): term}),
         Job("stopped-whole", MODES["none"], {(1, 3): term}),
@@ -95,6 +105,13 @@ def test_the_rows_hold_the_cases_that_matter(work: Path) -> None:
 def test_two_processes_take_the_steps_of_one(work: Path, two: dict[str, list[Said]], name: str) -> None:
     assert two[name] == [Said(0), Said(0)]
     check_same(work, name)
+
+
+@pytest.mark.parametrize("name", ["two-given", "two-given-full"])
+def test_pictures_that_are_only_read_count_for_all_processes(work: Path, two: dict[str, list[Said]], name: str) -> None:
+    assert two[name] == [Said(0), Said(0)]
+    check_same(work, name, "one-given")
+    assert not any("image_loss" in row for row in metrics(work / name))
 
 
 def test_muon_makes_whole_matrices_orthogonal_where_they_are_cut(work: Path, two: dict[str, list[Said]]) -> None:

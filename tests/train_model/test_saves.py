@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.train_model.config import TrainConfig
 from stages.train_model.ranks import Ranks
 from stages.train_model.saves import complete_saves, half_saves, newest_state, read_state, save
+from stages.train_model.shards import read_shards, write_shards
 from tests.train_model.test_optimisation import CONFIG, MUON, state, step
 
 
@@ -144,3 +147,21 @@ def test_a_cut_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     path.unlink()
     with pytest.raises(TfcliError, match="is missing"):
         read_state(tmp_path / "step-00000000", state())
+
+
+def test_a_full_disk_is_told_for_cut_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch tells of it by a CheckpointException, which no `except Exception` catches."""
+
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TfcliError, match="cannot write") as caught:
+        write_shards(tmp_path, {"weight": torch.ones(4)})
+    assert caught.value.code == ExitCode.ENVIRONMENT
+
+
+def test_shards_that_cannot_be_read_are_an_exception(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"weight": torch.ones(4)})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        read_shards(tmp_path, {"another": torch.ones(4)})

@@ -122,6 +122,13 @@ def test_what_differs_is_named_with_what_mends_it(parent: Checkpoint, tmp_path: 
     assert refused(parent, small).fix == "set pack.patch_side = 2"
 
 
+def test_other_ids_of_sizes_are_refused(parent: Checkpoint, tmp_path: Path) -> None:
+    told = new(parent, tmp_path, pack=PACK.model_copy(update={"size_tokens": True}))
+    error = refused(parent, told)
+    assert error.why == "its ids of sizes are none, those of these sequences 4x4"
+    assert "pack.size_tokens = false" in error.fix
+
+
 def test_another_autoencoder_is_refused(parent: Checkpoint, tmp_path: Path) -> None:
     sequences = new(parent, tmp_path)
     for folder in (tmp_path / "latents", parent.folder.parent / "latents"):

@@ -119,13 +119,14 @@ def show_plan(plan: TrainingPlan) -> None:
     source = "the packed rows of its first step" if plan.from_data else "rows of captions with an image, and text"
     peak = f"{machine.peak / 1e12:,.3g} TFLOP/s {'measured' if machine.measured else 'by the data sheet'}"
     measured = ", as on trial" if plan.trial else ""
+    idle = f"; {1 - plan.busy:.0%} of the devices' time they wait for rows" if plan.busy < 1 else ""
     lines = {
         "weights": f"{_millions(total)} ({weights})",
         "a step": f"{plan.elements_per_step:,} elements in passes of {plan.micro_rows:,} rows; counted on {source}",
         "arithmetic": f"{plan.flops_per_element / 1e9:,.3g} GFLOP an element, forward and back",
         "memory": f"{render.size_text(plan.peak_bytes)} of {render.size_text(machine.memory)} ({memory})",
         "device": f"{machine.count} x {machine.name}, {peak}",
-        "speed": f"{plan.speed:,.0f} elements/s if {plan.mfu:.0%} of that is reached{measured}",
+        "speed": f"{plan.speed:,.0f} elements/s if {plan.mfu:.0%} of that is reached{measured}{idle}",
         "time": f"{_time(plan.seconds)} for {plan.steps:,} steps",
     }
     render.show(render.pairs(lines))
