@@ -122,7 +122,8 @@ class Reporter:
         if passage.ended:
             said = " ".join("".join(self._said).split())
             self._said.clear()
-            self._line(f"{passage.document} -> {said or 'nothing'}", "")
+            limit = f" ({passage.limit})" if passage.limit else ""
+            self._line(f"{passage.document} -> {said or 'nothing'}{limit}", "")
 
     def _stream(self, passage: Passage) -> None:
         """On a terminal: text as it is written. Bars make room for it: they would draw over a line that is not ended."""
@@ -138,7 +139,7 @@ class Reporter:
         if passage.picture:
             self._console.print(Text(f"\n[{printable(passage.picture)}]", "cyan"), soft_wrap=True)
         if passage.ended:
-            self._console.print()
+            self._console.print(Text(f" ({passage.limit})" if passage.limit else "", "dim"), soft_wrap=True)
             self._open = ""
 
     def _line(self, text: str, style: str) -> None:

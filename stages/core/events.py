@@ -36,13 +36,14 @@ class Passage:
     """What a model has just written or drawn of a document. Documents come one after the other, each to its end.
 
     document: its name for people. text: goes on where the last passage ended. picture: the file of a finished one. ended: why
-    it ends with this.
+    it ends with this. limit: in words, where it was cut.
     """
 
     document: str
     text: str = ""
     picture: str = ""
     ended: str = ""
+    limit: str = ""
 
 
 Event = Progress | Note | Warn | Passage

@@ -9,6 +9,7 @@ import torch
 
 from stages.artifacts.latents import StoredDocument, StoredText, caption_of
 from stages.coders.pixels import Pixels
+from stages.core.errors import TfcliError
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
 from stages.evaluate_model.config import EvalConfig
@@ -193,7 +194,11 @@ def object_colour_place(verdict: Verdict) -> bool:
 
 def latent_of(pieces: Any) -> torch.Tensor:
     pieces = pieces.pieces if isinstance(pieces, Output) else pieces
-    return next(piece.latent for piece in pieces if isinstance(piece, ImagePiece))
+    for piece in pieces:
+        if isinstance(piece, ImagePiece):
+            return piece.latent
+    why = "a document and the picture that it asks for are longer than the rows of the training"
+    raise TfcliError("a held-out document cannot be judged", why=why, fix="train with a larger pack.row_length")
 
 
 def pictures_of(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:

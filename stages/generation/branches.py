@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from stages.diffusion.guidance import Branch
-from stages.generation.prompts import ImagePiece, Piece, TextPiece
+from collections.abc import Sequence
+
+from stages.diffusion.guidance import Branch, Guidance
+from stages.generation.lines import Writer
+from stages.generation.prompts import ImagePiece, Piece, Size, TextPiece
+
+
+def branches_of(guidance: Guidance) -> tuple[Branch, ...]:
+    """Those of any document, "full" first."""
+    return tuple(dict.fromkeys((*guidance.branches(has_images=True), *guidance.branches(has_images=False))))
 
 
 def branch_pieces(branch: Branch, pieces: tuple[Piece, ...], negative: str) -> tuple[Piece, ...]:
@@ -13,3 +21,12 @@ def branch_pieces(branch: Branch, pieces: tuple[Piece, ...], negative: str) -> t
         return pieces
     images = tuple(piece for piece in pieces if isinstance(piece, ImagePiece)) if branch == "images" else ()
     return (*images, TextPiece(negative)) if negative else images
+
+
+def longest(
+    length: int, branches: Sequence[Branch], pieces: tuple[Piece, ...], negative: str, size: Size, writer: Writer
+) -> int:
+    """Elements of the longest branch of a document with an image of `size` behind it, up to its EOI. length: of the document
+    itself so far; pieces: all that stands there."""
+    others = (writer.line(branch_pieces(branch, pieces, negative)) for branch in branches if branch != "full")
+    return max([length, *(len(line.ids) for line in others)]) + writer.places(size)

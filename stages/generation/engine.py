@@ -13,8 +13,9 @@ from itertools import count, islice
 import torch
 from torch import Tensor
 
+from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
-from stages.diffusion.guidance import Branch
+from stages.generation.branches import branches_of, longest
 from stages.generation.cache import CachedAttention, KeyValueCache, Row
 from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
@@ -22,7 +23,18 @@ from stages.generation.document import Document, TextRun
 from stages.generation.drawing import Drawing
 from stages.generation.lines import Line, Writer, inputs_of, mask_of
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Ended, Event, ImageDone, ImagePiece, Output, Prompt, TextAdded, TextPiece, collect
+from stages.generation.prompts import (
+    Ended,
+    Event,
+    ImageDone,
+    ImagePiece,
+    Output,
+    Prompt,
+    Size,
+    TextAdded,
+    TextPiece,
+    collect,
+)
 from stages.model.inference import working_type
 
 _SPARE_PLACES = 64  # that a cache has at first, beside prompts and an image
@@ -35,22 +47,27 @@ class Engine:
         self.loaded, self.config, self.seed, self.runtime = loaded, config, seed, runtime
         self.model, self.text, self.device = loaded.model, loaded.text, loaded.device
         self.patch_side = loaded.checkpoint.content.patch_side
-        guidance = config.guided_by()
-        branches = (*guidance.branches(has_images=True), *guidance.branches(has_images=False))
-        self.branches: tuple[Branch, ...] = tuple(dict.fromkeys(branches))  # of any document, "full" first
+        self.row_length = loaded.checkpoint.content.row_length
+        self.branches = branches_of(config.guided_by())
         self.writer = Writer(self.text, self.patch_side, loaded.size_ids)
         self.told_sizes = {token: size for size, token in loaded.size_ids.items()}
         self.size = (
             None if config.height is None or config.width is None else loaded.latent_size(config.height, config.width)
         )
+        if self.size is not None and self.writer.places(self.size) >= self.row_length:
+            raise TfcliError(
+                f"pictures of {config.width}x{config.height} take {self.writer.places(self.size):,} places",
+                why=f"the model was trained on rows of {self.row_length:,}",
+                fix="set a smaller height and width",
+                code=ExitCode.USAGE,
+            )
         # The sampler, not the model, writes EOI, and BOI where sizes are told before it; the others are never written.
         never = [self.text.pad, self.text.bos, self.text.eoi, *([self.text.boi] if self.told_sizes else [])]
-        forbidden = torch.zeros(self.model.facts.vocab_size)
-        forbidden[never] = -torch.inf
-        self.forbidden_V = forbidden.to(self.device)
-        sizes = torch.full_like(forbidden, -torch.inf)
-        sizes[list(self.told_sizes)] = 0
-        self.sizes_V = sizes.to(self.device)
+        forbidden = torch.zeros(self.model.facts.vocab_size, device=self.device)
+        self.any_V = forbidden.index_fill(0, torch.tensor(never, device=self.device), -torch.inf)
+        drawing = torch.tensor([self.text.boi, *self.told_sizes], device=self.device)
+        self.text_V = self.any_V.index_fill(0, drawing, -torch.inf)
+        self.sizes_V = (forbidden - torch.inf).index_fill(0, drawing[1:], 0.0)
 
     def generate(self, prompts: Sequence[Prompt], numbers: Sequence[int] | None = None) -> list[Output]:
         """Outputs in the order of the prompts. numbers: as of `stream`."""
@@ -98,32 +115,43 @@ class Engine:
     def _begin(self, documents: list[Document], *, first: bool) -> Iterator[Event]:
         """Run the prompts, and what guidance compares them with, through the model; choose what comes next."""
         others: list[tuple[int, Line]] = []
-        lines, slots = [], []
+        begun, lines, slots = [], [], []
         for document in documents:
             prompt = document.prompt
             size_of_training = None if self.told_sizes else self.loaded.latent_shape[1:]
             document.fixed = prompt.size or self.size or size_of_training
             document.size = document.wanted
-            lines.append(self.writer.line(prompt.pieces, document.size if prompt.draw else None))
+            line = self.writer.line(prompt.pieces, document.size if prompt.draw else None)
+            length = len(self.writer.line(prompt.pieces).ids)
+            draws = document.size is not None and self._has_room(document, length, document.size)
+            if length > self.row_length or (prompt.draw and document.size and not draws):
+                yield from self._end(document, "length")
+                continue
+            begun.append(document)
+            lines.append(line)
             slots.append(document.slots["full"])
             if self.config.repetition_penalty != 1:
                 texts = [piece.text for piece in prompt.pieces if isinstance(piece, TextPiece)]
                 document.seen = [token for text in texts for token in self.text.encode(text)]
-            if document.size and (prompt.max_images or prompt.draw):
+            if draws and (prompt.max_images or prompt.draw):
                 others += document.unread(self.branches, self.writer)
         if others:
             slots += [slot for slot, _ in others]
             lines += [line for _, line in others]
         if first:
             self._make_cache(len(documents), lines)
+        if not begun:
+            return
         last_BD = self._read(slots, lines)
-        choosing = [number for number, d in enumerate(documents) if not (d.prompt.draw and d.size)]
-        yield from self._choose([documents[number] for number in choosing], last_BD[choosing])
+        choosing = [number for number, d in enumerate(begun) if not (d.prompt.draw and d.size)]
+        yield from self._choose([begun[number] for number in choosing], last_BD[choosing])
 
     def _make_cache(self, count: int, lines: list[Line]) -> None:
         config = self.model.config
         _, height, width = self.loaded.latent_shape
-        places = max(len(line.ids) for line in lines) + height * width // self.patch_side**2 + _SPARE_PLACES
+        places = (
+            max((len(line.ids) for line in lines), default=0) + height * width // self.patch_side**2 + _SPARE_PLACES
+        )
         like = torch.empty((), dtype=working_type(self.model), device=self.device)
         head_dim = config.width // config.heads
         self.cache = KeyValueCache(config.layers, count * len(self.branches), places, config.heads, head_dim, like)
@@ -167,7 +195,7 @@ class Engine:
             if token == self.text.boi:
                 document.next_id = None
             elif token in self.told_sizes:
-                document.next_id, document.size = self.text.boi, self.told_sizes[token]
+                document.next_id = self.text.boi
             else:
                 choosing.append(number)
         yield from self._choose([documents[number] for number in choosing], last_BD[choosing])
@@ -177,26 +205,44 @@ class Engine:
         if not documents:
             return
         logits_BV = self.model.text_head(hidden_BD).float()
-        logits_BV += torch.stack([self.sizes_V if _must_draw(d) else self.forbidden_V for d in documents])
+        logits_BV += torch.stack([self._allowed_V(document) for document in documents])
         places = [Place(d.index, self.cache.lengths[d.slots["full"]], d.seen) for d in documents]
-        for document, token in zip(documents, choose(logits_BV, places, self.config, self.seed), strict=True):
+        tokens = choose(logits_BV, places, self.config, self.seed)
+        for document, place, token in zip(documents, places, tokens, strict=True):
             if token == self.text.eos:
                 yield from self._end(document, "eos")
             elif token == self.text.boi or token in self.told_sizes:
                 if document.images >= max(document.prompt.max_images, int(_must_draw(document))):
                     yield from self._end(document, "images")
                 else:
-                    document.size = document.wanted
-                    document.next_id = self.writer.opening(document.size)[0] if document.size else token
+                    size = document.wanted or self.told_sizes[token]
+                    if not self._has_room(document, place.place, size):
+                        yield from self._end(document, "length")
+                        continue
+                    document.size, document.next_id = size, self.writer.opening(size)[0]
                     yield from _told(document, document.run.close())
             elif len(document.run.ids) >= self.config.max_text_tokens:
                 yield from self._end(document, "text")
+            elif place.place >= self.row_length:
+                yield from self._end(document, "length")
             else:
                 document.next_id = token
                 document.seen.append(token)
                 yield from _told(document, document.run.add(token))
                 if document.run.stopped:
                     yield from self._end(document, "stop")
+
+    def _allowed_V(self, document: Document) -> Tensor:
+        """0 for what may come next, -inf else: a size where one must be chosen, no image where none is wanted."""
+        if _must_draw(document):
+            return self.sizes_V
+        return self.any_V if document.prompt.max_images else self.text_V
+
+    def _has_room(self, document: Document, length: int, size: Size) -> bool:
+        """Whether an image of that size behind so many elements ends within a row of the training, as do its branches."""
+        pieces = (*document.prompt.pieces, *map(ImagePiece, document.latents))
+        negative = document.prompt.negative
+        return longest(length, self.branches, pieces, negative, size, self.writer) <= self.row_length
 
     def _end(self, document: Document, reason: str) -> Iterator[Event]:
         yield from _told(document, document.run.close())
@@ -213,7 +259,7 @@ class Engine:
             yield ImageDone(document.index, document.images, ImagePiece(document.latents[-1]))
             document.images += 1
             if document.prompt.draw and document.prompt.max_images == 1:
-                yield from self._end(document, "images")  # a prompt that asks for one drawing ends with it
+                yield from self._end(document, "drawn")  # a prompt that asks for one drawing ends with it
         going = [document for document in documents if not document.ended]
         if going:
             yield from self._choose(going, self._read_images(going))

@@ -60,6 +60,10 @@ class Writer:
             raise TfcliError(what, why=f"the model was trained on {known}", fix="resize it", code=ExitCode.USAGE)
         return (self.sizes[size], self.text.boi)
 
+    def places(self, size: Size) -> int:
+        """Elements of an image: its opening, its patches and EOI."""
+        return len(self.opening(size)) + size[0] * size[1] // self.patch_side**2 + 1
+
     def finished(self, latent: Tensor) -> Line:
         """A drawn image, clean, and EOI, behind a BOI that was there before."""
         return Line((*[self.text.pad] * num_patches(latent, self.patch_side), self.text.eoi), ((0, latent),))

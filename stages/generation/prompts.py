@@ -104,7 +104,8 @@ class ImageDone:
 
 @dataclass(frozen=True)
 class Ended:
-    """The document ends. reason: "eos", "stop" (a stop string), or which limit: "text", "images"."""
+    """The document ends. reason: "eos" (by itself), "drawn" (the one drawing that was asked for), "stop" (a stop string), or
+    which limit: "text", "images", "length" (of the rows of the training; what would go beyond is neither written nor drawn)."""
 
     prompt: int
     reason: str

@@ -12,7 +12,7 @@ from stages.core.seeds import torch_generator
 from stages.diffusion.editing import edited
 from stages.diffusion.guidance import combined
 from stages.diffusion.samplers import answered
-from stages.generation.branches import branch_pieces
+from stages.generation.branches import branch_pieces, branches_of, longest
 from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
 from stages.generation.lines import Line, Writer, num_patches
@@ -28,6 +28,7 @@ class Reference:
     def __init__(self, loaded: LoadedModel, config: GenerationConfig, seed: int) -> None:
         self.loaded, self.config, self.seed = loaded, config, seed
         self.side = loaded.checkpoint.content.patch_side
+        self.row_length = loaded.checkpoint.content.row_length
         self.writer = Writer(loaded.text, self.side, loaded.size_ids)
 
     @torch.inference_mode()
@@ -41,12 +42,14 @@ class Reference:
         line = self.writer.line(prompt.pieces)
         run: list[int] = []
         num_images, draws = 0, prompt.draw
+        if len(line.ids) > self.row_length:
+            return Output([], "length")
         while True:
             size = (height, width) if prompt.edit is not None and not num_images else fixed
             if draws and size:
                 token = self.writer.opening(size)[0]
             else:
-                token = self._next(line, index, list(told) if draws else None)
+                token = self._next(line, index, list(told) if draws else None, image=prompt.max_images > 0)
                 opens = token == text.boi or token in told
                 token = self.writer.opening(size)[0] if opens and size else token
             draws = False
@@ -58,6 +61,9 @@ class Reference:
                 break
             if not opens and len(run) >= self.config.max_text_tokens:
                 output.ended = "text"
+                break
+            if not (self._has_room(line, prompt, size) if opens else len(line.ids) < self.row_length):
+                output.ended = "length"
                 break
             line = Line((*line.ids, *((token, text.boi) if token in told else (token,))), line.images)
             if not opens:
@@ -72,10 +78,17 @@ class Reference:
             line = Line((*line.ids, *marks, text.eoi), (*line.images, (len(line.ids), latent)))
             num_images += 1
             if prompt.draw and prompt.max_images == 1:
-                output.ended = "images"
+                output.ended = "drawn"
                 break
         output.pieces += self._text(run)
         return output
+
+    def _has_room(self, line: Line, prompt: Prompt, size: Size | None) -> bool:
+        """Whether an image of that size ends within a row of the training, in all lines that guidance reads."""
+        assert size is not None
+        images = tuple(ImagePiece(latent) for _, latent in line.images)
+        branches = branches_of(self.config.guided_by())
+        return longest(len(line.ids), branches, images, prompt.negative, size, self.writer) <= self.row_length
 
     def draw(self, line: Line, prompt: Prompt, size: Size, index: int, number: int) -> Tensor:
         """The image behind a line that ends in BOI."""
@@ -106,11 +119,12 @@ class Reference:
     def _text(self, run: list[int]) -> list[Piece]:
         return [TextPiece(self.loaded.text.decode(run))] if run else []
 
-    def _next(self, line: Line, index: int, only: list[int] | None) -> int:
-        """The next token; only: among these."""
-        text = self.loaded.text
+    def _next(self, line: Line, index: int, only: list[int] | None, *, image: bool) -> int:
+        """The next token; only: among these. image: one may come."""
+        text, sizes = self.loaded.text, list(self.writer.sizes.values())
         logits_V = self.loaded.model.text_head(self._outputs(line, []).hidden_ND[-1]).float()
-        never = [text.pad, text.bos, text.eoi, *([text.boi] if self.writer.sizes else [])]
+        never = [text.pad, text.bos, text.eoi, *([text.boi] if sizes else [])]
+        never += [] if image else [text.boi, *sizes]
         logits_V[[token for token in range(len(logits_V)) if token not in only] if only else never] = -torch.inf
         return choose(logits_V[None], [Place(index, len(line.ids))], self.config, self.seed)[0]
 

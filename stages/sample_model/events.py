@@ -33,9 +33,22 @@ class Picture:
     image: PilImage
 
 
+# why documents end, for people: nothing where it is as asked
+REASONS = {
+    "eos": "ended by itself",
+    "drawn": "",
+    "images": "image limit",
+    "text": "text limit",
+    "length": "length limit",
+    "stop": "stop string",
+}
+LIMITS = ("images", "text", "length")
+
+
 @dataclass(frozen=True)
 class End:
-    """The document ends. reason: "eos" (by itself), "stop", or which limit: "text", "images", "length"."""
+    """The document ends. reason: "eos" (by itself), "drawn" (the one picture that was asked for), "stop" (a stop string), or
+    which limit: "text", "images", "length" (of the rows of the training)."""
 
     take: int
     reason: str

@@ -10,18 +10,12 @@ from itertools import groupby
 from typing import Any
 
 from stages.artifacts.samples import GRID, Part, Record
+from stages.sample_model.events import REASONS
 from stages.sample_model.page_assets import POLICY, SCRIPT, STYLE
 from stages.sample_model.plots import plot
 from stages.sources.text_rules import printable
 
 _SHOWN = 160  # pixels of the shorter side; smaller pictures are enlarged without smoothing
-_ENDED = {
-    "eos": "ended by itself",
-    "images": "",  # as asked
-    "text": "text limit",
-    "length": "length limit",
-    "stop": "stop string",
-}
 _KEYS = (
     "<p class='facts'><kbd>&larr;</kbd> <kbd>&rarr;</kbd> <kbd>&uarr;</kbd> <kbd>&darr;</kbd> go from picture to picture, "
     "<kbd>Enter</kbd> enlarges, <kbd>Esc</kbd> closes.</p>"
@@ -75,7 +69,7 @@ def _card(takes: list[Record]) -> str:
     given = f"<div class='given'>{shown}</div>" if shown else ""
     made = [f"<div class='made'>{_parts(take.output, _alt(take, about))}</div>" for take in takes]
     outputs = made[0] if len(made) == 1 else f"<div class='takes'>{''.join(made)}</div>"
-    ends = list(dict.fromkeys(_ENDED.get(take.ended, take.ended) for take in takes))
+    ends = list(dict.fromkeys(REASONS.get(take.ended, take.ended) for take in takes))
     notes = [f"{len(takes)} samples"] if len(takes) > 1 else []
     footer = ", ".join(filter(None, [*([first.key] if first.key else [f"prompt {first.index + 1}"]), *notes, *ends]))
     shapes = [_shown_size(part) for take in takes for part in (*take.prompt, *take.output) if part.image]

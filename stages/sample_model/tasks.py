@@ -8,10 +8,12 @@ from typing import Literal
 
 from stages.artifacts.latents import caption_of
 from stages.core.errors import ExitCode, TfcliError
+from stages.generation.branches import branches_of, longest
 from stages.generation.config import GenerationConfig
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
+from stages.generation.lines import Writer
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import ImagePiece, Piece, Prompt, TextPiece
+from stages.generation.prompts import ImagePiece, Piece, Prompt, Size, TextPiece
 from stages.sample_model.config import MAX_COUNT, MixedPrompt, SampleConfig, TextPart, Wishes
 from stages.sample_model.pictures import edit_of, picture_piece
 from stages.sources.text_rules import printable
@@ -109,7 +111,7 @@ def engine_prompt(
         else edit_of(Path(begin.image), None if begin.mask is None else Path(begin.mask), begin.strength, loaded),
     )
     _check_effect(prompt, generation, name)
-    _check_length(prompt, loaded, name)
+    _check_length(prompt, generation, loaded, name)
     return prompt
 
 
@@ -137,18 +139,36 @@ def _check_effect(prompt: Prompt, generation: GenerationConfig, name: str) -> No
         )
 
 
-def _check_length(prompt: Prompt, loaded: LoadedModel, name: str) -> None:
-    taken = sum(_length(piece, loaded) for piece in prompt.pieces)
-    if prompt.size is not None:
-        taken += _patches(*prompt.size, loaded)
-    rows = loaded.checkpoint.content.row_length
-    if taken > rows:
+def _check_length(prompt: Prompt, generation: GenerationConfig, loaded: LoadedModel, name: str) -> None:
+    """Raises TfcliError (USAGE) where the prompt, with the drawing that is asked for behind it, is longer than the rows of the
+    training, or what guidance compares it with is."""
+    content = loaded.checkpoint.content
+    writer = Writer(loaded.text, content.patch_side, loaded.size_ids)
+    taken, more = len(writer.line(prompt.pieces).ids), ""
+    if prompt.draw or prompt.size or prompt.edit or prompt.negative:
+        branches, more = branches_of(generation.guided_by()), " with the picture to come"
+        taken = min(
+            longest(taken, branches, prompt.pieces, prompt.negative, size, writer)
+            for size in _next_sizes(prompt, generation, loaded)
+        )
+    if taken > content.row_length:
         raise TfcliError(
             f"{name} is too long",
-            why=f"it takes {taken:,} places, the model was trained on rows of {rows:,}",
+            why=f"it takes {taken:,} places{more}, the model was trained on rows of {content.row_length:,}",
             fix="give a shorter one or a smaller size, or train with a larger pack.row_length",
             code=ExitCode.USAGE,
         )
+
+
+def _next_sizes(prompt: Prompt, generation: GenerationConfig, loaded: LoadedModel) -> list[Size]:
+    """That of the next drawing; all that there are where the model chooses."""
+    if prompt.edit is not None:
+        return [(prompt.edit.latent.shape[1], prompt.edit.latent.shape[2])]
+    if prompt.size is not None:
+        return [prompt.size]
+    if generation.height is not None and generation.width is not None:
+        return [loaded.latent_size(generation.height, generation.width)]
+    return list(loaded.size_ids) or [loaded.latent_shape[1:]]
 
 
 def _pieces(mixed: MixedPrompt, loaded: LoadedModel) -> tuple[Piece, ...]:
@@ -162,18 +182,6 @@ def latent_size(size: str, loaded: LoadedModel) -> tuple[int, int]:
     """(h, w) of the latents of a picture of "WIDTHxHEIGHT" pixels. Raises TfcliError (USAGE) where it cannot be drawn."""
     width, height = (int(side) for side in size.split("x"))
     return loaded.latent_size(height, width)
-
-
-def _length(piece: Piece, loaded: LoadedModel) -> int:
-    if isinstance(piece, TextPiece):
-        return len(loaded.text.encode(piece.text))
-    _, height, width = piece.latent.shape
-    return _patches(height, width, loaded)
-
-
-def _patches(height: int, width: int, loaded: LoadedModel) -> int:
-    """Places that an image takes, BOI and EOI among them."""
-    return height * width // loaded.checkpoint.content.patch_side**2 + 2
 
 
 def _name(index: int, mixed: MixedPrompt) -> str:

@@ -29,6 +29,7 @@ from stages.generation.prompts import (
     TextAdded,
     TextPiece,
 )
+from stages.sample_model.events import LIMITS, REASONS
 from stages.sample_model.pictures import drawn_pixels, shown_mask
 from stages.sample_model.tasks import Task
 
@@ -95,7 +96,7 @@ class Writer:
                 self._tell(number, picture=str(part.image))
             case Ended(prompt=number, reason=reason):
                 document.ended = reason
-                self._tell(number, ended=reason)
+                self._tell(number, ended=reason, limit=REASONS[reason] if reason in LIMITS else "")
 
     def records(self) -> Iterator[Record]:
         """Of all documents, in the order of the prompts and their takes."""
@@ -189,8 +190,8 @@ class _Teller:
         self._runtime = runtime
         self._waiting: dict[int, list[Passage]] = {number: [] for number in tasks}  # until they have ended
 
-    def tell(self, number: int, *, text: str = "", picture: str = "", ended: str = "") -> None:
-        self._waiting[number].append(Passage(self._names[number], text, picture, ended))
+    def tell(self, number: int, *, text: str = "", picture: str = "", ended: str = "", limit: str = "") -> None:
+        self._waiting[number].append(Passage(self._names[number], text, picture, ended, limit))
         while self._waiting:
             first, passages = next(iter(self._waiting.items()))
             for passage in passages:

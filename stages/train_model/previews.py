@@ -61,7 +61,8 @@ class Previews:
                 raise
         latents = [piece.latent for output in outputs for piece in output.pieces if isinstance(piece, ImagePiece)]
         pictures = [loaded.draw_pictures(latent[None])[0] for latent in latents]
-        write_atomic(self.folder / f"step-{state.step:08d}.png", _strip(pictures))
+        if pictures:  # none where captions are longer than the rows
+            write_atomic(self.folder / f"step-{state.step:08d}.png", _strip(pictures))
 
     def _open(self, state: TrainState) -> LoadedModel:
         manifest = make_manifest(self.build.stamp, self.content.model_dump(), {}, [], self.build.started)

@@ -58,7 +58,7 @@ def build(precision: str) -> Any:
     model.initialise(torch.Generator().manual_seed(0))
     parameters = sum(weight.numel() for weight in model.parameters())
     moved = sum(weight.numel() for block in model.blocks for weight in block.parameters())
-    content = SimpleNamespace(patch_side=1, latent_limit=4.0)
+    content = SimpleNamespace(patch_side=1, latent_limit=4.0, row_length=4096)
     return SimpleNamespace(
         model=ready_to_run(model.eval(), DTYPES[precision], 1000),
         text=Numbers(),

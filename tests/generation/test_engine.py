@@ -14,6 +14,7 @@ from stages.diffusion.process import Diffusion
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
+from stages.generation.cache import KeyValueCache
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.prompts import (
@@ -233,3 +234,54 @@ def test_a_stream_tells_what_the_outputs_hold_step_by_step() -> None:
     last = {event.prompt: event for event in events}
     assert sorted(last) == list(range(len(prompts())))
     assert all(isinstance(event, Ended) for event in last.values())
+
+
+@pytest.mark.parametrize("size_tokens", [False, True])
+def test_nothing_runs_past_the_rows_of_the_training(size_tokens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every length of row, as without a cache; a longer row changes nothing but the end."""
+    sizes = {(4, 4): 26, (2, 6): 27} if size_tokens else {}
+    parts = loaded(2)
+    parts.size_ids = sizes
+    with torch.no_grad():
+        parts.model.text_head.weight[list(sizes.values())] *= 2.5
+    config = GenerationConfig(sampler=DdimSampler(steps=2), max_text_tokens=5, batch_size=4)
+    reserve, rows = KeyValueCache.reserve, 0
+
+    def checked(cache: KeyValueCache, places: int) -> None:
+        assert places <= rows
+        reserve(cache, places)
+
+    monkeypatch.setattr(KeyValueCache, "reserve", checked)
+    asked = [*several(), Prompt((TextPiece("a"),), draw=True, negative="abcdefghijklmnop"), Prompt(max_images=0)]
+    ends: list[str] = []
+    for rows in (1, 2, 4, 7, 8, 9, *range(10, 48, 4)):
+        parts.checkpoint.content.row_length = rows
+        found = Engine(parts, config, 7, Runtime()).generate(asked)
+        for index, (prompt, output) in enumerate(zip(asked, found, strict=True)):
+            assert_same(output, Reference(parts, config, 7).generate(prompt, index))
+            written = sum(len(piece.text) for piece in output.pieces if isinstance(piece, TextPiece))
+            assert written == 0 or written + 1 <= rows
+        ends += [output.ended for output in found]
+        if rows == 1:
+            assert {output.ended for output in found[:1]} == {"length"}
+    assert set(ends) >= {"length", "drawn", "text"}
+    lengths = [number for number, end in enumerate(ends) if end == "length"]
+    assert len(lengths) > len(asked)
+    assert "length" not in ends[-len(asked) :][:3]
+
+
+def test_a_drawing_that_was_asked_for_and_a_limit_end_differently() -> None:
+    config = GenerationConfig(sampler=DdimSampler(steps=2), max_text_tokens=6)
+    ends: dict[int, set[str]] = {}
+    for seed in range(4):
+        engine = Engine(loaded(seed), config, 7, Runtime())
+        for limit in (0, 1, 2):
+            outputs = engine.generate([Prompt((TextPiece(letter),), max_images=limit) for letter in "abcd"])
+            ends.setdefault(limit, set()).update(output.ended for output in outputs)
+            drawn = [sum(isinstance(piece, ImagePiece) for piece in output.pieces) for output in outputs]
+            assert max(drawn) <= limit
+        (output,) = engine.generate([Prompt((TextPiece("a"),), draw=True)])
+        assert output.ended == "drawn"
+    assert ends[0] <= {"eos", "text"}  # it writes where no image may come, whatever it would rather
+    assert "images" in ends[1]
+    assert "drawn" not in ends[1] | ends[2]

@@ -80,7 +80,7 @@ def loaded(sequences: Sequences) -> Any:
         device=torch.device("cpu"),
         latent_shape=(2, *SQUARE),
         size_ids=facts.size_ids(),
-        checkpoint=SimpleNamespace(content=SimpleNamespace(patch_side=2, latent_limit=4.0)),
+        checkpoint=SimpleNamespace(content=SimpleNamespace(patch_side=2, latent_limit=4.0, row_length=1000)),
         latents=SimpleNamespace(content=SimpleNamespace(downsampling=4)),
         diffusion=Diffusion(CosineSchedule()),
     )

@@ -33,7 +33,7 @@ class Letters:
 
 def parts_of(model: Transfusion, diffusion: Diffusion) -> Any:
     """What the engine takes of a loaded checkpoint."""
-    content = SimpleNamespace(patch_side=2, latent_limit=4.0)
+    content = SimpleNamespace(patch_side=2, latent_limit=4.0, row_length=1000)
     return SimpleNamespace(
         model=model,
         text=Letters(),

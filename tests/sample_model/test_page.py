@@ -89,6 +89,16 @@ def test_samples_of_one_prompt_share_a_card() -> None:
     assert reader.sizes[-1] == ("512", "512")
 
 
+def test_a_limit_is_said_and_a_drawing_as_asked_is_not() -> None:
+    for ended, footer in (
+        ("drawn", "prompt 1"),
+        ("images", "prompt 1, image limit"),
+        ("length", "prompt 1, length limit"),
+    ):
+        page = render_page("t", "s", {}, [], {"Yours": [record([Part(text="a")], [], ended=ended)]})
+        assert f"<footer>{footer}</footer>" in page
+
+
 def test_hostile_text_stays_text() -> None:
     evil = record([Part(text=EVIL), picture("p")], [Part(text=EVIL), picture("d")], key=EVIL)
     page = render_page(EVIL, EVIL, {EVIL: EVIL}, [], {EVIL: [evil]})

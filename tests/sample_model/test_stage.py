@@ -74,7 +74,7 @@ def test_records_and_pictures_say_how_they_were_made(lab: Lab) -> None:
     (record,) = sampled(lab, "from <image> to", "-i", "pictures/good0.png", "--draw", "--seed", "7", "--gif")
     assert [part["text"] or "<image>" for part in record["prompt"]] == ["from ", "<image>", " to"]
     (drawn,) = record["output"]
-    assert (record["ended"], record["seed"], drawn["size"]) == ("images", 7, [16, 16])
+    assert (record["ended"], record["seed"], drawn["size"]) == ("drawn", 7, [16, 16])
     (folder,) = (lab.folder / "work").glob("samples-*")
     with Image.open(folder / drawn["image"]) as image:
         chunks = image.text  # type: ignore[attr-defined]
@@ -152,6 +152,46 @@ def test_python_events_tell_how_far_a_picture_is(lab: Lab) -> None:
     assert [event.take for event in events if isinstance(event, Picture)] == [0, 1]
 
 
+def test_prompts_that_leave_no_room_for_what_is_asked_are_refused(lab: Lab) -> None:
+    """At the last length that fits the whole document is as long as a row of the training, negative text included."""
+    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    loaded, rows = model.loaded, model.loaded.checkpoint.content.row_length
+    _, height, width = loaded.latent_shape
+    image = height * width // loaded.checkpoint.content.patch_side**2 + 2
+
+    def text_of(tokens: int) -> str:
+        text = ""
+        while len(loaded.text.encode(text + "zq")) <= tokens:
+            text += "zq"
+        while len(loaded.text.encode(text + "z")) <= tokens:
+            text += "z"
+        assert len(loaded.text.encode(text)) == tokens
+        return text
+
+    for room, parts, options in (
+        (rows - 1, [], {"draw": False}),
+        (rows - 1 - image, [], {}),
+        (rows - 1 - image, ["a"], {"negative": True}),
+        (rows - 1 - image, [], {"begin": "pictures/good0.png", "strength": 0.5}),
+        (rows - 1 - 2 * image, [Path("pictures/good0.png")], {"draw": True}),
+    ):
+        for tokens in (room, room + 1):
+            given = {**options, **SETTINGS}
+            if options.get("negative"):
+                given["negative"], document = text_of(tokens), parts
+            else:
+                document = [*parts, text_of(tokens)]
+            if tokens == room:
+                assert model.generate(document, **given)
+                continue
+            with pytest.raises(TfcliError, match="is too long") as caught:
+                model.generate(document, **given)
+            assert caught.value.code == ExitCode.USAGE
+            assert f"takes {rows + 1} places" in caught.value.why
+    with pytest.raises(TfcliError, match="is too long"):
+        model.generate(["a"], height=64, width=64)
+
+
 def test_python_loads_in_bf16_and_says_where_to_ask_for_it(lab: Lab) -> None:
     model = load(lab.folder / "work" / "checkpoint", "cpu", "bf16")
     assert any(isinstance(event, Picture) for event in model.generate(["a thing"], **SETTINGS))
@@ -205,7 +245,7 @@ def test_python_refuses_what_cannot_be(lab: Lab) -> None:
         with pytest.raises(TfcliError) as caught:
             model.generate(parts, **settings)
         assert caught.value.code == ExitCode.INPUT, (parts, settings, caught.value.what)
-    assert model_events(lab, [], begin=Path("pictures/good0.png"), strength=0.5)[-1] == End(0, "images")
+    assert model_events(lab, [], begin=Path("pictures/good0.png"), strength=0.5)[-1] == End(0, "drawn")
 
 
 @pytest.mark.parametrize("recipe", ["{", "[]", '{"sample": {"generation": {"guidence": 3}}}', '{"sample": 3}', "\xff"])

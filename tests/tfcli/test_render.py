@@ -54,7 +54,7 @@ PASSAGES = (
     Progress("draw", 100, 100, "%"),
     Passage("1: [b]a cat", picture="images/1.png"),
     Passage("1: [b]a cat", text="yes", ended="eos"),
-    Passage("2: a dog", ended="images"),
+    Passage("2: a dog", ended="images", limit="image limit"),
     Note("done"),
 )
 
@@ -64,7 +64,11 @@ def test_documents_are_lines_off_a_terminal(capsys: pytest.CaptureFixture[str]) 
         for event in PASSAGES:
             report(event)
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("draw:")]
-    assert lines == ["1: [b]a cat -> [i]black one\\x1b[5m\\n [images/1.png] yes", "2: a dog -> nothing", "done"]
+    assert lines == [
+        "1: [b]a cat -> [i]black one\\x1b[5m\\n [images/1.png] yes",
+        "2: a dog -> nothing (image limit)",
+        "done",
+    ]
     with Reporter(quiet=True) as report:
         report(PASSAGES[0])
         report(PASSAGES[6])
@@ -82,6 +86,7 @@ def test_text_appears_on_a_terminal_as_it_is_written(monkeypatch: pytest.MonkeyP
     assert order == sorted(order)
     assert "\x1b[5m" not in text
     assert text.count("1: [b]a cat") == 1
+    assert text.count("(image limit)") == 1
     assert text.rstrip().endswith("done")
 
 

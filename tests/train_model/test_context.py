@@ -332,6 +332,6 @@ def _loaded(network: Transfusion, facts: Any) -> Any:
         device=torch.device("cpu"),
         latent_shape=(2, 4, 4),
         size_ids={},
-        checkpoint=SimpleNamespace(content=SimpleNamespace(patch_side=2, latent_limit=4.0)),
+        checkpoint=SimpleNamespace(content=SimpleNamespace(patch_side=2, latent_limit=4.0, row_length=1000)),
         diffusion=Diffusion(CosineSchedule()),
     )
