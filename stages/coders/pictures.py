@@ -22,6 +22,7 @@ from stages.coders.config import Images
 from stages.coders.pixels import BadImage, Pixels, crop, decode, pad, to_image
 from stages.sources.document import Picture
 
+_CRASHED = "DECODER_CRASHED"
 _BATCH = 16  # pictures that go to a worker together
 _START_SECONDS = 60.0  # for a worker to start on a busy machine
 _MAX_MEMORY = 8 << 30  # of a worker; 64 MP with alpha in 16 bits, twice, is 1 GB
@@ -63,8 +64,8 @@ def fit(image: Any, images: Images) -> Pixels:
 class PictureReader:
     """Reads, decodes and fits pictures in `workers` processes that live as long as the `with` block (0: in this one).
 
-    A picture that kills its process (a fault in native code) or keeps it busy for longer than policy.max_seconds costs
-    that picture alone; without worker processes it costs the run.
+    A picture that kills its process twice (a fault in native code; once may be the kernel, short of memory) or keeps it busy
+    for longer than policy.max_seconds costs that picture alone; without worker processes it costs the run.
     """
 
     def __init__(self, images: Images, workers: int) -> None:
@@ -102,14 +103,19 @@ class PictureReader:
             yield from waiting.popleft().result()
 
     def _decode(self, batch: list[Picture]) -> list[Fitted]:
-        """In a thread: have a process decode the batch; where it is lost, another one goes on behind the picture."""
+        """In a thread: have a process decode the batch; where it is lost, another one goes on behind the picture, or with it
+        where it died for the first time."""
         worker = self._idle.get()
         found: list[Fitted] = []
+        tried = -1  # the place of the last picture whose process died
         try:
             worker.give(batch)
             while len(found) < len(batch) and not self._closing.is_set():
                 fitted = worker.take()
-                found.append(fitted)
+                if fitted.reason == _CRASHED and tried != len(found):
+                    tried = len(found)
+                else:
+                    found.append(fitted)
                 if worker.lost:
                     worker.stop()
                     worker = _Worker(self.images)
@@ -147,7 +153,7 @@ class _Worker:
                 return fitted
             reason, message = "DECODER_TIMEOUT", f"not decoded within {self._max_seconds:g} s"
         except (EOFError, OSError):
-            reason, message = "DECODER_CRASHED", "the process that decoded it died"
+            reason, message = _CRASHED, "the process that decoded it died, and another one as well"
         self.lost = True
         return Fitted(None, reason, message)
 

@@ -276,7 +276,7 @@ HELD = [
     Held(9, "four encoders with --shards i/4 at once", "the bytes of a single run", (PARTS + "test_four_parts_at_once_make_the_bytes_of_one_run",)),
     Held(10, "the same --shards 2/4 twice", "one works, the other has nothing to do", (PARTS + "test_the_same_part_twice_at_once_is_done_once",)),
     Held(12, "SIGXFSZ", "Python turns it into the error of a full disk: 11", ("bad_inputs/test_table.py::test_a_case",)),
-    Held(14, "a worker dies", "that picture is left out as DECODER_CRASHED, another worker goes on", ("coders/test_pictures.py::test_a_crash_costs_one_picture", "coders/test_pictures.py::test_a_picture_that_never_ends_costs_itself")),
+    Held(14, "a worker dies, or is killed", "another worker goes on with the same picture; if that one dies too, the picture is left out as DECODER_CRASHED", ("coders/test_pictures.py::test_a_process_that_is_killed_once_costs_no_picture", "coders/test_pictures.py::test_a_crash_costs_one_picture", "coders/test_pictures.py::test_a_picture_that_never_ends_costs_itself")),
     Held(19, "a kill while a checkpoint is written", "no half save counts", ("train_model/test_saves.py::test_a_kill_in_the_middle_leaves_no_save_and_the_next_one_succeeds",)),
     Held(20, "Ctrl-C twice", "the process ends at once with 130", ("core/test_interrupts.py::test_only_a_second_ctrl_c_ends_the_process_at_once",)),
     Held(24, "a training with saves goes on after a setting or its data changed", "refused, the setting or input named; --force begins anew", (FOLDER + "test_saves_of_other_settings_are_kept_and_the_setting_is_named",)),

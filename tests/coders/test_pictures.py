@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +21,15 @@ IMAGES = Images(size=16, policy=PixelPolicy(max_seconds=0.5))
 
 @dataclass(frozen=True)
 class Drawn:
-    """A grey picture; reading it may end the process, or take for ever."""
+    """A grey picture; reading it may end the process, or take for ever. fate "/path": it ends once, and leaves that file."""
 
     grey: int
     fate: str = ""
 
     def read(self) -> Pixels:
+        if self.fate.startswith("/") and not os.path.exists(self.fate):
+            Path(self.fate).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.fate == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         if self.fate.startswith("SIG"):
@@ -53,6 +57,15 @@ def test_a_crash_costs_one_picture() -> None:
     expected: list[int | str] = list(range(100))
     expected[3] = expected[57] = "DECODER_CRASHED"
     assert outcome(2, {3: "crash", 57: "crash"}) == expected
+
+
+def test_a_process_that_is_killed_once_costs_no_picture(tmp_path: Path) -> None:
+    """As the kernel does where memory is short: it picks a process, and any picture may be the one at hand."""
+    fates = {place: str(tmp_path / str(place)) for place in (0, 3, 4, 57)}
+    expected: list[int | str] = list(range(100))
+    expected[5] = "DECODER_CRASHED"
+    assert outcome(2, {**fates, 5: "crash"}) == expected
+    assert len(list(tmp_path.iterdir())) == len(fates)
 
 
 def test_a_signal_to_all_processes_costs_no_picture() -> None:
