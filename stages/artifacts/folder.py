@@ -182,6 +182,8 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
             if runtime.retry_failed:
                 _forget_failed(build.folder)
             runtime.report(Note(f"going on with {build.folder}"))
+            if json.loads((build.folder / PLAN).read_bytes()).get("take_over"):
+                _take_over(build, runtime)  # a kill may have left some
         return
     if build.folder.exists():
         _keep_saves(build)
@@ -189,7 +191,8 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
         runtime.report(Note(f"removed {build.folder}: it was begun with other settings"))
     with disk_errors(build.folder):
         build.folder.mkdir()
-    write_json(build.folder / PLAN, {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts()})
+    plan = {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts(), "take_over": not force}
+    write_json(build.folder / PLAN, plan)
     if not force:
         _take_over(build, runtime)
 
@@ -231,7 +234,7 @@ def _is_good(folder: Path, record: dict[str, Any], *, retry_failed: bool) -> boo
 
 
 def _take_over(build: Build, runtime: Runtime) -> None:
-    """Copy the good units of the sealed artifact of the same fingerprint."""
+    """Copy the good units of the sealed artifact of the same fingerprint that are not there yet."""
     try:
         sealed = read_manifest(build.target)
     except TfcliError:
@@ -241,6 +244,8 @@ def _take_over(build: Build, runtime: Runtime) -> None:
     kept = count = 0
     for record in _sealed_units(build.target):
         runtime.interrupts.check()
+        if build.unit(record["unit"]) is not None:
+            continue
         count += 1
         if not _is_good(build.target, record, retry_failed=runtime.retry_failed):
             continue
@@ -257,8 +262,12 @@ def _take_over(build: Build, runtime: Runtime) -> None:
 
 
 def _forget_failed(folder: Path) -> None:
+    """Delete the units with failures, files first: the new one may have others (a picture in another array)."""
     for path in (folder / UNITS).glob("*.json"):
-        if json.loads(path.read_bytes())["facts"].get("failed"):
+        record = json.loads(path.read_bytes())
+        if record["facts"].get("failed"):
+            for entry in record["files"]:
+                (folder / entry["path"]).unlink(missing_ok=True)
             path.unlink()
 
 

@@ -146,6 +146,50 @@ def test_failed_units_are_made_again_where_that_is_wanted(tmp_path: Path) -> Non
     assert units_to_redo(tmp_path / "t") == 0
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_kill_while_units_are_taken_over_loses_none_and_force_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    names = ("one", "two", "three", "four")
+    made: list[str] = []
+
+    def run(*, force: bool = False) -> None:
+        with building(tmp_path / "t", stamp(), Runtime(), force=force) as build:
+            for name in names:
+                if write_unit(build, name, name):
+                    made.append(name)
+                    if force:
+                        raise Killed
+            build.seal({}, {})
+
+    def copy(source: Path, target: Path) -> None:
+        if target.name == "three.txt":
+            target.write_text("th")
+            raise Killed
+        target.write_bytes(source.read_bytes())
+
+    run()
+    (tmp_path / "t" / "four.txt").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", copy)
+        with pytest.raises(Killed):
+            run(force=force)
+    run()
+    assert made == [*names, *(names if force else ["four"])]
+    assert units_to_redo(tmp_path / "t") == 0
+
+
+def test_a_failed_unit_leaves_no_file_that_the_new_one_has_not(tmp_path: Path) -> None:
+    for failed, names in ((1, ("a", "b")), (0, ("b", "c"))):
+        with building(tmp_path / "t", stamp(), Runtime(retry_failed=True)) as build:
+            paths = [build.folder / name for name in names]
+            for path in paths:
+                path.write_text(f"{failed}")
+            build.finish_unit("one", {"failed": failed}, paths)
+            if not failed:
+                assert {entry.path for entry in build.seal({}, {}).files} == {"b", "c", "units.jsonl"}
+
+
 def test_a_unit_with_half_a_record_is_not_done(tmp_path: Path) -> None:
     with building(tmp_path / "t", stamp(), Runtime()) as build:
         write_unit(build, "one", "x")
