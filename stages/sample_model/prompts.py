@@ -8,6 +8,7 @@ Paths in a file are relative to it and stay inside its folder; those of argument
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def parse_prompts(data: bytes, path: Path, jsonl: bool | None = None, wishes: Wi
     if len(data) > MAX_FILE_BYTES:
         raise _too_long(path)
     if jsonl is None:
-        jsonl = data.lstrip().startswith(b"{")
+        jsonl = data.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
     found = list(_documents(data, path, wishes) if jsonl else _texts(data, path, wishes))
     if not found:
         what = f"no prompts in {printable(str(path))}"
@@ -143,13 +144,12 @@ def _reason(error: ValidationError) -> str:
     return f"{printable(name)}: {first['msg']}"
 
 
-def picture_file(name: str) -> Path:
-    """A picture that the command line names. Raises TfcliError (USAGE) where no file is there."""
+def picture_file(name: str, option: str = "--image") -> Path:
+    """A picture that an option names. Raises TfcliError (USAGE) where no file is there."""
     path = existing(name, "picture")
     if not path.is_file():
-        raise TfcliError(
-            f"--image {printable(name)}", why="not a plain file", fix="give a picture", code=ExitCode.USAGE
-        )
+        what = f"{option} {printable(name)}"
+        raise TfcliError(what, why="not a plain file", fix="give a picture", code=ExitCode.USAGE)
     return path
 
 

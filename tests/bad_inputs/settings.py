@@ -198,6 +198,7 @@ CASES = [
     Case(39, "mask that is black", mask((20, 20), 0), 2, ("it is white nowhere",), "sample work"),
     Case(39, "strength of 0", lambda _: ("--begin", "pictures/good0.png", "--strength", "0"), 2, ("--strength: Input should be greater than 0",), "sample"),
     Case(39, "a picture to begin from of which nothing is kept", lambda _: ("a thing", "--begin", "pictures/good0.png"), 2, ("--begin with neither --strength below 1 nor --mask", "add --strength 0.6"), "sample"),
+    Case(39, "a folder to begin from", lambda _: ("a thing", "--begin", "pictures", "--strength", "0.5"), 2, ("--begin pictures", "not a plain file"), "sample"),
     Case(39, "a document of the same", begun, 2, ("documents.jsonl:1: begin needs a strength below 1 or a mask",), "sample"),
     Case(39, "mask that is white everywhere", mask((20, 20), 255), 2, ("strength 1 leaves nothing of pictures/good0.png", "all of it may change"), "sample work"),
     Case(39, "mask that is white only where the picture is cropped", cropped, 2, ("it is white only where the picture is cropped away",), "sample work"),

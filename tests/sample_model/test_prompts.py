@@ -90,5 +90,7 @@ def test_a_file_of_documents_reads_inside_its_folder_only(folder: Path, path: st
 def test_stdin_holds_documents_if_it_begins_like_one(folder: Path) -> None:
     assert folder
     assert parse_prompts(b"a\nb {", Path("stdin")) == ["a", "b {"]
-    (document,) = parse_prompts(b' \n{"parts": [{"image": "a.png"}]}', Path("stdin"))
-    assert shown(document) == ["[a.png]"]
+    for begin in (b"", b" \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n "):  # with a byte order mark too
+        (document,) = parse_prompts(begin + b'{"parts": [{"image": "a.png"}]}', Path("stdin"))
+        assert shown(document) == ["[a.png]"]
+    assert parse_prompts(b"\xef\xbb\xbfa", Path("stdin")) == ["a"]

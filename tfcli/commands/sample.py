@@ -152,9 +152,9 @@ def _wishes(wished: dict[str, Any], begun: dict[str, Any]) -> Wishes:
         why = "drawing would go through all of the noise, after which nothing of the picture is left"
         fix = "add --strength 0.6 for a variation, or --mask FILE, white where it may change"
         raise TfcliError("--begin with neither --strength below 1 nor --mask", why=why, fix=fix, code=ExitCode.USAGE)
-    for name in ("image", "mask"):
+    for name, option in (("image", "--begin"), ("mask", "--mask")):
         if name in begun:
-            begun[name] = str(picture_file(begun[name]))
+            begun[name] = str(picture_file(begun[name], option))
     try:
         return checked_wishes(Wishes.model_validate({**said, **({"begin": begun} if begun else {})}))
     except ValidationError as error:
