@@ -77,13 +77,22 @@ class Drawing:
                 places, asked = self._place(live), now
             answers = self._answer(live, places)
             if steps:
-                yield from _told(live, answers)
+                yield from self._told(live, answers)
             live, before = [], live
             for group, answer in zip(before, answers, strict=True):
                 if self._goes_on(group, answer):
                     live.append(group)
             if len(live) < len(before):
                 asked = []
+
+    def _told(self, groups: list[_Group], answers: list[Tensor]) -> Iterator[Event]:
+        limit = self.loaded.checkpoint.content.latent_limit
+        for group, answer in zip(groups, answers, strict=True):
+            for document, estimate in zip(group.documents, answer.clamp(-limit, limit), strict=True):
+                edit = document.edit
+                if edit is not None and edit.change_hw is not None:
+                    estimate = torch.where(edit.change_hw.to(estimate.device), estimate, edit.latent)
+                yield Denoised(document.index, document.images, group.question[1], estimate)
 
     def _course(self, document: Document) -> tuple[Size, float, bool, bool]:
         """What images on one walk have in common."""
@@ -179,9 +188,3 @@ def _stacked(edits: list[Edit], device: torch.device) -> tuple[Tensor, Tensor | 
     everywhere = torch.ones(clean.shape[2:], dtype=torch.bool)
     masks = [everywhere if edit.change_hw is None else edit.change_hw for edit in edits]
     return clean, torch.stack(masks)[:, None].to(device)
-
-
-def _told(groups: list[_Group], answers: list[Tensor]) -> Iterator[Event]:
-    for group, answer in zip(groups, answers, strict=True):
-        for document, estimate in zip(group.documents, answer, strict=True):
-            yield Denoised(document.index, document.images, group.question[1], estimate)

@@ -85,7 +85,8 @@ class ImageBegun:
 
 @dataclass(frozen=True)
 class Denoised:
-    """One step of an image under way: the estimate of its clean latent (C, h, w) from x_t. Only on request."""
+    """One step of an image under way: the estimate of its clean latent (C, h, w) from x_t, as the sampler takes it, within the
+    limit of latents and with what is known of an edit in its place. Only on request."""
 
     prompt: int
     number: int

@@ -33,7 +33,7 @@ from stages.sample_model.events import LIMITS, REASONS
 from stages.sample_model.pictures import drawn_pixels, shown_mask
 from stages.sample_model.tasks import Task
 
-_FRAMES = 24  # of a GIF, whatever the number of steps
+FRAMES = 24  # estimates of a GIF, whatever the number of steps
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,35 @@ class Facts:
 
 
 @dataclass
+class Frames:
+    """Estimates of an image under way, evenly spread over its steps, of which nobody knows how many will come: all of them at
+    first, and from there on every second, fourth ... so that there are never more than a GIF shows."""
+
+    kept: list[Tensor] = field(default_factory=list)
+    every: int = 1
+    seen: int = 0
+
+    def add(self, estimate_Chw: Tensor) -> None:
+        if self.seen % self.every == 0:
+            if len(self.kept) == FRAMES:
+                self.kept, self.every = self.kept[::2], 2 * self.every
+            if self.seen % self.every == 0:
+                self.kept.append(estimate_Chw.cpu())
+        self.seen += 1
+
+
+@dataclass
 class _Growing:
-    """A document under way. estimates: of the image that is being denoised."""
+    """A document under way. frames: of the image that is being denoised."""
 
     parts: list[Part] = field(default_factory=list)
-    estimates: list[Tensor] = field(default_factory=list)
+    frames: Frames = field(default_factory=Frames)
     ended: str = ""
 
 
 class Writer:
     """Takes the events of one mode and writes below `folder`. pictures: all that were drawn, by the numbers of their document
-    and in it."""
+    and in it. growing: the documents, by number."""
 
     def __init__(
         self, folder: Path, tasks: Sequence[Task], loaded: LoadedModel, facts: Facts, runtime: Runtime, tell: bool
@@ -66,13 +84,13 @@ class Writer:
         self.folder, self.loaded, self.facts, self.runtime = folder, loaded, facts, runtime
         self.tasks = {task.number: task for task in sorted(tasks, key=lambda task: task.number)}
         self.pictures: dict[tuple[int, int], Pixels] = {}
-        self._growing = {number: _Growing() for number in self.tasks}
+        self.growing = {number: _Growing() for number in self.tasks}
         self._teller = _Teller(self.tasks, runtime) if tell else None
         self._levels: dict[tuple[int, int], float] = {}  # of the images under way: the share that is done
 
     def take(self, event: Event) -> None:
         """One event of the engine, of the task of that number."""
-        document = self._growing[event.prompt]
+        document = self.growing[event.prompt]
         match event:
             case TextAdded(prompt=number, text=text):
                 if document.parts and document.parts[-1].text is not None:
@@ -81,15 +99,16 @@ class Writer:
                     document.parts.append(Part(text=text))
                 self._tell(number, text=text)
             case ImageBegun(prompt=number, number=place):
-                document.estimates.clear()
+                document.frames = Frames()
                 self._levels[number, place] = 0.0
             case Denoised(prompt=number, number=place, t=t, estimate=estimate):
                 if self.facts.gif:
-                    document.estimates.append(estimate.cpu())
+                    document.frames.add(estimate)
                 self._levels[number, place] = 1 - t / self.loaded.diffusion.num_steps
                 self._show_levels()
             case ImageDone(prompt=number, number=place, image=image):
-                part = self._write_picture(number, place, image.latent, document.estimates)
+                part = self._write_picture(number, place, image.latent, document.frames.kept)
+                document.frames = Frames()
                 document.parts.append(part)
                 self._levels[number, place] = 1.0
                 self._show_levels()
@@ -101,7 +120,7 @@ class Writer:
     def records(self) -> Iterator[Record]:
         """Of all documents, in the order of the prompts and their takes."""
         for number, task in self.tasks.items():
-            document = self._growing[number]
+            document = self.growing[number]
             yield Record(
                 index=task.index,
                 take=task.take,
@@ -164,8 +183,7 @@ class Writer:
         self.pictures[number, place] = pixels
         if not estimates:
             return _picture(f"{name}.png", pixels)
-        chosen = np.unique(np.linspace(0, len(estimates) - 1, min(_FRAMES, len(estimates))).round().astype(int))
-        frames = [*drawn_pixels(torch.stack([estimates[step] for step in chosen]), edit, self.loaded), pixels]
+        frames = [*drawn_pixels(torch.stack(estimates), edit, self.loaded), pixels]
         write_atomic(self.folder / f"{name}.gif", encode_gif(frames))
         return _picture(f"{name}.png", pixels, f"{name}.gif")
 

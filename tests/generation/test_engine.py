@@ -230,10 +230,33 @@ def test_a_stream_tells_what_the_outputs_hold_step_by_step() -> None:
             event for event in events if (event.prompt, getattr(event, "number", -1)) == (done.prompt, done.number)
         ]
         assert [type(event) for event in of_image] == [ImageBegun, *[Denoised] * 4, ImageDone]
-        assert torch.equal(of_image[-2].estimate.clamp(-4, 4), done.image.latent)
+        assert torch.equal(of_image[-2].estimate, done.image.latent)
+    assert max(event.estimate.abs().max() for event in events if isinstance(event, Denoised)) <= 4
     last = {event.prompt: event for event in events}
     assert sorted(last) == list(range(len(prompts())))
     assert all(isinstance(event, Ended) for event in last.values())
+
+
+def test_estimates_that_are_told_lie_within_the_limit_and_hold_what_is_known() -> None:
+    engine = Engine(
+        loaded(2), GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=4, guidance=9.0), 7, Runtime()
+    )
+    masked = {
+        number: prompt.edit
+        for number, prompt in enumerate(several())
+        if prompt.edit and prompt.edit.change_hw is not None
+    }
+    known = free = 0
+    for event in engine.stream(several(), steps=True):
+        if isinstance(event, Denoised):
+            assert event.estimate.abs().max() <= 4
+        if isinstance(event, Denoised) and event.prompt in masked and event.number == 0:
+            edit = masked[event.prompt]
+            assert edit.change_hw is not None
+            assert torch.equal(event.estimate[:, ~edit.change_hw], edit.latent[:, ~edit.change_hw])
+            known += 1
+            free += not torch.equal(event.estimate, edit.latent)
+    assert known == free == 4 + 2
 
 
 @pytest.mark.parametrize("size_tokens", [False, True])

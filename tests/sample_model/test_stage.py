@@ -19,9 +19,11 @@ from stages.diffusion.samplers import DdimSampler
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
-from stages.generation.prompts import Ended, ImagePiece, Prompt, TextAdded, TextPiece
+from stages.generation.prompts import Ended, ImageDone, ImagePiece, Prompt, TextAdded, TextPiece
 from stages.sample_model import End, Picture, Step, Text, load
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
+from stages.sample_model.tasks import Task
+from stages.sample_model.writing import FRAMES, Facts, Frames, Writer
 from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
 
@@ -84,11 +86,42 @@ def test_records_and_pictures_say_how_they_were_made(lab: Lab) -> None:
     assert json.loads(chunks["settings"]) == record["settings"]
     assert record["settings"]["sampler"] == SETTINGS["sampler"]
     with Image.open(folder / drawn["animation"]) as animation:
-        assert animation.n_frames == 3  # type: ignore[attr-defined]  # two steps, and the finished picture
+        assert animation.n_frames == 2  # type: ignore[attr-defined]  # the last of two estimates is the picture
     page = (folder / "index.html").read_text()
     assert drawn["image"] in page
     assert drawn["animation"] in page
     assert (folder / "grid.png").exists()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 23, 24, 25, 48, 49, 250, 1000])
+def test_an_animation_keeps_no_more_frames_than_it_shows(steps: int) -> None:
+    frames, most = Frames(), 0
+    for step in range(steps):
+        frames.add(torch.tensor(float(step)))
+        most = max(most, len(frames.kept))
+    kept = [int(frame) for frame in frames.kept]
+    assert most <= FRAMES
+    assert len(kept) == steps if steps <= FRAMES else FRAMES // 2 < len(kept) <= FRAMES
+    assert kept == list(range(0, steps, frames.every))
+
+
+def test_estimates_are_let_go_with_their_picture(lab: Lab) -> None:
+    loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
+    tasks = [Task("prompts", index, Prompt((TextPiece("a"),), draw=True)) for index in range(3)]
+    (lab.folder / "images").mkdir()
+    writer = Writer(lab.folder, tasks, loaded, Facts(0, "x", {}, gif=True), Runtime(), tell=False)
+    config = GenerationConfig(sampler=DdimSampler(steps=30), guidance=1.0)
+    most = 0
+    for event in Engine(loaded, config, 0, Runtime()).stream(
+        [task.prompt for task in tasks], [task.number for task in tasks], steps=True
+    ):
+        writer.take(event)
+        held = [len(document.frames.kept) for document in writer.growing.values()]
+        most = max([most, *held])
+        if isinstance(event, ImageDone):
+            assert writer.growing[event.prompt].frames.kept == []
+    assert most == FRAMES
+    assert len(list((lab.folder / "images").glob("*.gif"))) == 3
 
 
 def test_the_first_sample_does_not_depend_on_how_many_are_asked_for(lab: Lab) -> None:
