@@ -75,7 +75,7 @@ STAGES = (
         version=4,
         beside=("sample.generation",),
     ),
-    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=6),
+    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=7),
     Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=6),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}

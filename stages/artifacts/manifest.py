@@ -21,7 +21,7 @@ Content = TypeVar("Content", bound=BaseModel)
 ENVELOPE = 2  # 1: the digest covered the files alone
 MANIFEST = "manifest.json"
 # The content schema of each kind. A change of the files or of `content` bumps it.
-SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 2, "sequences": 2, "checkpoint": 2, "samples": 2, "scores": 1}
+SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 2, "sequences": 2, "checkpoint": 2, "samples": 3, "scores": 1}
 # The command that makes each kind: error messages name it.
 MAKERS = {
     "autoencoder": "vae",

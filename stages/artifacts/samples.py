@@ -1,7 +1,7 @@
 """Samples: what a checkpoint wrote and drew.
 
 records.jsonl   one document a line: mode, prompt, output, how it ended; pictures by file name
-images/*.png    every picture; seed, settings, prompt and checkpoint also in the PNG's text chunks
+images/*.png    every picture; what it takes to draw it again also in the PNG's text chunks, the chunk "record" as here
 images/*.gif    its denoising, where it was wanted
 grid.png        the drawn pictures on one sheet       index.html  the same for reading, no server needed
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,21 +32,48 @@ class Part(BaseModel):
     animation: str | None = None
 
 
+class Given(BaseModel):
+    """A picture file that a prompt named: its name without folders, and what it was."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    sha256: str
+
+
+class Asked(BaseModel):
+    """What was asked of the model beside text. draw: "model" where it could choose. size: WIDTHxHEIGHT in pixels, None: of the
+    settings. pictures: of the prompt, in order. begin, mask, strength: what its first drawing would begin from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    draw: bool | Literal["model"]
+    size: str | None = None
+    negative: str = ""
+    pictures: list[Given] = []
+    begin: Given | None = None
+    mask: Given | None = None
+    strength: float | None = None
+
+
 class Record(BaseModel):
-    """One sampled document. index: of the prompt in its mode; take: which of several samples of that prompt. seed, settings
-    and checkpoint (its digest): what it takes to make it again. begin: the picture that its first drawing began from, as it
-    was cropped, with `strength` of the noise; mask: white where it could change, elsewhere its pixels are kept; negative:
-    text that guidance led away from."""
+    """One sampled document. index: of the prompt in its mode; take: which of several samples of that prompt; number: names its
+    random draws, with the mode and the seed. These, `asked`, settings (stop strings among them), prompt and checkpoint (its
+    digest) are what it takes to make it again; PNGs hold them too.
+
+    begin: the picture that its first drawing began from, as it was cropped, with `strength` of the noise; mask: white where it
+    could change, elsewhere its pixels are kept; negative: text that guidance led away from.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     index: int
     take: int
+    number: int
     mode: str
     key: str | None
     seed: int
     checkpoint: str
     settings: dict[str, Any]
     prompt: list[Part]
+    asked: Asked
     output: list[Part]
     ended: str
     begin: Part | None = None

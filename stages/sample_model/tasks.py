@@ -31,13 +31,14 @@ MODES = {
 @dataclass(frozen=True)
 class Task:
     """A prompt with its mode, its place in there, which of several samples it is for, and the key of the document that it
-    comes from."""
+    comes from. mixed: the prompt as it was written."""
 
     mode: str
     index: int
     prompt: Prompt
     key: str | None = None
     take: int = 0
+    mixed: MixedPrompt | None = None
 
     @property
     def number(self) -> int:
@@ -60,7 +61,9 @@ def make_tasks(sample: SampleConfig, loaded: LoadedModel) -> list[Task]:
         for index, mixed in enumerate(prompts)
     ]
     tasks = [
-        Task("prompts", index, prompt, take=take) for index, prompt in enumerate(asked) for take in range(sample.count)
+        Task("prompts", index, prompt, take=take, mixed=prompts[index])
+        for index, prompt in enumerate(asked)
+        for take in range(sample.count)
     ]
     if sample.heldout_prompts or sample.captions or sample.continued:
         tasks += _heldout(sample, loaded, limit)

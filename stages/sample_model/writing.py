@@ -7,16 +7,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from stages.artifacts.samples import Part, Record
+from stages.artifacts.samples import Asked, Given, Part, Record
 from stages.coders.pixels import Pixels, encode_gif, encode_png
 from stages.core.events import Passage, Progress
 from stages.core.files import write_atomic
+from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import (
@@ -29,6 +31,7 @@ from stages.generation.prompts import (
     TextAdded,
     TextPiece,
 )
+from stages.sample_model.config import PicturePart
 from stages.sample_model.events import LIMITS, REASONS
 from stages.sample_model.pictures import drawn_pixels, shown_mask
 from stages.sample_model.tasks import Task
@@ -86,6 +89,7 @@ class Writer:
         self.pictures: dict[tuple[int, int], Pixels] = {}
         self.growing = {number: _Growing() for number in self.tasks}
         self._teller = _Teller(self.tasks, runtime) if tell else None
+        self._files: dict[str, Given] = {}
         self._levels: dict[tuple[int, int], float] = {}  # of the images under way: the share that is done
 
     def take(self, event: Event) -> None:
@@ -122,19 +126,45 @@ class Writer:
         for number, task in self.tasks.items():
             document = self.growing[number]
             yield Record(
-                index=task.index,
-                take=task.take,
-                mode=task.mode,
-                key=task.key,
-                seed=self.facts.seed,
-                checkpoint=self.facts.checkpoint,
-                settings=self.facts.settings,
-                prompt=self._given(task),
-                output=document.parts,
-                ended=document.ended,
-                negative=task.prompt.negative,
-                **self._begun(task, document),
+                **self._basis(task), output=document.parts, ended=document.ended, **self._begun(task, document)
             )
+
+    def _basis(self, task: Task) -> dict[str, Any]:
+        """What it takes to make the document again."""
+        return {
+            "index": task.index,
+            "take": task.take,
+            "number": task.number,
+            "mode": task.mode,
+            "key": task.key,
+            "seed": self.facts.seed,
+            "checkpoint": self.facts.checkpoint,
+            "settings": self.facts.settings,
+            "prompt": self._given(task),
+            "negative": task.prompt.negative,
+            "asked": self._asked(task),
+        }
+
+    def _asked(self, task: Task) -> Asked:
+        prompt, mixed = task.prompt, task.mixed
+        draw: bool | Literal["model"] = True if prompt.draw else "model" if prompt.max_images else False
+        if mixed is None:
+            return Asked(draw=draw)
+        begin = mixed.begin
+        return Asked(
+            draw=draw,
+            size=mixed.size,
+            negative=mixed.negative,
+            pictures=[self._file(part.image) for part in mixed.parts if isinstance(part, PicturePart)],
+            begin=None if begin is None else self._file(begin.image),
+            mask=None if begin is None or begin.mask is None else self._file(begin.mask),
+            strength=None if begin is None else begin.strength,
+        )
+
+    def _file(self, name: str) -> Given:
+        if name not in self._files:
+            self._files[name] = Given(name=Path(name).name, sha256=hash_file(Path(name)))
+        return self._files[name]
 
     def _begun(self, task: Task, document: _Growing) -> dict[str, Any]:
         """What the first drawing, where there is one, began from; of a mask, where latents could change."""
@@ -178,6 +208,7 @@ class Writer:
             "checkpoint": self.facts.checkpoint,
             "settings": json.dumps(self.facts.settings, sort_keys=True),
             "document": f"{task.mode} {task.index}, sample {task.take}, picture {place}",
+            "record": json.dumps(to_jsonable_python(self._basis(task)), sort_keys=True),
         }
         write_atomic(self.folder / f"{name}.png", encode_png(pixels, about))
         self.pictures[number, place] = pixels

@@ -16,7 +16,12 @@ EVIL = "</p><script>alert(1)</script><img src=x onerror='x'>\" \u202e\x1b[31m\x0
 
 def record(prompt: list[Part], output: list[Part], **facts: Any) -> Record:
     basis: dict[str, Any] = {"index": 0, "take": 0, "mode": "prompts", "key": None, "seed": 0, "checkpoint": "00"}
-    return Record(**{**basis, "settings": {}, "ended": "eos", **facts}, prompt=prompt, output=output)
+    basis |= {"number": 0, "asked": {"draw": True}}
+    return Record(
+        **{**basis, "settings": {}, "ended": "eos", **facts},
+        prompt=prompt,
+        output=output,
+    )
 
 
 def picture(name: str, side: int = 32) -> Part:

@@ -49,7 +49,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def record(index: int, prompt: list[Part], output: list[Part], **more: Any) -> Record:
         basis: dict[str, Any] = {"take": 0, "mode": "prompts", "key": None, "seed": 0, "checkpoint": "0"}
-        return Record(index=index, prompt=prompt, output=output, **{**basis, "settings": {}, "ended": "eos", **more})
+        basis |= {"number": 0, "asked": {"draw": True}}
+        return Record(
+            index=index,
+            prompt=prompt,
+            output=output,
+            **{**basis, "settings": {}, "ended": "eos", **more},
+        )
 
     records = [
         record(0, [Part(text="a cat")], [picture("p0", animated=True)]),

@@ -14,6 +14,7 @@ from PIL import Image
 from stages.artifacts.latents import StoredImage
 from stages.coders.pictures import read_picture
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.diffusion.samplers import DdimSampler
 from stages.generation.config import GenerationConfig
@@ -85,12 +86,55 @@ def test_records_and_pictures_say_how_they_were_made(lab: Lab) -> None:
     assert (chunks["seed"], chunks["prompt"]) == ("7", "from <image> to")
     assert json.loads(chunks["settings"]) == record["settings"]
     assert record["settings"]["sampler"] == SETTINGS["sampler"]
+    assert record["settings"]["stop"] == []
+    assert json.loads(chunks["record"]) == {key: value for key, value in record.items() if key not in OUTCOME}
     with Image.open(folder / drawn["animation"]) as animation:
         assert animation.n_frames == 2  # type: ignore[attr-defined]  # the last of two estimates is the picture
     page = (folder / "index.html").read_text()
     assert drawn["image"] in page
     assert drawn["animation"] in page
     assert (folder / "grid.png").exists()
+
+
+OUTCOME = ("output", "ended", "begin", "mask", "strength")  # what records hold beside what it takes to make them again
+
+
+def test_a_picture_says_all_that_it_takes_to_draw_it_again(lab: Lab) -> None:
+    """From the file alone, its text and the digests of what was given, in Python."""
+    masked(lab, "pictures/hole.png", 10)
+    lines = [
+        {"parts": [{"text": "first"}]},
+        {"parts": [{"text": "a"}], "size": "24x16", "negative": "b"},
+        {
+            "parts": [{"image": "good2.png"}, {"text": "c"}],
+            "draw": True,
+            "begin": {"image": "good1.png", "mask": "hole.png"},
+        },
+        {"parts": [{"text": "d"}], "begin": {"image": "good1.png", "strength": 0.6}, "negative": "e"},
+    ]
+    (lab.folder / "pictures" / "all.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    more = ("--set", "sample.generation.stop=['zz']", "--guidance", "2")
+    records = sampled(lab, "--prompts", "pictures/all.jsonl", "--count", "2", "--seed", "11", *more)
+    files = {hash_file(path): path for path in (lab.folder / "pictures").glob("*.png")}
+    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    (folder,) = (lab.folder / "work").glob("samples-*")
+    for record in records:
+        (drawn,) = record["output"]
+        with Image.open(folder / drawn["image"]) as image:
+            told = json.loads(image.text["record"])  # type: ignore[attr-defined]
+        asked = told["asked"]
+        given = iter(asked["pictures"])
+        parts = [part["text"] or files[next(given)["sha256"]] for part in told["prompt"]]
+        begun = {name: files[asked[name]["sha256"]] for name in ("begin", "mask") if asked[name]}
+        options = {key: asked[key] for key in ("draw", "size", "negative")}
+        options["strength"] = 1.0 if asked["strength"] is None else asked["strength"]
+        named = {"seed": told["seed"], "index": told["index"], "count": told["take"] + 1}
+        assert told["settings"]["stop"] == ["zz"]
+        assert told["number"] == 1000 * told["index"] + told["take"]
+        events = model.generate(parts, **begun, **options, **named, **told["settings"])
+        (again,) = (event.image for event in events if isinstance(event, Picture) and event.take == told["take"])
+        assert np.abs(np.array(again).astype(int) - pixels(lab, drawn["image"])).max() <= 1
+    assert str(lab.folder) not in (folder / "records.jsonl").read_text()
 
 
 @pytest.mark.parametrize("steps", [0, 1, 23, 24, 25, 48, 49, 250, 1000])
