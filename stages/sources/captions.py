@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.core.errors import TfcliError
 from stages.sources.files import safe_relative
-from stages.sources.parquet import open_table
+from stages.sources.tables import open_table, rows_of
 from stages.sources.text_rules import printable
 
 MAX_LINE_BYTES = 64 << 20
@@ -143,7 +143,7 @@ def table_rows(path: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, A
     columns = [name for name in table.schema_arrow.names if name in wanted]
     number = 0
     for group in range(table.num_row_groups):
-        for row in table.read_row_group(group, columns=columns).to_pylist():
+        for row in rows_of(path, table, group, columns):
             number += 1
             yield number, row
 

@@ -10,6 +10,7 @@ A picture is bytes, a struct of `bytes` and `path` (Hugging Face), or a path bel
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.core.config import Section
-from stages.core.errors import ExitCode, TfcliError
+from stages.core.errors import TfcliError
 from stages.sources.document import (
     MAX_READ_BYTES,
     Document,
@@ -29,10 +30,10 @@ from stages.sources.document import (
     TextSegment,
     caption_pair,
     count_documents,
-    pictures_of,
 )
 from stages.sources.files import existing, file_below, files_hash, files_named
 from stages.sources.known import KnownHashes
+from stages.sources.tables import file_names, open_table, rows_without_bytes
 from stages.sources.text_rules import BadText, check_text, printable
 
 Layout = Literal["pairs", "interleaved", "edits"]
@@ -58,7 +59,7 @@ class Cell:
         """The bytes, at most MAX_READ_BYTES + 1. OSError where the table cannot be read."""
         try:
             value = _column(str(self.path), self.group, self.column)[self.row].as_py()
-        except (ValueError, IndexError) as error:  # pyarrow's errors are ValueErrors
+        except (ValueError, IndexError, TfcliError) as error:  # pyarrow's errors are ValueErrors
             raise OSError(str(error)) from error
         if self.place is not None:
             value = value[self.place]
@@ -86,7 +87,7 @@ class Parquet(Section):
             columns = self._columns(root / name, table, layout)
             first = 0
             for group in range(table.num_row_groups):
-                rows = _without_bytes(table, group, columns)
+                rows = rows_without_bytes(root / name, table, group, columns)
                 for row in range(len(rows)):
                     key = f"{name.removesuffix('.parquet')}/{first + row}"
                     place = _Place(root / name, f"{name}:{first + row}", group, row)
@@ -103,12 +104,17 @@ class Parquet(Section):
         return rows, rows * (2 if layout == "edits" else 1)
 
     def identity(self, known: KnownHashes | None = None) -> Any:
-        """Hash of the tables, and of the pictures that they name by path."""
+        """Hash of the tables, and of the pictures that they name by path. No picture in a table is read for it."""
         root, names = self._tables()
         named: dict[str, None] = dict.fromkeys(names)
-        for picture in pictures_of(self.documents()):
-            if isinstance(picture, FileSpan):
-                named[str(picture.path.relative_to(root))] = None
+        for name in names:
+            table, folder = open_table(root / name), (root / name).parent
+            layout = self._layout(table)
+            columns = self._columns(root / name, table, layout)
+            pictures = {"pairs": columns[:1], "interleaved": columns[1:], "edits": (columns[0], columns[-1])}[layout]
+            for value in file_names(root / name, table, pictures):
+                with suppress(ValueError, FileNotFoundError):  # its row is left out
+                    named[str((folder / file_below(folder, value)).relative_to(root))] = None
         return {"files": files_hash(root, named, known)}
 
     def describe(self) -> str:
@@ -222,54 +228,6 @@ class _Place:
         if value is not True:
             raise BadText("IMAGE_MISSING", f"no picture in {column}")
         return ImageSegment(name, Cell(self.path, self.group, column, self.row, number))
-
-
-def open_table(path: Path) -> Any:
-    """pyarrow's ParquetFile. Raises TfcliError: ENVIRONMENT without pyarrow, INPUT for what is no table."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise TfcliError(
-            "parquet files need pyarrow", fix="pip install 'tfcli[parquet]'", code=ExitCode.ENVIRONMENT
-        ) from error
-    if not path.is_file():  # reading a pipe would wait for ever
-        raise TfcliError(f"not a plain file: {printable(str(path))}", fix="give a .parquet", code=ExitCode.USAGE)
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        why = str(error).strip().splitlines()[0][:200]
-        raise TfcliError(f"not a parquet file: {printable(str(path))}", why=why, fix="fetch it again") from error
-
-
-def _without_bytes(table: Any, group: int, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The rows of a group; in place of a picture's bytes True, so that a list of documents stays small."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    def slim(array: Any) -> list[Any]:
-        if pa.types.is_struct(array.type):
-            names = array.type.names
-            paths = slim(pc.struct_field(array, "path")) if "path" in names else [None] * len(array)
-            bytes_ = (
-                pc.is_valid(pc.struct_field(array, "bytes")).to_pylist() if "bytes" in names else [False] * len(array)
-            )
-            return [True if there else path for there, path in zip(bytes_, paths, strict=True)]
-        if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-            flat, ends = slim(array.flatten()), pc.list_value_length(array).to_pylist()
-            lists: list[Any] = []
-            start = 0
-            for length in ends:
-                lists.append(None if length is None else flat[start : start + length])
-                start += length or 0
-            return lists
-        if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-            return [True if there else None for there in pc.is_valid(array).to_pylist()]
-        values: list[Any] = array.to_pylist()
-        return values
-
-    read = table.read_row_group(group, columns=list(columns)).combine_chunks()
-    cells = {name: slim(read.column(name).combine_chunks()) for name in columns}
-    return [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.sources.captions import read_metadata
 from stages.sources.document import Document, FileSpan, Omission, TextSegment
 from stages.sources.parquet import Parquet
 
@@ -115,6 +116,62 @@ def test_the_identity_follows_tables_and_named_pictures(tmp_path: Path) -> None:
     assert before == source.identity()
     (tmp_path / "7.png").write_bytes(b"eight")
     assert source.identity() != before
+
+
+def test_the_identity_reads_no_picture_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what may name files: texts, and paths of structs where not each has its bytes."""
+    (tmp_path / "7.png").write_bytes(b"seven")
+    inside, by_path, none = {"bytes": b"x", "path": "7.png"}, {"bytes": None, "path": "7.png"}, {"bytes": b"x"}
+    tables: dict[str, tuple[dict[str, Any], list[str]]] = {
+        "bytes": ({"image": [b"x", None], "text": ["a", "b"]}, []),
+        "inside": ({"image": ([inside, inside], HF_IMAGE), "text": ["a", "b"]}, []),
+        "no_paths": ({"image": ([none, {"bytes": None}], HF_IMAGE), "text": ["a", "b"]}, []),
+        "struct": ({"image": ([inside, by_path], HF_IMAGE), "text": ["a", "b"]}, ["image.path"]),
+        "texts": ({"image": ["7.png", "../8.png"], "text": ["a", "b"]}, ["image"]),
+        "lists": (
+            {"images": ([[by_path, None], None], pa.list_(HF_IMAGE)), "texts": [[None, "a"], None]},
+            ["images.list.element.path"],
+        ),
+        "edits": (
+            {"input_image": [b"x"], "edit": ["a"], "edited_image": ([by_path], HF_IMAGE)},
+            ["edited_image.path"],
+        ),
+    }
+    read: list[str] = []
+    real = pq.ParquetFile.read_row_group
+
+    def noted(table: Any, group: int, columns: list[str]) -> Any:
+        read.extend(columns)
+        return real(table, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    for name, (columns, expected) in tables.items():
+        source = Parquet(path=str(write(tmp_path / f"{name}.parquet", **columns)))
+        read.clear()
+        before = source.identity()
+        assert read == expected, name
+        (tmp_path / "7.png").write_bytes(b"eight")
+        assert (source.identity() != before) == bool(expected), name
+        (tmp_path / "7.png").write_bytes(b"seven")
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_damaged_pages_are_named_with_their_row_group(tmp_path: Path, compression: str) -> None:
+    """Of a table whose end, where its columns are listed, is whole: cut by a disk, or fetched with a hole in it."""
+    path = tmp_path / "x.parquet"
+    rows = pa.table({"file_name": [f"{n}.png" for n in range(40)], "image": [b"x" * 9] * 40, "text": ["caption"] * 40})
+    pq.write_table(rows, path, row_group_size=20, compression=compression, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(1).column(2)
+    start = column.data_page_offset
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    error = refused(path)
+    assert error.what == f"{path} is damaged in row group 1"
+    assert error.code == ExitCode.INPUT
+    assert error.why
+    with pytest.raises(TfcliError, match="is damaged in row group 1"):
+        read_metadata(path, "")
 
 
 def refused(path: Path, **options: Any) -> TfcliError:
