@@ -62,9 +62,9 @@ class Stage:
 STAGES = (
     Stage("vae", "stages.train_autoencoder.stage", "autoencoder", ("source", "images", "vae"), ()),
     Stage(
-        "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=3
+        "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=4
     ),
-    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=4),
+    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=5),
     Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=3),
     Stage(
         "train",

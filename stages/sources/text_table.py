@@ -22,8 +22,8 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 class TextTable(Section):
     """Rows of a file, or of all such files of a folder. Files are read row by row, never whole.
 
-    id_column: of the key of a document ("": the number of its row). group_column: documents with the same value fall on the
-    same side of the held-out split.
+    id_column: of the key of a document ("", or null in a row: the number of the row). group_column: documents with the same
+    value fall on the same side of the held-out split; one where it is null is a group of its own.
     """
 
     kind: Literal["table"] = "table"
@@ -35,7 +35,8 @@ class TextTable(Section):
     max_text_bytes: int = Field(16 << 20, gt=0)  # of one document
 
     def documents(self) -> Iterator[Document | Omission]:
-        """Rows in their order, files by the bytes of their names. Keys: `part-0/12` for row (or line) 12, or `part-0/ID`."""
+        """Rows in their order, files by the bytes of their names. Keys: `part-0/12` for row (or line) 12, or `part-0/ID`, and
+        where that is null `part-0/row 12`."""
         root, names = self._files()
         for name in names:
             stem = next(name.removesuffix(suffix) for suffix in reversed(_SUFFIXES) if name.endswith(suffix))
@@ -76,7 +77,9 @@ class TextTable(Section):
         if missing:
             found = printable(", ".join(map(str, row)))[:200] or "none"
             raise line_error(path, line, f"no {printable(missing[0])} (found {found})")
-        key = f"{stem}/{row[self.id_column] if self.id_column else line}"
+        named, group = (row[name] if name else None for name in (self.id_column, self.group_column))
+        number = f"row {line}" if self.id_column else line  # "row": another row may have the number as its id
+        key = f"{stem}/{number if named is None else named}"
         where = f"{path.name}:{line}"
         text = row[self.text_column]
         if not isinstance(text, str):
@@ -88,5 +91,4 @@ class TextTable(Section):
             return Omission(key, where, bad.reason, bad.message)
         if not text.strip():
             return Omission(key, where, "TEXT_EMPTY", "no text")
-        group = str(row[self.group_column]) if self.group_column else None
-        return Document(key, (TextSegment(text),), group=group, fixed_order=True)
+        return Document(key, (TextSegment(text),), group=None if group is None else str(group), fixed_order=True)

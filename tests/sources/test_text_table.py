@@ -48,6 +48,15 @@ def test_rows_are_documents_in_their_order(tmp_path: Path, name: str) -> None:
     assert table.count() == (2, 0)
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
+def test_rows_without_id_or_group_are_not_all_one(tmp_path: Path, name: str) -> None:
+    rows = [("2", "x"), (None, None), (None, None), ("d", None)]
+    path = write(tmp_path / name, [{"id": key, "text": "t", "book": group} for key, group in rows])
+    table = TextTable(path=str(path), id_column="id", group_column="book")
+    found = [(item.key, item.group) for item in table.documents() if isinstance(item, Document)]
+    assert found == [("t/2", "x"), ("t/row 2", None), ("t/row 3", None), ("t/d", None)]
+
+
 def test_a_text_of_blanks_is_none(tmp_path: Path) -> None:
     table = TextTable(path=str(write(tmp_path / "t.jsonl", [{"text": " \n\t"}, {"text": "x"}])))
     assert [item.reason for item in table.documents() if isinstance(item, Omission)] == ["TEXT_EMPTY"]
