@@ -65,7 +65,7 @@ STAGES = (
         "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=4
     ),
     Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=5),
-    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=3),
+    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=4),
     Stage(
         "train",
         "stages.train_model.stage",

@@ -50,7 +50,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     flags = source.array("flags")
     free_order = (flags & FIXED_ORDER) == 0
     units, left_out = fitting_units(source, pack, frames, free_order)
-    heldout = _heldout(source.array("groups"), flags, pack.heldout_fraction, seed)[units.document]
+    heldout = _heldout(source.array("groups"), flags, units.document, pack.heldout_fraction, seed)[units.document]
     weights = _weights(pack, source, units, heldout, frames)
     packer = _Packer(
         pack=pack,
@@ -120,15 +120,17 @@ def _frames(facts: LatentsContent, pack: PackConfig, marks: Marks) -> Frames:
     return Frames(patches, np.array(ids, dtype=np.int64))
 
 
-def _heldout(groups: IntArray, flags: IntArray, fraction: float, seed: int) -> BoolArray:
+def _heldout(groups: IntArray, flags: IntArray, packed: IntArray, fraction: float, seed: int) -> BoolArray:
     """Which documents are held out: those whose group's hash with the seed falls below the fraction, and whole groups in
-    which the source holds one out. At least one group where the fraction is above 0 and two groups are there."""
+    which the source holds one out. Where the fraction is above 0, at least one group of those that have a document among
+    the packed ones, if there are two of them."""
     names, group = np.unique(groups, return_inverse=True)
     draws = hashed_uniform(names, seed, "heldout")
     chosen = draws < fraction
     chosen[group[(flags & HELDOUT) != 0]] = True
-    if fraction > 0 and not chosen.any() and len(names) > 1:
-        chosen[draws.argmin()] = True
+    filled = np.unique(group[packed])
+    if fraction > 0 and not chosen[filled].any() and len(filled) > 1:
+        chosen[filled[draws[filled].argmin()]] = True
     result: BoolArray = chosen[group]
     return result
 

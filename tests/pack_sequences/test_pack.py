@@ -14,6 +14,7 @@ from stages.artifacts.sequences import RowTable, Sequences
 from stages.artifacts.tokens import Tokens
 from stages.coders.text import TextCoder
 from stages.core.errors import TfcliError
+from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.fit import best_fit
 from tests.builders import Story, make_all, make_latents, make_sequences, make_tokens
@@ -126,6 +127,22 @@ def test_order_and_dropout_have_their_shares(tmp_path: Path) -> None:
     assert dropped.sum() / (~image_first | dropped).sum() == pytest.approx(0.1, abs=0.04)
     assert (table.documents[dropped, 2] == 4 + 4).all()  # bos, boi, 4 patches, eoi, eos: no text is left
     assert dropped.sum() > 50
+
+
+def test_one_that_can_be_packed_is_held_out_whatever_failed(tmp_path: Path) -> None:
+    """The lowest draw may belong to a document whose picture failed: held out, it would leave an empty side."""
+    made = [Story((f"t{number}", None), bad=number % 2 == 0) for number in range(20)]
+    latents = make_latents(tmp_path / "latents", made)
+    tokens = make_tokens(tmp_path / "tokens", latents)
+    lowest = set()
+    for seed in range(8):
+        config = PackConfig(row_length=64, heldout_fraction=1e-9)
+        sequences = Sequences.open(make_sequences(tmp_path / f"{seed}", tokens, latents, config, seed))
+        assert sequences.content.heldout_rows == 1
+        assert [document % 2 for document in sequences.heldout_documents()] == [1]
+        draws = hashed_uniform(Tokens.open(tokens).array("groups"), seed, "heldout")
+        lowest.add(int(draws.argmin()) % 2)
+    assert lowest == {0, 1}
 
 
 def test_groups_are_never_split(tmp_path: Path) -> None:
