@@ -82,7 +82,7 @@ class Model:
         wished = {"draw": draw, "size": size, "negative": negative, "begin": _begun(begin, mask, strength)}
         wishes = checked_wishes(_checked(Wishes, wished))
         if isinstance(parts, str | os.PathLike):
-            raise TfcliError("parts is a single one", fix="give a list: [part]", code=ExitCode.USAGE)
+            raise TfcliError(f"parts is a {type(parts).__name__}", fix="give a list of parts", code=ExitCode.USAGE)
         pieces = tuple(self._piece(part) for part in parts)
         prompt = engine_prompt(wishes, pieces, config, self.loaded, "the prompt")
         # as 'tfcli sample' names its draws
@@ -112,7 +112,7 @@ class Model:
 
     def _piece(self, part: Any) -> Piece:
         if isinstance(part, str):
-            return TextPiece(checked_text(part, "of Python"))
+            return TextPiece(checked_text(part, "a text among the parts"))
         if isinstance(part, os.PathLike):
             return picture_piece(Path(part), self.loaded)
         images = fit_of(self.loaded.latents)
@@ -149,7 +149,7 @@ def _checked(kind: type[Checked], values: dict[str, Any]) -> Checked:
         what = f"{name}: {first['msg']}" if name else str(first["msg"])
         fix = f"the settings are {', '.join(GenerationConfig.model_fields)}"
         if kind is not GenerationConfig:
-            fix = "see the documentation of generate"
+            fix = 'count: 1 to 1000; draw: True, False or "model"; size: "WIDTHxHEIGHT"; strength: above 0 and up to 1'
         raise TfcliError(what.replace("Value error, ", ""), fix=fix, code=ExitCode.USAGE) from error
 
 

@@ -46,7 +46,7 @@ def prompt_of(text: str, pictures: Sequence[str], wishes: Wishes = NONE) -> str 
         if number:
             parts.append(PicturePart(image=str(picture_file(pictures[number - 1]))))
         if piece:
-            parts.append(TextPart(text=checked_text(piece, _shown(text))))
+            parts.append(TextPart(text=checked_text(piece, f"prompt {_shown(text)}")))
     if (text != "" and not text.strip()) or not (parts or wishes.begin):
         why = "it is empty; --set sample.free=4 lets the model write on its own"
         raise TfcliError(f"prompt {_shown(text)}", why=why, fix="give a text to draw, or --image", code=ExitCode.USAGE)
@@ -90,7 +90,7 @@ def _texts(data: bytes, path: Path, wishes: Wishes) -> Iterator[str | MixedPromp
         except UnicodeDecodeError as error:
             raise _wrong(where, f"byte {error.start} is not UTF-8") from error
         if text:
-            text = checked_text(text, where)
+            text = checked_text(text, f"prompt {where}")
             yield text if wishes == NONE else MixedPrompt(parts=(TextPart(text=text),), **dict(wishes))
 
 
@@ -119,7 +119,7 @@ def _document(record: dict[str, Any], path: Path, where: str, wishes: Wishes) ->
             raise _wrong(where, f"image {error}") from error
 
     parts: list[TextPart | PicturePart] = [
-        TextPart(text=checked_text(part.text, where))
+        TextPart(text=checked_text(part.text, f"prompt {where}"))
         if isinstance(part, TextPart)
         else PicturePart(image=inside(part.image))
         for part in prompt.parts
@@ -128,7 +128,7 @@ def _document(record: dict[str, Any], path: Path, where: str, wishes: Wishes) ->
     if begin is not None and "begin" in record:
         mask = None if begin.mask is None else inside(begin.mask)
         begin = begin.model_copy(update={"image": inside(begin.image), "mask": mask})
-    negative = checked_text(prompt.negative, where)
+    negative = checked_text(prompt.negative, f"negative text of {where}")
     return prompt.model_copy(update={"parts": tuple(parts), "begin": begin, "negative": negative})
 
 
@@ -155,16 +155,16 @@ def picture_file(name: str, option: str = "--image") -> Path:
 
 def checked_wishes(wishes: Wishes) -> Wishes:
     """Themselves. Raises TfcliError (USAGE) for a negative text that no prompt could be."""
-    checked_text(wishes.negative, "that is negative")
+    checked_text(wishes.negative, "negative text")
     return wishes
 
 
-def checked_text(text: str, where: str) -> str:
-    """Itself. Raises TfcliError (USAGE) with the place where the tokenizer could not give it back."""
+def checked_text(text: str, what: str) -> str:
+    """Itself. Raises TfcliError (USAGE) that says `what` it is, where the tokenizer could not give it back."""
     try:
         return check_text(text, MAX_TEXT_BYTES)
     except BadText as bad:
-        raise TfcliError(f"prompt {where}", why=bad.message, fix="write another prompt", code=ExitCode.USAGE) from bad
+        raise TfcliError(what, why=bad.message, fix="write another one", code=ExitCode.USAGE) from bad
 
 
 def _shown(text: str) -> str:
