@@ -18,6 +18,11 @@ from tests.sample_model.browser import PROGRAM, Browser
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")]
 HOSTILE = "</p><script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
 FOCUS = "document.activeElement.getAttribute('href')"
+# a dialog is told that it was closed some time after it was
+CLOSED = """new Promise(done => {
+  const look = () => document.querySelector('dialog img').hasAttribute('src') ? setTimeout(look, 5) : done();
+  look();
+})"""
 CONTRAST = """
 (() => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
@@ -114,6 +119,7 @@ def test_keys_walk_enlarge_and_close(page: Path, browser: Browser) -> None:
     assert browser.run("document.querySelector('dialog img').getAttribute('src')").endswith("images/p2.png")
     browser.press("Escape")
     assert browser.run("document.querySelector('dialog').open") is False
+    browser.run(CLOSED)
     assert browser.run(FOCUS) == "images/p2.png"
     assert browser.problems == []
 
