@@ -36,7 +36,6 @@ SETTINGS: list[dict[str, Any]] = [
     BASE,
     BASE | {"rate": 1e-3},
     BASE | {"flow_weight": 5.0},
-    BASE | {"precision": "bf16"},
     BASE | {"optimizer": "muon"},
     BASE | {"batch": 24},
 ]
@@ -121,7 +120,7 @@ def main() -> None:
     parser.add_argument("--trial", type=float, default=90, help="seconds for each of the peer's settings")
     parser.add_argument("--budget", type=float, default=4, help="the peer's time, in ours")
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     target = Path("work/bench/learning.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     world, data = World(options.work), target.with_name("learning.npz").absolute()

@@ -92,7 +92,7 @@ class Learner:
 
 
 def main() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     learner = None
     print("{}", flush=True)
     for line in sys.stdin:
