@@ -32,13 +32,8 @@ PROMPTS = 100
 BASE = {
     "dim": 192, "depth": 4, "heads": 6, "rate": 3e-3, "batch": 64, "flow_weight": 1.0, "optimizer": "adamw", "precision": "fp32"
 }  # fmt: skip
-SETTINGS: list[dict[str, Any]] = [
-    BASE,
-    BASE | {"rate": 1e-3},
-    BASE | {"flow_weight": 5.0},
-    BASE | {"optimizer": "muon"},
-    BASE | {"batch": 24},
-]
+SMALL = BASE | {"dim": 128, "heads": 4, "batch": 24}
+SETTINGS: list[dict[str, Any]] = [BASE, BASE | {"rate": 1e-3}, SMALL, SMALL | {"optimizer": "muon"}]
 GUIDANCE = (1.5, 3.0)
 
 
