@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stages.coders.config import Images
 from stages.core.config import Section
@@ -47,6 +47,20 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _sides_divide(self) -> Recipe:
+        """Where the autoencoder is trained here, the recipe alone says whether patches fit: hours before packing would."""
+        if isinstance(self.vae, TrainVae) and self.images.fit != "buckets":
+            step = self.vae.downsampling * self.pack.patch_side
+            size = self.images.size
+            if size % step:
+                near = ", ".join(str(each) for each in (size // step * step, (size // step + 1) * step) if each)
+                raise ValueError(
+                    f"images.size = {size} must be a multiple of {step} (vae.channels shrink pictures "
+                    f"{self.vae.downsampling} times, pack.patch_side = {self.pack.patch_side}), such as {near}"
+                )
+        return self
 
 
 def recipe_folders() -> list[Path]:

@@ -102,7 +102,7 @@ def _damage(seen: Sequence[Seen], max_bad: float) -> Iterator[Finding]:
     number = sum(sighting.number for sighting in bad.values())
     if seen and number == len(seen):
         yield Finding("NO_GOOD_PICTURE", "stops", "not one picture of the sample can be used", "see the reasons below")
-    elif number > max_bad * len(seen):
+    elif number > max_bad * max(100, len(seen)):  # as encoding counts: of the first 100 where there are fewer
         what = f"{share(number, len(seen))} pictures cannot be used; encoding stops above {100 * max_bad:g} %"
         yield Finding("TOO_MANY_BAD", "stops", what, "mend or remove them, or raise encode.max_bad", number)
     for reason, sighting in bad.items():

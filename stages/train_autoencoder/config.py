@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core.config import Section, neutral
 
@@ -43,6 +43,12 @@ class TrainVae(Section):
     max_pictures: int = Field(20_000, ge=1)
     heldout_pictures: int = Field(64, ge=1)
     save_every: int = neutral(200, ge=1)
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> TrainVae:
+        if odd := [channels for channels in self.channels if channels % self.norm_groups]:
+            raise ValueError(f"norm_groups = {self.norm_groups} must divide each of channels, {odd[0]} too")
+        return self
 
     @property
     def downsampling(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -28,6 +28,7 @@ def test_thin_strokes_and_small_spots_are_not_lost(stroke: int) -> None:
     assert np.array_equal(cells_to_change(fitted, 8), mask.reshape(8, 64, 8, 64).any((1, 3)))
 
 
+@settings(deadline=None)
 @given(st.integers(8, 40), st.integers(8, 40), st.sampled_from(["crop", "pad", "buckets"]), st.integers(0, 999))
 def test_a_pixel_is_white_exactly_where_white_lies_below_it(height: int, width: int, way: str, seed: int) -> None:
     """By brute force, of the mask in blocks of so many pixels that all borders fall between them."""

@@ -89,6 +89,13 @@ def test_sha256sum_agrees(made: Any) -> None:
     assert sum_line("00", "a\nb\\c") == "\\00  a\\nb\\\\c\n"
 
 
+def test_lineage_of_a_work_folder_shows_what_nothing_else_in_it_was_made_from(made: Any) -> None:
+    trees = made.json("lineage", "work/tiny", "--json")["artifacts"]
+    assert trees == [made.json("lineage", "work/tiny/sequences", "--json")]
+    assert "tokens" in made.call("lineage", "work/tiny").stdout
+    assert made.call("lineage", "work/nothing").exit_code == 2
+
+
 def test_lineage_marks_what_has_changed(made: Any) -> None:
     text = made.call("lineage", "work/tiny/sequences").stdout
     assert text.count("source: text novel.txt") == 2

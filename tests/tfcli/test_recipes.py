@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.core.errors import ExitCode, TfcliError
 from tfcli.toml import to_toml
 
 _text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -22,6 +23,29 @@ _value = st.recursive(
 @given(st.dictionaries(_text, _value, max_size=4))
 def test_toml_comes_back(tree: dict[str, Any]) -> None:
     assert tomllib.loads(to_toml(tree)) == tree
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("images.size=50", "images.size = 50 must be a multiple of 16"),
+        (
+            "pack.patch_side=3",
+            "a multiple of 12 (vae.channels shrink pictures 4 times, pack.patch_side = 3), such as 60, 72",
+        ),
+        ("vae.norm_groups=7", "norm_groups = 7 must divide each of channels, 32 too"),
+    ],
+)
+def test_what_the_recipe_alone_decides_is_said_at_once(setting: str, said: str) -> None:
+    from stages.recipe import load_recipe
+
+    with pytest.raises(TfcliError) as caught:
+        load_recipe(
+            "folder",
+            ("vae.channels=[32, 64, 128]", "vae.norm_groups=8", "images.size=64", "pack.patch_side=4", setting),
+        )
+    assert said in f"{caught.value.what} {caught.value.why}"
+    assert caught.value.code == ExitCode.USAGE
 
 
 def test_show_can_be_loaded_again(world: Any) -> None:

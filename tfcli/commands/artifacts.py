@@ -87,18 +87,22 @@ def lineage(
     """Show what an artifact was made from, up to the sources, and mark inputs that are no longer the same.
 
     \b
-    Example: tfcli lineage work/smoke/checkpoint
+    Examples: tfcli lineage work/smoke/checkpoint
+              tfcli lineage work/smoke
     """
-    manifest = read_manifest(path)
-    if manifest is None:
+    found = artifacts_at(path)
+    if not found:
         raise nothing_at(path)
-    tree = _ancestry(Found(path, manifest), "", ())
+    below = {(item.folder / entry.path).resolve() for item in found for entry in item.manifest.inputs.values()}
+    # of a work folder the artifacts that no other one in it was made from: the rest stands in their trees
+    trees = [_ancestry(item, "", ()) for item in found if item.folder.resolve() not in below]
     if json:
-        render.show_json(tree)
+        render.show_json(trees[0] if read_manifest(path) is not None else {"artifacts": trees})
         return
-    root = render.tree(_label(tree))
-    _grow(root, tree, set())
-    render.show(root)
+    for tree in trees:
+        root = render.tree(_label(tree))
+        _grow(root, tree, set())
+        render.show(root)
 
 
 def sum_line(sha256: str, name: str) -> str:

@@ -44,7 +44,7 @@ def doctor(
 ) -> None:
     """Look at a source before a long run: what is wrong, where, and what mends it. Nothing is written.
 
-    All texts are read, those of [[tokenize.text]] too, and the pictures of a sample are decoded. Exit code 0 if a run would
+    All texts are read, those of tokenize.text too, and the pictures of a sample are decoded. Exit code 0 if a run would
     come through, 3 if not.
 
     \b
