@@ -195,7 +195,7 @@ def _explained(path: Path, error: ValidationError) -> TfcliError:
     shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
     return _bad(
         path,
-        f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}",
+        f"{name and name + ': '}{problem['msg'].removeprefix('Value error, ')}{shown}",
         "change the key in the file or with --set",
     )
 

@@ -257,6 +257,6 @@ CASES = [
          note="vocab_size is an upper limit: a small corpus gives fewer pieces", held=(CODER + "test_the_size_is_a_limit_where_the_corpus_is_small",)),
     Case(32, "vocabulary smaller than the characters", corpus("c.txt", b"a", "tokenize.tokenizer.vocab_size=20"), 3, ("a vocabulary of 20 is too small", "fix: set tokenize.tokenizer.vocab_size to"), "tokenize"),
     Case(33, "all documents longer than a row", packed("pack.row_length=16"), 3, ("0 of 6 documents fit 16 elements (shortest",), "pack"),
-    Case(33, "patches that do not divide the latents", packed("pack.patch_side=3"), 2, ("pack.patch_side 3 does not fit",), "pack"),
+    Case(33, "patches that do not divide the latents", packed("pack.patch_side=3"), 2, ("images.size = 16 must be a multiple of 12", "such as 12, 24"), "pack"),
     Case(33, "everything held out", packed("pack.heldout_fraction=0.999999"), 3, ("no documents to train on",), "pack"),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from stages.artifacts.manifest import open_artifact
 from stages.artifacts.sequences import RowTable, Sequences
 from stages.artifacts.tokens import Tokens
 from stages.coders.text import TextCoder
-from stages.core.errors import TfcliError
+from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.fit import best_fit
@@ -94,6 +94,13 @@ def expected_parts(made: list[Story]) -> list[list[str | int]]:
             row += part is None
         parts.append(own)
     return parts
+
+
+def test_patches_that_do_not_divide_the_latents_are_refused(tmp_path: Path) -> None:
+    """As with a finished autoencoder, of which the recipe does not tell how far it shrinks."""
+    with pytest.raises(TfcliError, match=r"pack.patch_side 3 does not fit") as caught:
+        make_all(tmp_path, [Story(("a text", None))], PackConfig(row_length=64, patch_side=3))
+    assert caught.value.code == ExitCode.USAGE
 
 
 def test_every_document_comes_back_once_a_pass(tmp_path: Path) -> None:
