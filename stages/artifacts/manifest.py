@@ -81,16 +81,7 @@ class Manifest(BaseModel):
 
     def facts(self) -> dict[str, Any]:
         """The named facts behind the fingerprint, as `Stamp.facts`."""
-        return {
-            "kind": self.kind,
-            "schema_version": self.schema_version,
-            "stage": self.stage,
-            "stage_version": self.stage_version,
-            "seed": self.seed,
-            "config": self.config,
-            "outside": self.outside,
-            "inputs": {name: entry.digest for name, entry in self.inputs.items()},
-        }
+        return _facts(self, self.schema_version)
 
 
 @dataclass(frozen=True)
@@ -112,16 +103,20 @@ class Stamp:
 
     def facts(self) -> dict[str, Any]:
         """The named facts behind the fingerprint; comparing two of these says what changed."""
-        return {
-            "kind": self.kind,
-            "schema_version": SCHEMAS[self.kind],
-            "stage": self.stage,
-            "stage_version": self.stage_version,
-            "seed": self.seed,
-            "config": self.config,
-            "outside": self.outside,
-            "inputs": {name: entry.digest for name, entry in self.inputs.items()},
-        }
+        return _facts(self, SCHEMAS[self.kind])
+
+
+def _facts(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
+    return {
+        "kind": of.kind,
+        "schema_version": schema_version,
+        "stage": of.stage,
+        "stage_version": of.stage_version,
+        "seed": of.seed,
+        "config": of.config,
+        "outside": of.outside,
+        "inputs": {name: entry.digest for name, entry in of.inputs.items()},
+    }
 
 
 def what_changed(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -55,16 +55,17 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_ED: Tensor) -> Tensor:
         ctx.save_for_backward(x_ND, weight_ED)
-        return _product(x_ND, weight_ED)
+        return onednn_product(x_ND, weight_ED)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         x_ND, weight_ED = ctx.saved_tensors
-        return _product(gradients[0], weight_ED.t()), gradients[0].t() @ x_ND
+        return onednn_product(gradients[0], weight_ED.t()), gradients[0].t() @ x_ND
 
 
-def _product(x_ND: Tensor, weight_ED: Tensor) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight_ED, None, "none", [], "")
+def onednn_product(x_ND: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """x times the transposed weight, which may be laid out by oneDNN; no gradient."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight_ED, bias_E, "none", [], "")
     return out
 
 

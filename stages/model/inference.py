@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.model.fused import onednn_product
 from stages.model.transformer import Transfusion
 
 
@@ -32,8 +33,7 @@ class ReadyLinear(nn.Module):
         x = x.to(self.weight.dtype)
         if not self.laid_out:
             return F.linear(x, self.weight, self.bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return out
+        return onednn_product(x, self.weight, self.bias)
 
 
 class TimeTable(nn.Module):

@@ -19,7 +19,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.sample_model.config import MixedPrompt, PicturePart, TextPart, Wishes
 from stages.sources.captions import json_objects
 from stages.sources.files import existing, file_below
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.text_rules import BadText, check_text, printable, shortened
 
 MARK = "<image>"
 MAX_TEXT_BYTES = 1 << 20  # of one text; whether the model can take it in is its row length's business
@@ -169,7 +169,7 @@ def checked_text(text: str, what: str) -> str:
 
 def _shown(text: str) -> str:
     """The beginning of a prompt for a message."""
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+    return repr(shortened(text, 60))
 
 
 def _wrong(where: str, what: str) -> TfcliError:

@@ -16,7 +16,7 @@ from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Piece, Prompt, Size, TextPiece
 from stages.sample_model.config import MAX_COUNT, MixedPrompt, SampleConfig, TextPart, Wishes
 from stages.sample_model.pictures import edit_of, picture_piece
-from stages.sources.text_rules import printable
+from stages.sources.text_rules import printable, shortened
 
 # Modes in the order of the page, with the heading that a reader sees.
 MODES = {
@@ -189,4 +189,4 @@ def latent_size(size: str, loaded: LoadedModel) -> tuple[int, int]:
 
 def _name(index: int, mixed: MixedPrompt) -> str:
     text = "".join(part.text for part in mixed.parts if isinstance(part, TextPart))
-    return f"prompt {index + 1} ({printable(text if len(text) <= 40 else text[:37] + '...')!r})"
+    return f"prompt {index + 1} ({printable(shortened(text, 40))!r})"

@@ -35,6 +35,7 @@ from stages.sample_model.config import PicturePart
 from stages.sample_model.events import LIMITS, REASONS
 from stages.sample_model.pictures import drawn_pixels, shown_mask
 from stages.sample_model.tasks import Task
+from stages.sources.text_rules import shortened
 
 FRAMES = 24  # estimates of a GIF, whatever the number of steps
 
@@ -258,8 +259,7 @@ def words(pieces: Sequence[Piece]) -> str:
 
 def _name(task: Task) -> str:
     text = words(task.prompt.pieces) or "(no text)"
-    shown = text if len(text) <= 60 else f"{text[:57]}..."
-    return f"{task.index + 1}{f', sample {task.take + 1}' if task.take else ''}: {shown}"
+    return f"{task.index + 1}{f', sample {task.take + 1}' if task.take else ''}: {shortened(text, 60)}"
 
 
 def _picture(name: str, pixels: Pixels, animation: str | None = None) -> Part:

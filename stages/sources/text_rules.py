@@ -43,6 +43,11 @@ def check_text(text: str, max_bytes: int) -> str:
     return text
 
 
+def shortened(text: str, longest: int) -> str:
+    """The beginning of a text for a message, `longest` characters at most."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def printable(name: str) -> str:
     """A hostile file name for a message: control characters, direction marks and broken bytes as escapes."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)

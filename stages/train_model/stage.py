@@ -173,13 +173,10 @@ def _train(
         if not taken:
             journal.add_metrics(state.step, {SKIPPED: 1.0})
         elif state.step % train.log_every == 0 or state.step == train.steps:
-            _, text, image, size = figures
-            losses_of = {"text": text} if num_targets else {}
-            losses_of |= {"image": image} if num_images else {}
-            learned = {f"{name}_loss": value for name, value in losses_of.items()}
-            journal.add_metrics(state.step, learned | {"grad_norm": size, "learning_rate": rate})
-            shown = {name: f"{value:.3f}" for name, value in losses_of.items()}
-            shown |= {"norm": f"{size:.2g}", "rate": f"{rate:.1e}"}
+            measured = _measured(figures[1], num_targets, figures[2], num_images)
+            journal.add_metrics(state.step, measured | {"grad_norm": figures[3], "learning_rate": rate})
+            shown = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in measured.items()}
+            shown |= {"norm": f"{figures[3]:.2g}", "rate": f"{rate:.1e}"}
             if ranks.main:  # another one may have had no row at all
                 row = meter.row(train.steps - state.step)
                 journal.add_timing(state.step, row)
@@ -301,10 +298,13 @@ def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int
         for level, (total, count) in enumerate(zip(sums_by_level, counts_by_level, strict=True))
         if count
     }
-    # nothing is said of what was not measured
-    of_text = {"text_loss": text_sum / num_targets} if num_targets else {}
-    of_images = {"image_loss": image_sum / num_images} if num_images else {}
-    return of_text | of_images | by_level
+    means = text_sum / max(1, num_targets), image_sum / max(1, num_images)
+    return _measured(means[0], num_targets, means[1], num_images) | by_level
+
+
+def _measured(text: float, num_targets: float, image: float, num_images: float) -> dict[str, float]:
+    """The losses by name; none of what was not there to be measured."""
+    return ({"text_loss": text} if num_targets else {}) | ({"image_loss": image} if num_images else {})
 
 
 def _rows_of(passes: list[Tensor], rows: Any, train: TrainConfig, ranks: Ranks) -> Any:

@@ -8,14 +8,12 @@ standard input, an answer of JSON each. Imports nothing of ours.
 
 import contextlib
 import itertools
-import json
 import math
-import os
-import sys
 import time
 
 import numpy as np
 import torch
+from peer_serve import serve, use_all_cores
 from transfusion_pytorch import Transfusion
 
 
@@ -91,18 +89,15 @@ class Learner:
         return {"seconds": time.perf_counter() - started}
 
 
-def main() -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    learner = None
-    print("{}", flush=True)
-    for line in sys.stdin:
-        task = json.loads(line)
+class Server:
+    """learner: of the last "build"."""
+
+    def answer(self, task: dict) -> dict:
         if task["do"] == "build":
-            learner = Learner(task)
-            answer = {"parameters": sum(weight.numel() for weight in learner.model.parameters())}
-        else:
-            answer = learner.train(task["seconds"]) if task["do"] == "train" else learner.draw(task)
-        print(json.dumps(answer), flush=True)
+            self.learner = Learner(task)
+            return {"parameters": sum(weight.numel() for weight in self.learner.model.parameters())}
+        return self.learner.train(task["seconds"]) if task["do"] == "train" else self.learner.draw(task)
 
 
-main()
+use_all_cores()
+serve({}, Server().answer)

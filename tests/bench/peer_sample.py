@@ -5,12 +5,10 @@ A task: {"what": "image" | "text" | "text only", "cached": bool, "precision": "f
 """
 
 import contextlib
-import json
-import os
-import sys
 import time
 
 import torch
+from peer_serve import serve, use_all_cores
 from transfusion_pytorch import Transfusion
 
 PROMPT, CHANNELS, SIDE, STEPS = 20, 8, 8, 16  # 16 points of time: 15 midpoint steps, 30 evaluations
@@ -48,20 +46,20 @@ def run(model: Transfusion, task: dict) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
+    use_all_cores()
     model = build()
     calls = [0]
     model.transformer.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    parameters = sum(weight.numel() for weight in model.parameters())
-    print(json.dumps({"parameters": parameters}), flush=True)
-    for line in sys.stdin:
-        task = json.loads(line)
+
+    def answer(task: dict) -> dict:
         calls[0] = 0
         bf16 = torch.autocast("cpu", torch.bfloat16) if task["precision"] == "bf16" else contextlib.nullcontext()
         started = time.perf_counter()
         with torch.no_grad(), bf16:
             run(model, task)
-        print(json.dumps({"seconds": time.perf_counter() - started, "calls": calls[0]}), flush=True)
+        return {"seconds": time.perf_counter() - started, "calls": calls[0]}
+
+    serve({"parameters": sum(weight.numel() for weight in model.parameters())}, answer)
 
 
 main()

@@ -6,13 +6,11 @@ line of JSON. Imports nothing of ours.
 """
 
 import contextlib
-import json
-import os
-import sys
 import time
 from pathlib import Path
 
 import torch
+from peer_serve import serve, use_all_cores
 from transfusion_pytorch import Transfusion
 
 CHANNELS = 8
@@ -50,23 +48,20 @@ class Work:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def main() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
-    work = None
-    print("{}", flush=True)
-    for line in sys.stdin:
-        task = json.loads(line)
+class Server:
+    """work: of the last "build"."""
+
+    def answer(self, task: dict) -> dict:
         if task["do"] == "build":
-            work = Work(task)
-            answer = {"parameters": sum(weight.numel() for weight in work.model.parameters())}
-        else:
-            started = time.perf_counter()
-            for _ in range(task["count"]):
-                work.step()
-            answer = {"seconds": time.perf_counter() - started}
-            status = Path("/proc/self/status").read_text()
-            answer["peak_bytes"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
-        print(json.dumps(answer), flush=True)
+            self.work = Work(task)
+            return {"parameters": sum(weight.numel() for weight in self.work.model.parameters())}
+        started = time.perf_counter()
+        for _ in range(task["count"]):
+            self.work.step()
+        seconds = time.perf_counter() - started
+        status = Path("/proc/self/status").read_text()
+        return {"seconds": seconds, "peak_bytes": 1024 * int(status.split("VmHWM:")[1].split()[0])}
 
 
-main()
+use_all_cores()
+serve({}, Server().answer)

@@ -67,8 +67,8 @@ def test_a_product_and_its_gradients_are_those_of_torch(monkeypatch: pytest.Monk
     there, weight_there = (value.detach().clone().requires_grad_() for value in (x, weight))
     share = torch.randn(7, 20)
     taken: list[int] = []
-    real = fused._product
-    monkeypatch.setattr(fused, "_product", lambda *given: (taken.append(1), real(*given))[1])
+    real = fused.onednn_product
+    monkeypatch.setattr(fused, "onednn_product", lambda *given: (taken.append(1), real(*given))[1])
     (linear(x, weight) * share).sum().backward()
     assert len(taken) == 2, "forward and the gradient of x"
     (F.linear(there, weight_there) * share).sum().backward()
@@ -81,7 +81,7 @@ def test_a_product_and_its_gradients_are_those_of_torch(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_other_types_and_no_elements_are_left_to_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(fused, "_product")
+    monkeypatch.delattr(fused, "onednn_product")
     x, weight = draw(7, 12, dtype=dtype), draw(20, 12, dtype=dtype)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
     nothing = torch.zeros(0, 12, requires_grad=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from stages.artifacts.manifest import Manifest
 from stages.core.files import read_jsonl
+from stages.sources.text_rules import shortened
 from tfcli import render
 
 _EXAMPLES = 6  # lines of a kind
@@ -115,8 +116,7 @@ def _parts(parts: list[dict[str, Any]]) -> str:
 
 def _cut(text: str) -> str:
     """A text on one line, its end left out where it is long."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _LONGEST else f"{flat[: _LONGEST - 3]}..."
+    return shortened(" ".join(text.split()), _LONGEST)
 
 
 def _figure(value: Any) -> str:
