@@ -112,7 +112,7 @@ def make_recipe(tree: dict[str, Any], overrides: tuple[str, ...], path: Path) ->
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explained(path, error) from error
+        raise _explained(path, error, overrides) from error
 
 
 def recipe_tree(recipe: Recipe) -> dict[str, Any]:
@@ -179,7 +179,8 @@ def _name_kinds(tree: dict[str, Any], model: type[BaseModel]) -> None:
                 _name_kinds(section, type(default))
 
 
-def _explained(path: Path, error: ValidationError) -> TfcliError:
+def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -> TfcliError:
+    """An error that names the file and the key, or the override that the value came from."""
     problem = error.errors()[0]
     # Discriminated unions put the kind into the location: it is no key of the file.
     location = [str(part) for part in problem["loc"]]
@@ -191,13 +192,13 @@ def _explained(path: Path, error: ValidationError) -> TfcliError:
         return _bad(
             path, f"unknown key {name}", f"did you mean {near}?" if near else "see 'tfcli recipe show' for the keys"
         )
+    message = problem["msg"].removeprefix("Value error, ")
+    for override in reversed(overrides):
+        if override.partition("=")[0].strip() in (name, f"{name}.kind"):
+            return TfcliError(f"--set {override}: {message}", fix="give another value", code=ExitCode.USAGE)
     given = problem.get("input")
     shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
-    return _bad(
-        path,
-        f"{name and name + ': '}{problem['msg'].removeprefix('Value error, ')}{shown}",
-        "change the key in the file or with --set",
-    )
+    return _bad(path, f"{name and name + ': '}{message}{shown}", "change the key in the file or with --set")
 
 
 def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stages.core.device import check_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
 
@@ -127,6 +128,7 @@ class Call:
             given = [name for name in ("json", "quiet", "verbose") if getattr(self, name)]
             what = " and ".join(f"--{name}" for name in given) + " exclude each other"
             raise TfcliError(what, fix="leave one of them out", code=ExitCode.USAGE)
+        check_device(self.device)  # also where everything is fresh, and nothing would ask for it
 
 
 def _call(

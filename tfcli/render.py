@@ -152,8 +152,11 @@ class Reporter:
         if not self._tasks:
             bars.start()
         if event.task not in self._tasks:
-            self._tasks[event.task] = bars.add_task(printable(event.task), total=event.total, unit=event.unit, more="")
-        bars.update(self._tasks[event.task], total=event.total, completed=event.done, more=_fields(event))
+            self._tasks[event.task] = bars.add_task(
+                printable(event.task), total=event.total, unit=event.unit, amount="", more=""
+            )
+        task, amount = self._tasks[event.task], amount_text(event)
+        bars.update(task, total=event.total, completed=event.done, amount=amount, more=_fields(event))
         now = time.monotonic()
         if now - self._drawn >= REDRAW_SECONDS or event.done >= event.total:
             self._drawn = now
@@ -165,7 +168,7 @@ class Reporter:
         # a task that starts over (the next epoch, the next shard) begins a new clock
         if beat is None or event.done < beat.last.done:
             self._beats[event.task] = _Beat(now, event.done, now, event)
-            self._line(f"{event.task}: {event.done:,}/{event.total:,} {event.unit}", "")
+            self._line(f"{event.task}: {amount_text(event)}", "")
             return
         beat.said = beat.said and event.done == beat.last.done
         beat.last = event
@@ -183,9 +186,10 @@ class Reporter:
 def beat_line(event: Progress, elapsed: float, done: int) -> str:
     """The heartbeat of a task: `done` units took `elapsed` seconds in this process."""
     rate = done / elapsed if elapsed > 0 else 0.0
-    share = f" ({100 * event.done // event.total}%)" if event.total else ""
-    parts = [f"{event.task}: {event.done:,}/{event.total:,} {event.unit}{share}"]
-    if rate > 0:
+    in_percent = event.unit.startswith("%")
+    share = f" ({100 * event.done // event.total}%)" if event.total and not in_percent else ""
+    parts = [f"{event.task}: {amount_text(event)}{share}"]
+    if rate > 0 and not in_percent:
         parts.append(rate_text(rate, event.unit))
     if event.done >= event.total:
         parts.append(f"took {seconds_text(elapsed)}")
@@ -194,6 +198,13 @@ def beat_line(event: Progress, elapsed: float, done: int) -> str:
     if event.fields:
         parts.append(_fields(event))
     return ", ".join(parts)
+
+
+def amount_text(event: Progress) -> str:
+    """What is done of how much: "7/20 pictures", or "35 % of 20 pictures" where units are hundredths of all."""
+    if event.unit.startswith("%"):
+        return f"{100 * event.done // event.total} {event.unit}"
+    return f"{event.done:,}/{event.total:,} {event.unit}"
 
 
 def rate_text(rate: float, unit: str) -> str:
@@ -347,6 +358,11 @@ def show_path(path: Path) -> None:
         raise ReaderGone from error
 
 
+def say(text: str) -> None:
+    """A line for people beside results that a script may read: on stderr."""
+    screen().print(Text(printable(text)), soft_wrap=True)
+
+
 def show_error(error: TfcliError) -> None:
     """The three lines of a failure on stderr."""
     console = screen()
@@ -363,7 +379,8 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(rate_text(speed, task.fields["unit"]) if speed else "")
+        unit = task.fields["unit"]
+        return Text(rate_text(speed, unit) if speed and not unit.startswith("%") else "")
 
 
 def _bars(console: Console) -> Bars:
@@ -371,7 +388,7 @@ def _bars(console: Console) -> Bars:
     return Bars(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed:,}/{task.total:,} {task.fields[unit]}", markup=False),
+        TextColumn("{task.fields[amount]}", markup=False),
         _Rate(),
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[more]}", markup=False),

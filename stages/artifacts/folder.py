@@ -150,7 +150,8 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
     Where the sealed artifact has that fingerprint, the units of it that are whole (and, with runtime.retry_failed, have no
     failures) are taken over.
 
-    Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it.
+    Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it. Where
+    the block raises one of USAGE before anything is made, the partial folder goes again.
     Of a part (`runtime.part`) the folder is shared with the other parts; it claims each unit and seals only if it is the last.
     """
     _refuse_foreign(target)
@@ -164,7 +165,12 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
             _begin(build, runtime, force)
         else:
             _join(build, lock, runtime)
-        yield build
+        try:
+            yield build
+        except TfcliError as error:
+            if error.code == ExitCode.USAGE and runtime.part.whole:
+                _forget_if_bare(build.folder)
+            raise
 
 
 def _begin(build: Build, runtime: Runtime, force: bool) -> None:
@@ -195,6 +201,12 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
     write_json(build.folder / PLAN, plan)
     if not force:
         _take_over(build, runtime)
+
+
+def _forget_if_bare(folder: Path) -> None:
+    """Delete a partial folder in which nothing was made: what was asked for was refused."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {PLAN, RECIPE}:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_saves(build: Build) -> None:

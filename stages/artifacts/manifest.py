@@ -132,7 +132,7 @@ def _by_name(facts: dict[str, Any]) -> dict[str, Any]:
         "seed": plain["seed"],
         "schema": plain["schema_version"],
         "stage version": plain["stage_version"],
-        "outside files": plain["outside"],
+        **{f"{name} files": value for name, value in (plain["outside"] or {}).items()},
         **_flat(plain["config"]),
         **plain["inputs"],
     }

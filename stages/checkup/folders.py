@@ -80,6 +80,8 @@ def _not_read(names: list[str], used: Path | None) -> Iterator[Finding]:
         beside = name.rpartition(".")[0] in stems
         if extension == ".txt" and beside and used is not None:
             group = "CAPTIONS_NOT_READ"
+        elif extension == ".txt" and not beside and used is None:
+            group = "TEXT_ALONE"
         elif extension in _TABLES and (used is None or name != used.name):
             group = "TABLE_NOT_READ"
         elif extension in _PICTURES_NOT_READ:
@@ -95,6 +97,10 @@ def _not_read(names: list[str], used: Path | None) -> Iterator[Finding]:
         "CAPTIONS_NOT_READ": (
             f".txt files beside pictures not read; {chosen} gives the captions",
             'set source.captions = "txt" to read them',
+        ),
+        "TEXT_ALONE": (
+            ".txt files without a picture of that name, which nothing reads",
+            "give the picture the name of its text (a.jpg, a.txt), or move them away",
         ),
         "TABLE_NOT_READ": (
             f"tables of captions not read; {chosen} gives them",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -16,20 +17,21 @@ def resolve_device(name: str) -> torch.device:
     """ "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". Raises TfcliError (ENVIRONMENT) if it is not there."""
     import torch
 
+    check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise TfcliError(
-            f"--device {name}: no such device", fix="--device auto, cpu, cuda or cuda:0", code=ExitCode.USAGE
-        ) from error
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         why = f"this torch sees {torch.cuda.device_count()} CUDA devices"
         raise TfcliError(f"--device {name}: no CUDA device", why=why, fix="use --device cpu", code=ExitCode.ENVIRONMENT)
-    if device.type not in ("cpu", "cuda"):
-        raise TfcliError(f"--device {name} is not supported", fix="use cpu or cuda", code=ExitCode.USAGE)
     return device
+
+
+def check_device(name: str) -> None:
+    """Raises TfcliError (USAGE) where no machine has such a device: before work that would not ask for it."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        fix = "--device auto, cpu, cuda or cuda:0"
+        raise TfcliError(f"--device {name}: no such device", fix=fix, code=ExitCode.USAGE)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

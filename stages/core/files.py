@@ -136,6 +136,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             errno.ENOTDIR,
             errno.EISDIR,
             errno.ENAMETOOLONG,
+            errno.ENOENT,  # of a folder that cannot be made (/proc), or that somebody deleted
         ):
             raise
         # os.path.exists, not Path.exists: that one raises PermissionError below a folder that may not be entered

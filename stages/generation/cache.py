@@ -16,31 +16,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.model.positions import Rotary, rotate_into
+from stages.model.positions import Rotary, turned
 
 
 class KeyValueCache:
     """Memory for S sequences. It doubles when one needs more places than there are, and never grows element by element."""
 
     def __init__(self, layers: int, slots: int, places: int, heads: int, head_dim: int, like: Tensor) -> None:
-        shape = (slots, places, heads, head_dim)
-        self.keys_SMHd = [like.new_zeros(shape) for _ in range(layers)]  # zeros: a masked place must not be NaN
-        self.values_SMHd = [like.new_zeros(shape) for _ in range(layers)]
+        shape = (slots, heads, places, head_dim)
+        self.keys_SHMd = [like.new_zeros(shape) for _ in range(layers)]  # zeros: a masked place must not be NaN
+        self.values_SHMd = [like.new_zeros(shape) for _ in range(layers)]
         self.lengths = [0] * slots
 
     @property
     def places(self) -> int:
-        return self.keys_SMHd[0].shape[1]
+        return self.keys_SHMd[0].shape[2]
 
     def reserve(self, places: int) -> None:
         """Make room for sequences of `places` elements."""
         if places <= self.places:
             return
         wanted, held = max(places, 2 * self.places), max(self.lengths)
-        for memory in (self.keys_SMHd, self.values_SMHd):
+        for memory in (self.keys_SHMd, self.values_SHMd):
             for layer, old in enumerate(memory):
-                memory[layer] = old.new_zeros(old.shape[0], wanted, *old.shape[2:])
-                memory[layer][:, :held] = old[:, :held]
+                memory[layer] = old.new_zeros(*old.shape[:2], wanted, old.shape[-1])
+                memory[layer][:, :, :held] = old[:, :, :held]
 
 
 @dataclass(frozen=True)
@@ -71,39 +71,39 @@ class CachedAttention:
         """The faster of both ways; a GPU would rather start one kernel than one for each row."""
         alike = len({row.count for row in rows}) == 1
         many = len(rows) > 3 and rows[0].count == 1
-        return CachedAttention(cache, rows, alike and (many or cache.keys_SMHd[0].is_cuda))
+        return CachedAttention(cache, rows, alike and (many or cache.keys_SHMd[0].is_cuda))
 
     def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
-        qk_N2Hd = torch.empty_like(qkv_N3Hd[:, :2])
-        cos, sin = (angle_Nr[:, None, None].to(qkv_N3Hd.dtype) for angle_Nr in rotary)
-        rotate_into(qk_N2Hd, qkv_N3Hd[:, :2], cos, sin)
-        q_NHd, k_NHd, v_NHd = *qk_N2Hd.unbind(1), qkv_N3Hd[:, 2]
-        keys_SMHd, values_SMHd = self.cache.keys_SMHd[layer], self.cache.values_SMHd[layer]
+        return self.over(layer, *turned(qkv_N3Hd, rotary))
+
+    def over(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+        """The same for queries and keys that are turned."""
+        keys_SHMd, values_SHMd = self.cache.keys_SHMd[layer], self.cache.values_SHMd[layer]
         if self.together:
-            return self._together(keys_SMHd, values_SMHd, q_NHd, k_NHd, v_NHd)
-        out_NHd = torch.empty_like(q_NHd)
+            return self._together(keys_SHMd, values_SHMd, q_NHd, k_NHd, v_NHd)
+        mixed_1THd = []
         first = 0
         for row in self.rows:
             new, seen = slice(first, first + row.count), row.start + row.count
-            keys_MHd, values_MHd = keys_SMHd[row.slot, :seen], values_SMHd[row.slot, :seen]
-            keys_MHd[row.start :] = k_NHd[new]
-            values_MHd[row.start :] = v_NHd[new]
-            q_1HTd, k_1HMd, v_1HMd = (x.transpose(0, 1)[None] for x in (q_NHd[new], keys_MHd, values_MHd))
-            mixed_1HTd = F.scaled_dot_product_attention(q_1HTd, k_1HMd, v_1HMd, attn_mask=row.mask_TM)
-            out_NHd[new] = mixed_1HTd[0].transpose(0, 1)
+            keys_1HMd, values_1HMd = (x[row.slot : row.slot + 1, :, :seen] for x in (keys_SHMd, values_SHMd))
+            q_1HTd, k_1HTd, v_1HTd = (x[None, new].transpose(1, 2) for x in (q_NHd, k_NHd, v_NHd))
+            keys_1HMd[:, :, row.start :] = k_1HTd
+            values_1HMd[:, :, row.start :] = v_1HTd
+            mixed_1HTd = F.scaled_dot_product_attention(q_1HTd, keys_1HMd, values_1HMd, attn_mask=row.mask_TM)
+            mixed_1THd.append(mixed_1HTd.transpose(1, 2))
             first += row.count
-        return out_NHd
+        return torch.cat(mixed_1THd, dim=1)[0] if len(mixed_1THd) > 1 else mixed_1THd[0][0]
 
-    def _together(self, keys_SMHd: Tensor, values_SMHd: Tensor, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+    def _together(self, keys_SHMd: Tensor, values_SHMd: Tensor, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
         slots_R, places_RT, mask_R1TM = self._where
         shape = (*places_RT.shape, *q_NHd.shape[1:])
-        keys_SMHd[slots_R[:, None], places_RT] = k_NHd.reshape(shape)
-        values_SMHd[slots_R[:, None], places_RT] = v_NHd.reshape(shape)
+        keys_SHMd[slots_R[:, None], :, places_RT] = k_NHd.reshape(shape)
+        values_SHMd[slots_R[:, None], :, places_RT] = v_NHd.reshape(shape)
         seen = mask_R1TM.shape[-1]
         mixed_RHTd = F.scaled_dot_product_attention(
             q_NHd.reshape(shape).transpose(1, 2),
-            keys_SMHd[slots_R, :seen].transpose(1, 2),
-            values_SMHd[slots_R, :seen].transpose(1, 2),
+            keys_SHMd[slots_R, :, :seen],
+            values_SHMd[slots_R, :, :seen],
             attn_mask=mask_R1TM,
         )
         return mixed_RHTd.transpose(1, 2).reshape(q_NHd.shape)
@@ -111,7 +111,7 @@ class CachedAttention:
     @cached_property
     def _where(self) -> tuple[Tensor, Tensor, Tensor]:
         """Slots (R,), places (R, T), and the mask (R, 1, T, M) over the places that any row sees."""
-        device, count = self.cache.keys_SMHd[0].device, self.rows[0].count
+        device, count = self.cache.keys_SHMd[0].device, self.rows[0].count
         slots_R, starts_R = torch.tensor([[row.slot, row.start] for row in self.rows], device=device).unbind(1)
         seen = max(row.start for row in self.rows) + count
         mask_RTM = (torch.arange(seen, device=device) < starts_R[:, None] + count)[:, None].repeat(1, count, 1)

@@ -33,6 +33,12 @@ class Attention(Protocol):
     def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor: ...
 
 
+class OverTurned(Protocol):
+    """A kernel of generation: it also takes queries and keys that are turned already."""
+
+    def over(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor: ...
+
+
 def allowed(
     documents_N: Tensor, images_N: Tensor, hidden_N: Tensor | None = None, *, bidirectional: bool = True
 ) -> Tensor:
@@ -68,8 +74,11 @@ class DenseAttention:
     mask_NN: Tensor
 
     def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
+        return self.over(layer, *turned(qkv_N3Hd, rotary))
+
+    def over(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
         del layer
-        q, k, v = (x.transpose(0, 1)[None] for x in turned(qkv_N3Hd, rotary))
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_NHd, k_NHd, v_NHd))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask_NN)[0].transpose(0, 1)
 
 

@@ -63,9 +63,9 @@ class _Linear(torch.autograd.Function):
         return onednn_product(gradients[0], weight_ED.t()), gradients[0].t() @ x_ND
 
 
-def onednn_product(x_ND: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
-    """x times the transposed weight, which may be laid out by oneDNN; no gradient."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight_ED, bias_E, "none", [], "")
+def onednn_product(x_ND: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None, then: str = "none") -> Tensor:
+    """x times the transposed weight, which may be laid out by oneDNN, then "swish" (SiLU) or nothing; no gradient."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight_ED, bias_E, then, [], "")
     return out
 
 

@@ -1,18 +1,26 @@
 """A trained model made ready to be run only: weights cast once and laid out for the processor, times embedded once.
 
-The forward pass is the model's own; what is replaced are the linear layers inside it and the embedding of t. Changes results
-by rounding alone in float32; in bf16 blocks and text head multiply, while the stream, the norms and the way in and out of
-images stay float32.
+The forward pass is the model's own; what is replaced are its blocks, the linear layers outside them and the embedding of t.
+Changes results by rounding alone in float32; in bf16 blocks and text head multiply, while the stream, the norms and the way
+in and out of images stay float32.
 """
 
 from __future__ import annotations
+
+import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.model.attention import Attention, OverTurned
 from stages.model.fused import onednn_product
-from stages.model.transformer import Transfusion
+from stages.model.positions import Rotary
+from stages.model.transformer import Block, RMSNorm, Transfusion
+
+_ROWS = 128  # of the input for which a weight is laid out
+_PLAIN_BYTES = 2**26  # of a block whose weights are kept plain as well: a product of larger ones takes long anyway
 
 
 class ReadyLinear(nn.Module):
@@ -26,7 +34,7 @@ class ReadyLinear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().to(dtype)
         self.laid_out = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 128) if self.laid_out else weight
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) if self.laid_out else weight
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,6 +42,118 @@ class ReadyLinear(nn.Module):
         if not self.laid_out:
             return F.linear(x, self.weight, self.bias)
         return onednn_product(x, self.weight, self.bias)
+
+
+class ReadyBlock(nn.Module):
+    """`Block` on CPU in fewer passes over memory and fewer calls.
+
+    The weights of its norms are part of the products behind them; SiLU, the gate and, in float32, both additions to the stream
+    are done inside the products. Rows of the queries' and keys' weights are in another order, in which the pairs that turn
+    together lie side by side: they turn by one complex product, and their scores stay the same. One element alone, which is
+    a step of writing one document, is multiplied by plain weights in float32: 1.2 to 2.3 times as fast (MKL).
+    """
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.heads, self.epsilon, self.dtype = block.heads, block.attention_norm.epsilon, dtype
+        width = block.attention_out.in_features
+        order = _side_by_side(width // self.heads)
+        qkv_3Hdw = _behind(block.attention_norm, block.qkv).unflatten(0, (3, self.heads, -1))
+        qkv = torch.cat((qkv_3Hdw[:2, :, order], qkv_3Hdw[2:])).flatten(0, 2)
+        gate_up = _behind(block.feed_forward_norm, block.gate_up)
+        out, down = block.attention_out.weight.detach(), block.down.weight.detach()
+        self.head_norms: tuple[RMSNorm, RMSNorm] | None = None
+        if block.query_norm is not None and block.key_norm is not None:
+            self.head_norms = _reordered(block.query_norm, order), _reordered(block.key_norm, order)
+        self.qkv, self.attention_out, self.down = (_laid_out(weight, dtype) for weight in (qkv, out, down))
+        self.gate, self.up = (_laid_out(weight, dtype) for weight in gate_up.chunk(2))
+        plain = (qkv.contiguous(), out, gate_up, down)
+        small = sum(weight.nbytes for weight in plain) <= _PLAIN_BYTES
+        self.plain = plain if dtype == torch.float32 and small and torch.backends.mkl.is_available() else None
+
+    def forward(self, x_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
+        if self.plain is not None and len(x_ND) == 1:
+            return self._alone(x_ND, rotary, attention, layer, *self.plain)
+        qkv_ND = onednn_product(self._normed(x_ND), self.qkv)
+        x_ND = self._added(x_ND, self._mixed(qkv_ND, rotary, attention, layer), self.attention_out)
+        normed_ND = self._normed(x_ND)
+        gate_NF = onednn_product(normed_ND, self.gate, then="swish")
+        return self._added(x_ND, _joined(normed_ND, gate_NF, self.up, "mul"), self.down)
+
+    def _alone(
+        self,
+        x_1D: Tensor,
+        rotary: Rotary,
+        attention: Attention,
+        layer: int,
+        qkv_ED: Tensor,
+        out_DE: Tensor,
+        gate_up_ED: Tensor,
+        down_DF: Tensor,
+    ) -> Tensor:
+        """One element: norms are a factor of the product behind them, additions a part of it."""
+        x_D = x_1D[0]
+        qkv_E = torch.addmv(x_D[:1], qkv_ED, x_D, beta=0, alpha=self._factor(x_D))
+        mixed_1E = self._mixed(qkv_E[None], rotary, attention, layer)
+        x_D = torch.addmv(x_D, out_DE, mixed_1E[0])
+        gate_F, up_F = torch.addmv(x_D[:1], gate_up_ED, x_D, beta=0, alpha=self._factor(x_D)).chunk(2)
+        return torch.addmv(x_D, down_DF, F.silu(gate_F).mul_(up_F))[None]
+
+    def _mixed(self, qkv_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
+        """What the elements see, (N, D), of queries, keys and values behind one another."""
+        qkv_N3Hd = qkv_ND.unflatten(-1, (3, self.heads, -1))
+        if self.head_norms is not None:
+            query_norm, key_norm = self.head_norms
+            q, k, v = qkv_N3Hd.unbind(1)
+            qkv_N3Hd = torch.stack((query_norm(q), key_norm(k), v), dim=1)
+        pairs_N2Hr = torch.view_as_complex(qkv_N3Hd[:, :2].float().unflatten(-1, (-1, 2)))
+        turns_Nr = torch.complex(*rotary)
+        qk_N2Hd = torch.view_as_real(pairs_N2Hr * turns_Nr[:, None, None]).flatten(-2).to(qkv_N3Hd.dtype)
+        q_NHd, k_NHd = qk_N2Hd.unbind(1)
+        return cast(OverTurned, attention).over(layer, q_NHd, k_NHd, qkv_N3Hd[:, 2]).flatten(1)
+
+    def _factor(self, x_D: Tensor) -> float:
+        """1 / rms(x)."""
+        norm: float = torch.linalg.vector_norm(x_D).item()
+        return 1 / math.sqrt(norm * norm / len(x_D) + self.epsilon)
+
+    def _normed(self, x_ND: Tensor) -> Tensor:
+        norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+        scale_N1 = (norm_N1.square_() / x_ND.shape[-1]).add_(self.epsilon).rsqrt_()
+        normed: Tensor = (x_ND * scale_N1).to(self.dtype)
+        return normed
+
+    def _added(self, x_ND: Tensor, input_NE: Tensor, weight_DE: Tensor) -> Tensor:
+        if x_ND.dtype == self.dtype:
+            return _joined(input_NE, x_ND, weight_DE, "add")
+        return x_ND + onednn_product(input_NE, weight_DE)
+
+
+def _side_by_side(head_dim: int) -> Tensor:
+    """The order of a head's places that brings i and i + d / 2, which turn together (`positions.rotate`), side by side."""
+    return torch.arange(head_dim).view(2, -1).t().flatten()
+
+
+def _reordered(norm: RMSNorm, order: Tensor) -> RMSNorm:
+    made = RMSNorm(len(order), norm.epsilon)
+    made.weight = nn.Parameter(norm.weight.detach()[order], requires_grad=False)
+    return made
+
+
+def _behind(norm: RMSNorm, linear: nn.Linear) -> Tensor:
+    """The weight of a linear layer with that of the norm before it."""
+    return linear.weight.detach() * norm.weight.detach()
+
+
+def _laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), _ROWS)
+    return out
+
+
+def _joined(x_ND: Tensor, other_NE: Tensor, weight_ED: Tensor, how: str) -> Tensor:
+    """x times the transposed weight, then "add" or "mul" with the other."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_ND, other_NE, weight_ED, None, how)
+    return out
 
 
 class TimeTable(nn.Module):
@@ -53,6 +173,12 @@ def ready_to_run(model: Transfusion, dtype: torch.dtype, num_steps: int) -> Tran
     the blocks and the text head. num_steps: T of the schedule."""
     weight = model.text_embedding.weight
     model.patches.time = TimeTable(model.patches.time, num_steps, weight.device)  # type: ignore[assignment]
+    if (
+        weight.device.type == "cpu"
+        and dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+    ):
+        model.blocks = nn.ModuleList(ReadyBlock(block, dtype) for block in model.blocks)  # type: ignore[arg-type]
     for name, module in list(model.named_modules()):
         for part, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
@@ -62,5 +188,6 @@ def ready_to_run(model: Transfusion, dtype: torch.dtype, num_steps: int) -> Tran
 
 def working_type(model: Transfusion) -> torch.dtype:
     """The type of keys and values."""
-    dtype: torch.dtype = model.blocks[0].qkv.weight.dtype  # type: ignore[union-attr, assignment]
+    block = model.blocks[0]
+    dtype: torch.dtype = block.dtype if isinstance(block, ReadyBlock) else block.qkv.weight.dtype  # type: ignore[union-attr, assignment]
     return dtype

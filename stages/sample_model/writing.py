@@ -222,7 +222,7 @@ class Writer:
     def _show_levels(self) -> None:
         done = sum(self._levels.values())
         total = len(self._levels)
-        self.runtime.report(Progress("draw", int(100 * done), 100 * total, "% of pictures"))
+        self.runtime.report(Progress("draw", int(100 * done / total), 100, f"% of {total} picture{'s' * (total > 1)}"))
         if done == total:
             self._levels.clear()
 

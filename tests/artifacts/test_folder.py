@@ -55,6 +55,21 @@ def test_a_sealed_artifact_opens_and_holds_only_its_own_files(tmp_path: Path) ->
     assert not (tmp_path / "t.partial").exists()
 
 
+@pytest.mark.parametrize(("code", "made", "left"), [(2, False, False), (2, True, True), (3, False, True)])
+def test_what_was_refused_before_anything_was_made_leaves_nothing(
+    tmp_path: Path, code: int, made: bool, left: bool
+) -> None:
+    def refused() -> None:
+        with building(tmp_path / "t", stamp(), Runtime()) as build:
+            if made:
+                write_unit(build, "one", "first")
+            raise TfcliError("no", code=ExitCode(code))
+
+    with pytest.raises(TfcliError):
+        refused()
+    assert (tmp_path / "t.partial").exists() == left
+
+
 def test_saves_of_other_settings_are_kept_and_the_setting_is_named(tmp_path: Path) -> None:
     with building(tmp_path / "t", stamp(), Runtime()) as build:
         (build.folder / SAVES / "step-00000250").mkdir(parents=True)

@@ -265,8 +265,8 @@ CASES = [
     Case(20, "Ctrl-C once", hit("stages.encode_images.rows", "write_shard", INT), 130, ("stopped by SIGINT", "finished shards are kept", "run the same command again"), check=goes_on("encode")),
     Case(24, "tokenizer trained again; is pack fresh?", tokenizer_again, 0, ("pack: stale, tokens changed",), "pack"),
     Case(30, "all times wrong", times_wrong, 0, ("encode: fresh",)),
-    Case(32, "a picture more", picture_more, 0, ("encode: stale, outside files changed", "7 documents, 7 pictures, 2 shards")),
-    Case(32, "a picture changed", picture_changed, 0, ("encode: stale, outside files changed",)),
+    Case(32, "a picture more", picture_more, 0, ("encode: stale, source files changed", "7 documents, 7 pictures, 2 shards")),
+    Case(32, "a picture changed", picture_changed, 0, ("encode: stale, source files changed",)),
 ]  # fmt: skip
 
 HELD = [

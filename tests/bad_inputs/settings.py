@@ -182,10 +182,11 @@ CASES = [
     Case(38, "to draw and to write", lambda _: ("a thing", "--draw", "--write"), 2, ("--draw and --write exclude each other",), "sample"),
     Case(39, "checkpoint that is not there", lambda _: None, 2, ("checkpoint not found: worx", "did you mean work?"), "sample worx"),
     Case(39, "checkpoint that is something else", lambda lab: lab.finish() and ("a thing",), 4, ("no checkpoint at work",), "sample work"),
-    Case(39, "0 samples", lambda _: ("a thing", "--count", "0"), 2, ("sample.count:",), "sample"),
-    Case(39, "--steps 0", lambda _: ("a thing", "--steps", "0"), 2, ("sample.generation.sampler.steps:",), "sample"),
+    Case(39, "0 samples", lambda _: ("a thing", "--count", "0"), 2, ("--count 0:",), "sample"),
+    Case(39, "--steps 0", lambda _: ("a thing", "--steps", "0"), 2, ("--steps 0:",), "sample"),
+    Case(39, "more steps than noise levels", lambda lab: (*trained("a thing")(lab), "--steps", "5000"), 2, ("5,000 steps of ddim", "1,000 noise levels"), "sample"),
     Case(39, "--steps many", lambda _: ("a thing", "--steps", "many"), 2, ("'--steps'",), "sample"),
-    Case(39, "unknown sampler", lambda _: ("a thing", "--sampler", "dimm"), 2, ("sample.generation.sampler",), "sample"),
+    Case(39, "unknown sampler", lambda _: ("a thing", "--sampler", "dimm"), 2, ('--sampler "dimm":',), "sample"),
     Case(39, "--guidance of NaN", lambda _: ("a thing", "--guidance", "nan"), 2, ("sample.generation.guidance:",), "sample"),
     Case(39, "negative temperature", lambda _: ("a thing", "--temperature", "-1"), 2, ("sample.generation.temperature:",), "sample"),
     Case(39, "--top-p 0", lambda _: ("a thing", "--top-p", "0"), 2, ("sample.generation.top_p:",), "sample"),
@@ -225,6 +226,7 @@ CASES = [
     Case(41, "~ of nobody as autoencoder", lambda _: sets("vae.kind=pretrained", "vae.path=~nobody-of-that-name/x"), 4, ("no such folder",), "vae"),
     Case(41, "trailing slash", moved("pictures", "work/"), 0, ("goes through",), check=made_in("work")),
     Case(41, "--work of 5,000 letters", lambda _: ("--work", "x" * 5000), 2, ("not a usable path: [Errno 36] File name too long",)),
+    Case(41, "--work where no folder can be made", lambda _: ("--work", "/proc/tfcli/work"), 5, ("cannot write /proc/tfcli/work", "give --work a folder you may write"), "vae"),
     Case(41, "--work is a file", work_is_a_file, 2, ("--work work: work is a file", "fix: give a folder")),
 ]  # fmt: skip
 

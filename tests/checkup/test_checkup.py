@@ -285,3 +285,9 @@ def test_the_reader_is_guessed(folder: Path, tmp_path: Path) -> None:
         assert caught.value.code == ExitCode.INPUT
     with pytest.raises(TfcliError):
         guess_source("https://example.org/x.tar")
+
+
+def test_a_text_without_its_picture_is_named(folder: Path) -> None:
+    (folder / "good99.txt").write_text("whose picture is not there")
+    (finding,) = [one for one in check(Folder(path=str(folder))).findings if one.code == "TEXT_ALONE"]
+    assert (finding.number, finding.examples, finding.gravity) == (1, ("good99.txt",), "remark")

@@ -39,6 +39,19 @@ def test_heartbeat_at_the_start_every_30_s_and_at_the_end(
     assert "took 1 min 40 s" in err
 
 
+def test_hundredths_of_all_are_told_in_percent(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter() as report:
+        for done in (0, 35, 100):
+            report(Progress("draw", done, 100, "% of 2 pictures"))
+            clock[0] += 40
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "draw: 0 % of 2 pictures",
+        "draw: 35 % of 2 pictures, 1 min 14 s left",
+        "draw: 100 % of 2 pictures, took 1 min 20 s",
+    ]
+
+
 def test_a_stopped_task_tells_how_far_it_came(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter() as report:
         report(Progress("train", 500, 1000, "steps"))  # resumed: the first 500 took no time here
@@ -50,8 +63,8 @@ def test_a_stopped_task_tells_how_far_it_came(clock: list[float], capsys: pytest
 PASSAGES = (
     Passage("1: [b]a cat", text="[i]black"),
     Passage("1: [b]a cat", text=" one\x1b[5m\n"),
-    Progress("draw", 5, 100, "%"),
-    Progress("draw", 100, 100, "%"),
+    Progress("draw", 5, 100, "% of 2 pictures"),
+    Progress("draw", 100, 100, "% of 2 pictures"),
     Passage("1: [b]a cat", picture="images/1.png"),
     Passage("1: [b]a cat", text="yes", ended="eos"),
     Passage("2: a dog", ended="images", limit="image limit"),
@@ -81,7 +94,8 @@ def test_text_appears_on_a_terminal_as_it_is_written(monkeypatch: pytest.MonkeyP
     assert seen[0].endswith("[i]black")
     assert seen[1].endswith("[i]black one\\x1b[5m\n")
     order = [
-        text.index(word) for word in ("1: [b]a cat", "[i]black one", "100/100", "[images/1.png]", "yes", "2: a dog")
+        text.index(word)
+        for word in ("1: [b]a cat", "[i]black one", "100 % of 2 pictures", "[images/1.png]", "yes", "2: a dog")
     ]
     assert order == sorted(order)
     assert "\x1b[5m" not in text

@@ -46,7 +46,7 @@ def test_a_changed_source_is_named(world: Any) -> None:
     world.call("run", "tiny")
     (world.folder / "novel.txt").write_text("twice upon a time")
     result = world.json("vae", "-r", "tiny", "--json")
-    assert (result["state"], result["reason"]) == ("stale", "outside files changed")
+    assert (result["state"], result["reason"]) == ("stale", "source files changed")
 
 
 def test_a_forced_stage_with_the_same_digest_leaves_later_stages_fresh(world: Any) -> None:

@@ -123,8 +123,22 @@ def sample(
     begun = {"image": begin, "mask": mask, "strength": strength}
     asked = _prompts([*texts, *(prompt or [])], image or [], prompts, _wishes(wished, begun))
     settings = Settings(count, seed, guidance, sampler, steps, temperature, top_p, gif or None).as_overrides(call)
-    workspace = _workspace(folder, call, (*_prompt_settings(call, asked), *settings), own_folder=bool(asked or folder))
+    try:
+        workspace = _workspace(
+            folder, call, (*_prompt_settings(call, asked), *settings), own_folder=bool(asked or folder)
+        )
+    except TfcliError as error:
+        raise _as_typed(error) from error
     _make(workspace, call, open_page)
+
+
+def _as_typed(error: TfcliError) -> TfcliError:
+    """An error about a setting that an option stands for, in the words of the option."""
+    for name, key in KEYS.items():
+        if error.what.startswith(f"--set {key}="):
+            value = error.what.removeprefix(f"--set {key}=")
+            return TfcliError(f"--{name.replace('_', '-')} {value}", why=error.why, fix=error.fix, code=error.code)
+    return error
 
 
 def _next(draw: bool, write: bool, decide: bool) -> bool | Literal["model"] | None:
@@ -230,6 +244,8 @@ def _make(workspace: Workspace, call: options.Call, open_page: bool) -> None:
         records = [record.model_dump() for record in Samples.open(outcome.before.target).records()]
         render.show_json({**outcome.as_json(), "index": str(page), "records": records})
     else:
+        if not call.quiet:
+            render.say(f"page: {page}")
         render.show_path(outcome.before.target)
         if call.verbose:
             render.show(render.pairs(outcome.manifest.stats))
