@@ -358,11 +358,6 @@ def show_path(path: Path) -> None:
         raise ReaderGone from error
 
 
-def say(text: str) -> None:
-    """A line for people beside results that a script may read: on stderr."""
-    screen().print(Text(printable(text)), soft_wrap=True)
-
-
 def show_error(error: TfcliError) -> None:
     """The three lines of a failure on stderr."""
     console = screen()

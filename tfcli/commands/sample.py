@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
 from stages.core.runtime import Runtime
+from stages.sources.text_rules import printable
 from tfcli import options, render
 from tfcli.commands import sample_options as given
 from tfcli.toml import toml_value
@@ -245,7 +246,7 @@ def _make(workspace: Workspace, call: options.Call, open_page: bool) -> None:
         render.show_json({**outcome.as_json(), "index": str(page), "records": records})
     else:
         if not call.quiet:
-            render.say(f"page: {page}")
+            render.screen().print(printable(f"page: {page}"), soft_wrap=True)
         render.show_path(outcome.before.target)
         if call.verbose:
             render.show(render.pairs(outcome.manifest.stats))
