@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.diffusion.guidance import Branch, Guidance
-from stages.generation.lines import Writer
+from stages.generation.lines import LineMaker
 from stages.generation.prompts import ImagePiece, Piece, Size, TextPiece
 
 
@@ -24,9 +24,9 @@ def branch_pieces(branch: Branch, pieces: tuple[Piece, ...], negative: str) -> t
 
 
 def longest(
-    length: int, branches: Sequence[Branch], pieces: tuple[Piece, ...], negative: str, size: Size, writer: Writer
+    length: int, branches: Sequence[Branch], pieces: tuple[Piece, ...], negative: str, size: Size, maker: LineMaker
 ) -> int:
     """Elements of the longest branch of a document with an image of `size` behind it, up to its EOI. length: of the document
     itself so far; pieces: all that stands there."""
-    others = (writer.line(branch_pieces(branch, pieces, negative)) for branch in branches if branch != "full")
-    return max([length, *(len(line.ids) for line in others)]) + writer.places(size)
+    others = (maker.line(branch_pieces(branch, pieces, negative)) for branch in branches if branch != "full")
+    return max([length, *(len(line.ids) for line in others)]) + maker.places(size)

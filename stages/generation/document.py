@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages.diffusion.guidance import Branch
 from stages.generation.branches import branch_pieces
-from stages.generation.lines import Line, Writer
+from stages.generation.lines import Line, LineMaker
 from stages.generation.prompts import Edit, ImagePiece, Prompt, Size
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Document:
         """Whether an image stands before the one that comes next."""
         return bool(self.latents) or any(isinstance(piece, ImagePiece) for piece in self.prompt.pieces)
 
-    def unread(self, branches: Sequence[Branch], writer: Writer) -> Iterator[tuple[int, Line]]:
+    def unread(self, branches: Sequence[Branch], maker: LineMaker) -> Iterator[tuple[int, Line]]:
         """Slots and lines of the branches, beside the document itself, that do not hold what they should before the next
         image: its BOI, and the images before it."""
         assert self.size is not None
@@ -108,7 +108,7 @@ class Document:
             if branch != "full" and self.read.get(branch) != wanted:
                 self.read[branch] = wanted
                 pieces = branch_pieces(branch, (*self.prompt.pieces, *drawn), self.prompt.negative)
-                yield self.slots[branch], writer.line(pieces, self.size)
+                yield self.slots[branch], maker.line(pieces, self.size)
 
     @property
     def writes(self) -> bool:

@@ -21,7 +21,7 @@ from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
 from stages.generation.document import Document, TextRun
 from stages.generation.drawing import Drawing
-from stages.generation.lines import Line, Writer, inputs_of, mask_of
+from stages.generation.lines import Line, LineMaker, inputs_of, mask_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import (
     Ended,
@@ -49,15 +49,15 @@ class Engine:
         self.patch_side = loaded.checkpoint.content.patch_side
         self.row_length = loaded.checkpoint.content.row_length
         self.branches = branches_of(config.guided_by())
-        self.writer = Writer(self.text, self.patch_side, loaded.size_ids)
+        self.lines = LineMaker(self.text, self.patch_side, loaded.size_ids)
         self.told_sizes = {token: size for size, token in loaded.size_ids.items()}
         _check_steps(config, loaded)
         self.size = (
             None if config.height is None or config.width is None else loaded.latent_size(config.height, config.width)
         )
-        if self.size is not None and self.writer.places(self.size) >= self.row_length:
+        if self.size is not None and self.lines.places(self.size) >= self.row_length:
             raise TfcliError(
-                f"pictures of {config.width}x{config.height} take {self.writer.places(self.size):,} places",
+                f"pictures of {config.width}x{config.height} take {self.lines.places(self.size):,} places",
                 why=f"the model was trained on rows of {self.row_length:,}",
                 fix="set a smaller height and width",
                 code=ExitCode.USAGE,
@@ -122,8 +122,8 @@ class Engine:
             size_of_training = None if self.told_sizes else self.loaded.latent_shape[1:]
             document.fixed = prompt.size or self.size or size_of_training
             document.size = document.wanted
-            line = self.writer.line(prompt.pieces, document.size if prompt.draw else None)
-            length = len(self.writer.line(prompt.pieces).ids)
+            line = self.lines.line(prompt.pieces, document.size if prompt.draw else None)
+            length = len(self.lines.line(prompt.pieces).ids)
             draws = document.size is not None and self._has_room(document, length, document.size)
             if length > self.row_length or (prompt.draw and document.size and not draws):
                 yield from self._end(document, "length")
@@ -135,7 +135,7 @@ class Engine:
                 texts = [piece.text for piece in prompt.pieces if isinstance(piece, TextPiece)]
                 document.seen = [token for text in texts for token in self.text.encode(text)]
             if draws and (prompt.max_images or prompt.draw):
-                others += document.unread(self.branches, self.writer)
+                others += document.unread(self.branches, self.lines)
         if others:
             slots += [slot for slot, _ in others]
             lines += [line for _, line in others]
@@ -220,7 +220,7 @@ class Engine:
                     if not self._has_room(document, place.place, size):
                         yield from self._end(document, "length")
                         continue
-                    document.size, document.next_id = size, self.writer.opening(size)[0]
+                    document.size, document.next_id = size, self.lines.opening(size)[0]
                     yield from _told(document, document.run.close())
             elif len(document.run.ids) >= self.config.max_text_tokens:
                 yield from self._end(document, "text")
@@ -243,7 +243,7 @@ class Engine:
         """Whether an image of that size behind so many elements ends within a row of the training, as do its branches."""
         pieces = (*document.prompt.pieces, *map(ImagePiece, document.latents))
         negative = document.prompt.negative
-        return longest(length, self.branches, pieces, negative, size, self.writer) <= self.row_length
+        return longest(length, self.branches, pieces, negative, size, self.lines) <= self.row_length
 
     def _end(self, document: Document, reason: str) -> Iterator[Event]:
         yield from _told(document, document.run.close())
@@ -252,7 +252,7 @@ class Engine:
 
     def _draw(self, documents: list[Document]) -> Iterator[Event]:
         """Denoise the images, run each once more clean (t = 0) with EOI behind it, and choose what comes next."""
-        others = [found for document in documents for found in document.unread(self.branches, self.writer)]
+        others = [found for document in documents for found in document.unread(self.branches, self.lines)]
         if others:
             self._read([slot for slot, _ in others], [line for _, line in others])
         yield from self.drawing.draw(documents, steps=self.steps)
@@ -266,7 +266,7 @@ class Engine:
             yield from self._choose(going, self._read_images(going))
 
     def _read_images(self, documents: list[Document]) -> Tensor:
-        lines = [self.writer.finished(document.latents[-1]) for document in documents]
+        lines = [self.lines.finished(document.latents[-1]) for document in documents]
         return self._append([document.slots["full"] for document in documents], lines)
 
 

@@ -29,8 +29,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Writer:
-    """Writes pieces as a model was trained on them. sizes: the id of each size of latents that stands before BOI, where the
+class LineMaker:
+    """Lays pieces out as a model was trained on them. sizes: the id of each size of latents that stands before BOI, where the
     model was trained with size tokens."""
 
     text: TextCoder

@@ -15,7 +15,7 @@ from stages.diffusion.samplers import answered
 from stages.generation.branches import branch_pieces, branches_of, longest
 from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
-from stages.generation.lines import Line, Writer, num_patches
+from stages.generation.lines import Line, LineMaker, num_patches
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, Size, TextPiece
 from stages.model.attention import DenseAttention, allowed
@@ -29,7 +29,7 @@ class Reference:
         self.loaded, self.config, self.seed = loaded, config, seed
         self.side = loaded.checkpoint.content.patch_side
         self.row_length = loaded.checkpoint.content.row_length
-        self.writer = Writer(loaded.text, self.side, loaded.size_ids)
+        self.lines = LineMaker(loaded.text, self.side, loaded.size_ids)
 
     @torch.inference_mode()
     def generate(self, prompt: Prompt, index: int) -> Output:
@@ -39,7 +39,7 @@ class Reference:
         fixed = prompt.size or (None if told else self.loaded.latent_shape[1:])
         if prompt.edit is not None:
             height, width = prompt.edit.latent.shape[1:]
-        line = self.writer.line(prompt.pieces)
+        line = self.lines.line(prompt.pieces)
         run: list[int] = []
         num_images, draws = 0, prompt.draw
         if len(line.ids) > self.row_length:
@@ -47,11 +47,11 @@ class Reference:
         while True:
             size = (height, width) if prompt.edit is not None and not num_images else fixed
             if draws and size:
-                token = self.writer.opening(size)[0]
+                token = self.lines.opening(size)[0]
             else:
                 token = self._next(line, index, list(told) if draws else None, image=prompt.max_images > 0)
                 opens = token == text.boi or token in told
-                token = self.writer.opening(size)[0] if opens and size else token
+                token = self.lines.opening(size)[0] if opens and size else token
             draws = False
             if token in told:
                 size = told[token]
@@ -88,7 +88,7 @@ class Reference:
         assert size is not None
         images = tuple(ImagePiece(latent) for _, latent in line.images)
         branches = branches_of(self.config.guided_by())
-        return longest(len(line.ids), branches, images, prompt.negative, size, self.writer) <= self.row_length
+        return longest(len(line.ids), branches, images, prompt.negative, size, self.lines) <= self.row_length
 
     def draw(self, line: Line, prompt: Prompt, size: Size, index: int, number: int) -> Tensor:
         """The image behind a line that ends in BOI."""
@@ -106,7 +106,7 @@ class Reference:
             estimates = []
             for branch in weights:
                 pieces = branch_pieces(branch, images, prompt.negative)
-                read = line if branch == "full" else self.writer.line(pieces, size)
+                read = line if branch == "full" else self.lines.line(pieces, size)
                 estimates.append(self._estimate(read, x_t, t))
             return combined(estimates, list(weights.values()), guidance.rescale)
 
@@ -121,7 +121,7 @@ class Reference:
 
     def _next(self, line: Line, index: int, only: list[int] | None, *, image: bool) -> int:
         """The next token; only: among these. image: one may come."""
-        text, sizes = self.loaded.text, list(self.writer.sizes.values())
+        text, sizes = self.loaded.text, list(self.lines.sizes.values())
         logits_V = self.loaded.model.text_head(self._outputs(line, []).hidden_ND[-1]).float()
         never = [text.pad, text.bos, text.eoi, *([text.boi] if sizes else [])]
         never += [] if image else [text.boi, *sizes]

@@ -11,7 +11,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.generation.branches import branches_of, longest
 from stages.generation.config import GenerationConfig
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
-from stages.generation.lines import Writer
+from stages.generation.lines import LineMaker
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Piece, Prompt, Size, TextPiece
 from stages.sample_model.config import MAX_COUNT, MixedPrompt, SampleConfig, TextPart, Wishes
@@ -146,12 +146,12 @@ def _check_length(prompt: Prompt, generation: GenerationConfig, loaded: LoadedMo
     """Raises TfcliError (USAGE) where the prompt, with the drawing that is asked for behind it, is longer than the rows of the
     training, or what guidance compares it with is."""
     content = loaded.checkpoint.content
-    writer = Writer(loaded.text, content.patch_side, loaded.size_ids)
-    taken, more = len(writer.line(prompt.pieces).ids), ""
+    maker = LineMaker(loaded.text, content.patch_side, loaded.size_ids)
+    taken, more = len(maker.line(prompt.pieces).ids), ""
     if prompt.draw or prompt.size or prompt.edit or prompt.negative:
         branches, more = branches_of(generation.guided_by()), " with the picture to come"
         taken = min(
-            longest(taken, branches, prompt.pieces, prompt.negative, size, writer)
+            longest(taken, branches, prompt.pieces, prompt.negative, size, maker)
             for size in _next_sizes(prompt, generation, loaded)
         )
     if taken > content.row_length:
