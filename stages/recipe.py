@@ -194,8 +194,12 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
         )
     message = problem["msg"].removeprefix("Value error, ")
     for override in reversed(overrides):
-        if override.partition("=")[0].strip() in (name, f"{name}.kind"):
-            return TfcliError(f"--set {override}: {message}", fix="give another value", code=ExitCode.USAGE)
+        key, _, value = override.partition("=")
+        key = key.strip()
+        if f"{name}.".startswith(f"{key}.") or key == f"{name}.kind":
+            below = f"{name}: " if len(name) > len(key) else ""
+            what = f"--set {key}={value[:80]}: {below}{message}"
+            return TfcliError(what, fix="give another value", code=ExitCode.USAGE)
     given = problem.get("input")
     shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
     return _bad(path, f"{name and name + ': '}{message}{shown}", "change the key in the file or with --set")

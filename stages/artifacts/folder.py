@@ -205,7 +205,7 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
 
 def _forget_if_bare(folder: Path) -> None:
     """Delete a partial folder in which nothing was made: what was asked for was refused."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {PLAN, RECIPE}:
+    if folder.is_dir() and {path.name for path in folder.rglob("*") if not path.is_dir()} <= {PLAN, RECIPE}:
         shutil.rmtree(folder, ignore_errors=True)
 
 

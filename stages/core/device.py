@@ -29,7 +29,7 @@ def resolve_device(name: str) -> torch.device:
 
 def check_device(name: str) -> None:
     """Raises TfcliError (USAGE) where no machine has such a device: before work that would not ask for it."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+    if not re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
         fix = "--device auto, cpu, cuda or cuda:0"
         raise TfcliError(f"--device {name}: no such device", fix=fix, code=ExitCode.USAGE)
 

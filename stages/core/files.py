@@ -129,14 +129,20 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full and error.errno not in (
-            errno.EACCES,
-            errno.EROFS,
-            errno.EPERM,
-            errno.ENOTDIR,
-            errno.EISDIR,
-            errno.ENAMETOOLONG,
-            errno.ENOENT,  # of a folder that cannot be made (/proc), or that somebody deleted
+        # a folder that cannot be made (below /proc), or that somebody has deleted; not a file that was to be read
+        gone = error.errno == errno.ENOENT and str(error.filename) in map(str, (path, *path.parents))
+        if (
+            not full
+            and not gone
+            and error.errno
+            not in (
+                errno.EACCES,
+                errno.EROFS,
+                errno.EPERM,
+                errno.ENOTDIR,
+                errno.EISDIR,
+                errno.ENAMETOOLONG,
+            )
         ):
             raise
         # os.path.exists, not Path.exists: that one raises PermissionError below a folder that may not be entered

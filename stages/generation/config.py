@@ -53,6 +53,12 @@ class GenerationConfig(Section):
             raise ValueError("height and width go together: set both or neither")
         return self
 
+    def within(self, num_steps: int) -> GenerationConfig:
+        """The same with no more steps than the model has noise levels: what a sampler takes anyway, and so what records say."""
+        if self.sampler.steps <= num_steps:
+            return self
+        return self.model_copy(update={"sampler": self.sampler.model_copy(update={"steps": num_steps})})
+
     def guided_by(self) -> Guidance:
         """The settings of guidance together."""
         return Guidance(self.guidance, self.image_guidance, self.guidance_interval, self.guidance_rescale)

@@ -51,7 +51,6 @@ class Engine:
         self.branches = branches_of(config.guided_by())
         self.lines = LineMaker(self.text, self.patch_side, loaded.size_ids)
         self.told_sizes = {token: size for size, token in loaded.size_ids.items()}
-        _check_steps(config, loaded)
         self.size = (
             None if config.height is None or config.width is None else loaded.latent_size(config.height, config.width)
         )
@@ -268,18 +267,6 @@ class Engine:
     def _read_images(self, documents: list[Document]) -> Tensor:
         lines = [self.lines.finished(document.latents[-1]) for document in documents]
         return self._append([document.slots["full"] for document in documents], lines)
-
-
-def _check_steps(config: GenerationConfig, loaded: LoadedModel) -> None:
-    """Raises TfcliError (USAGE) where the sampler would take more steps than there are noise levels."""
-    sampler, most = config.sampler, loaded.diffusion.num_steps
-    if sampler.steps > most:
-        raise TfcliError(
-            f"{sampler.steps:,} steps of {sampler.kind}",
-            why=f"the model was trained on {most:,} noise levels",
-            fix=f"set {most:,} steps or fewer: --steps {min(most, 250)}",
-            code=ExitCode.USAGE,
-        )
 
 
 def _must_draw(document: Document) -> bool:

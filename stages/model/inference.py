@@ -20,7 +20,14 @@ from stages.model.positions import Rotary
 from stages.model.transformer import Block, RMSNorm, Transfusion
 
 _ROWS = 128  # of the input for which a weight is laid out
-_PLAIN_BYTES = 2**26  # of a block whose weights are kept plain as well: a product of larger ones takes long anyway
+_PLAIN_BYTES = 2**30  # of all blocks together, up to which their weights are kept plain as well
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies in that type here."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class ReadyLinear(nn.Module):
@@ -33,7 +40,7 @@ class ReadyLinear(nn.Module):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         weight = linear.weight.detach().to(dtype)
-        self.laid_out = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+        self.laid_out = weight.device.type == "cpu" and _has_onednn(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) if self.laid_out else weight
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
@@ -53,7 +60,8 @@ class ReadyBlock(nn.Module):
     a step of writing one document, is multiplied by plain weights in float32: 1.2 to 2.3 times as fast (MKL).
     """
 
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype, *, plain: bool) -> None:
+        """plain: keep the weights plain as well."""
         super().__init__()
         self.heads, self.epsilon, self.dtype = block.heads, block.attention_norm.epsilon, dtype
         width = block.attention_out.in_features
@@ -67,9 +75,7 @@ class ReadyBlock(nn.Module):
             self.head_norms = _reordered(block.query_norm, order), _reordered(block.key_norm, order)
         self.qkv, self.attention_out, self.down = (_laid_out(weight, dtype) for weight in (qkv, out, down))
         self.gate, self.up = (_laid_out(weight, dtype) for weight in gate_up.chunk(2))
-        plain = (qkv.contiguous(), out, gate_up, down)
-        small = sum(weight.nbytes for weight in plain) <= _PLAIN_BYTES
-        self.plain = plain if dtype == torch.float32 and small and torch.backends.mkl.is_available() else None
+        self.plain = (qkv, out, gate_up, down) if plain else None
 
     def forward(self, x_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
         if self.plain is not None and len(x_ND) == 1:
@@ -169,16 +175,15 @@ class TimeTable(nn.Module):
 
 @torch.inference_mode()
 def ready_to_run(model: Transfusion, dtype: torch.dtype, num_steps: int) -> Transfusion:
-    """The model itself, changed in place for good: it cannot be trained or saved after this. dtype: of products in
-    the blocks and the text head. num_steps: T of the schedule."""
+    """The model itself, of float32 weights, changed in place for good: it cannot be trained or saved after this. dtype: of
+    products in the blocks and the text head. num_steps: T of the schedule."""
     weight = model.text_embedding.weight
     model.patches.time = TimeTable(model.patches.time, num_steps, weight.device)  # type: ignore[assignment]
-    if (
-        weight.device.type == "cpu"
-        and dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.is_available()
-    ):
-        model.blocks = nn.ModuleList(ReadyBlock(block, dtype) for block in model.blocks)  # type: ignore[arg-type]
+    if weight.device.type == "cpu" and _has_onednn(dtype):
+        total = sum(part.nbytes for part in model.blocks.parameters())
+        plain = dtype == torch.float32 and total <= _PLAIN_BYTES and torch.backends.mkl.is_available()
+        for number, block in enumerate(model.blocks):  # one after the other: never all of them twice
+            model.blocks[number] = ReadyBlock(cast(Block, block), dtype, plain=plain)
     for name, module in list(model.named_modules()):
         for part, child in list(module.named_children()):
             if isinstance(child, nn.Linear):

@@ -29,6 +29,7 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     """Generate every mode that the section asks for. Raises TfcliError (USAGE) if it asks for nothing or for what the model
     cannot take in."""
     loaded = load_model(checkpoint, runtime.device, sample.generation.precision)
+    sample = _within(sample, loaded, runtime)
     tasks = make_tasks(sample, loaded)
     if not tasks:
         fix = "give a prompt, or set sample.heldout_prompts, captions or free above 0"
@@ -54,6 +55,14 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     write_atomic(build.folder / PAGE, _page(loaded.checkpoint, records, seed, sample.generation).encode())
     stats = {"documents": len(records), "pictures": len(drawn)}
     build.seal({"modes": sorted({record.mode for record in records})}, stats)
+
+
+def _within(sample: SampleConfig, loaded: LoadedModel, runtime: Runtime) -> SampleConfig:
+    most, asked = loaded.diffusion.num_steps, sample.generation.sampler.steps
+    if asked <= most:
+        return sample
+    runtime.report(Warn(f"{most:,} steps are taken, not {asked:,}: the model was trained on so many noise levels"))
+    return sample.model_copy(update={"generation": sample.generation.within(most)})
 
 
 def _config(mode: str, sample: SampleConfig) -> GenerationConfig:

@@ -60,9 +60,21 @@ def distance(found: Output, expected: Output) -> float:
     return largest
 
 
-def far(trained: Any, config: GenerationConfig) -> float:
-    """The largest distance between the engine and the reference, over all prompts."""
-    found = Engine(trained, config, 7, Runtime()).generate(prompts())
+@pytest.fixture(scope="module", params=["plain", "ready"])
+def engines(trained: Any, request: pytest.FixtureRequest) -> Any:
+    """What the engine runs: the model, and the model made ready, which is what users get."""
+    return made_ready(trained, torch.float32) if request.param == "ready" else trained
+
+
+def made_ready(trained: Any, dtype: torch.dtype) -> Any:
+    ready = copy.copy(trained)
+    ready.model = ready_to_run(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
+    return ready
+
+
+def far(engines: Any, trained: Any, config: GenerationConfig) -> float:
+    """The largest distance between the engine and the reference of the plain model, over all prompts."""
+    found = Engine(engines, config, 7, Runtime()).generate(prompts())
     expected = [Reference(trained, config, 7).generate(prompt, index) for index, prompt in enumerate(prompts())]
     assert any(len(output.pieces) > 2 for output in expected)  # a second image after text, or text after an image
     return max(distance(*pair) for pair in zip(found, expected, strict=True))
@@ -70,8 +82,12 @@ def far(trained: Any, config: GenerationConfig) -> float:
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("sampler", [DdimSampler(steps=8), DdpmSampler(steps=8)], ids=str)
-def test_a_trained_model_says_with_cache_what_it_says_without(trained: Any, sampler: Sampler, guidance: float) -> None:
-    assert far(trained, GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6)) < TOLERANCE
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_a_trained_model_says_with_cache_what_it_says_without(
+    engines: Any, trained: Any, sampler: Sampler, guidance: float, batch_size: int
+) -> None:
+    config = GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6, batch_size=batch_size)
+    assert far(engines, trained, config) < TOLERANCE
 
 
 def test_in_float64_nothing_is_left_between_them(trained: Any) -> None:
@@ -80,7 +96,7 @@ def test_in_float64_nothing_is_left_between_them(trained: Any) -> None:
     exact.model = copy.deepcopy(trained.model).double()
     torch.set_default_dtype(torch.float64)
     try:
-        assert far(exact, GenerationConfig(sampler=DdimSampler(steps=8), guidance=1.0, max_text_tokens=6)) < 1e-9
+        assert far(exact, exact, GenerationConfig(sampler=DdimSampler(steps=8), guidance=1.0, max_text_tokens=6)) < 1e-9
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -130,25 +146,27 @@ def _same_branch(self: Document, branches: Any, writer: Any) -> Any:
 def _shifted(self: CachedAttention, layer: int, *given: Any) -> torch.Tensor:
     """Rows read one place less than they see."""
     rows = tuple(replace(row, start=max(row.start - 1, 0), mask_TM=None) for row in self.rows)
-    return real_call(CachedAttention(self.cache, rows, self.together), layer, *given)
+    return real_over(CachedAttention(self.cache, rows, self.together), layer, *given)
 
 
-real_call = CachedAttention.__call__
+real_over = CachedAttention.over
 FAULTS: dict[str, tuple[Any, str, Any]] = {
     "noisy cache kept for a finished image": (Engine, "_read_images", keeps_noisy),
     "no clean pass": (Engine, "_read_images", leaves_out),
     "clean images with the time of noise": (engine_module, "inputs_of", _timed(1000)),
     "clean images with the time of some noise": (engine_module, "inputs_of", _timed(300)),
     "guidance compares with a prompt": (Document, "unread", _same_branch),
-    "new elements over the last one": (CachedAttention, "__call__", _shifted),
+    "new elements over the last one": (CachedAttention, "over", _shifted),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_a_peer_would_be_seen(trained: Any, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_a_peer_would_be_seen(
+    engines: Any, trained: Any, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=3.0, max_text_tokens=6)
     monkeypatch.setattr(*FAULTS[fault])
-    assert far(trained, config) > 50 * TOLERANCE
+    assert far(engines, trained, config) > 50 * TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +175,14 @@ def many() -> list[Prompt]:
     return [Prompt((TextPiece(letter),), draw=number % 3 == 0, max_images=2) for number, letter in enumerate(letters)]
 
 
-def test_batch_size_neighbours_and_order_change_nothing_but_rounding(trained: Any, many: list[Prompt]) -> None:
+def test_batch_size_neighbours_and_order_change_nothing_but_rounding(engines: Any, many: list[Prompt]) -> None:
     """Greedy texts equal; latents, which a decoder would take for pixels between -1 and 1, within 2 of 255."""
     config = GenerationConfig(sampler=DdimSampler(steps=6), guidance=3.0, max_text_tokens=6)
     numbers = list(range(len(many)))
     shuffled = random.Random(1).sample(numbers, len(many))
 
     def outputs(size: int, order: list[int]) -> dict[int, Output]:
-        engine = Engine(trained, config.model_copy(update={"batch_size": size}), 7, Runtime())
+        engine = Engine(engines, config.model_copy(update={"batch_size": size}), 7, Runtime())
         return dict(zip(order, engine.generate([many[number] for number in order], order), strict=True))
 
     expected = outputs(16, numbers)
@@ -174,15 +192,15 @@ def test_batch_size_neighbours_and_order_change_nothing_but_rounding(trained: An
     assert len({str(output.pieces[0]) for output in expected.values() if output.pieces}) > 4
 
 
-def test_the_same_call_gives_the_same_bytes(trained: Any, many: list[Prompt]) -> None:
+def test_the_same_call_gives_the_same_bytes(engines: Any, many: list[Prompt]) -> None:
     config = GenerationConfig(sampler=DdpmSampler(steps=4), temperature=0.8, max_text_tokens=6, batch_size=5)
-    first, second = (Engine(trained, config, 7, Runtime()).generate(many) for _ in range(2))
+    first, second = (Engine(engines, config, 7, Runtime()).generate(many) for _ in range(2))
     assert max(distance(*pair) for pair in zip(first, second, strict=True)) == 0
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_rows_one_by_one_and_all_at_once_are_the_same(
-    trained: Any, together: bool, monkeypatch: pytest.MonkeyPatch
+    engines: Any, trained: Any, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = CachedAttention.of
 
@@ -193,15 +211,13 @@ def test_rows_one_by_one_and_all_at_once_are_the_same(
 
     monkeypatch.setattr(CachedAttention, "of", staticmethod(forced))
     config = GenerationConfig(sampler=DdimSampler(steps=5), guidance=3.0, max_text_tokens=6)
-    assert far(trained, config) < TOLERANCE
+    assert far(engines, trained, config) < TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
-def test_a_model_made_ready_draws_and_writes_the_same(trained: Any, dtype: torch.dtype, bound: float) -> None:
-    """In bf16 up to its rounding: by the median of the prompts, as guided steps make another picture of a few."""
+def test_in_bf16_a_model_draws_and_writes_the_same_up_to_rounding(trained: Any) -> None:
+    """By the median of the prompts, as guided steps make another picture of a few."""
     config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
-    ready = copy.copy(trained)
-    ready.model = ready_to_run(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
+    ready = made_ready(trained, torch.bfloat16)
     found, expected = (Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (ready, trained))
     apart = sorted(distance(*pair) for pair in zip(found, expected, strict=True))
-    assert 0 < apart[len(apart) // 2] < bound
+    assert 0 < apart[len(apart) // 2] < 0.05

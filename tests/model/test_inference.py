@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from stages.model import inference
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig
 from stages.model.inference import ReadyBlock, ready_to_run, working_type
@@ -57,6 +58,7 @@ def test_without_onednn_blocks_stay_as_they_are(monkeypatch: pytest.MonkeyPatch)
     model = scrambled(qk_norm=False)
     expected = outputs(model)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(inference, "onednn_product", None)  # not there at all
     ready = ready_to_run(model, torch.float32, 1000)
     assert not any(isinstance(block, ReadyBlock) for block in ready.blocks)
     for found, value in zip(outputs(ready), expected, strict=True):

@@ -129,16 +129,17 @@ def sample(
             folder, call, (*_prompt_settings(call, asked), *settings), own_folder=bool(asked or folder)
         )
     except TfcliError as error:
-        raise _as_typed(error) from error
+        raise _as_typed(error, settings) from error
     _make(workspace, call, open_page)
 
 
-def _as_typed(error: TfcliError) -> TfcliError:
-    """An error about a setting that an option stands for, in the words of the option."""
+def _as_typed(error: TfcliError, settings: tuple[str, ...]) -> TfcliError:
+    """An error about one of these settings, for which an option stands, in the words of the option."""
     for name, key in KEYS.items():
-        if error.what.startswith(f"--set {key}="):
-            value = error.what.removeprefix(f"--set {key}=")
-            return TfcliError(f"--{name.replace('_', '-')} {value}", why=error.why, fix=error.fix, code=error.code)
+        said = f"--set {key}="
+        if error.what.startswith(said) and any(setting.startswith(f"{key}=") for setting in settings):
+            what = f"--{name.replace('_', '-')} {error.what.removeprefix(said)}"
+            return TfcliError(what, why=error.why, fix=error.fix, code=error.code)
     return error
 
 
