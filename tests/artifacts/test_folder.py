@@ -61,6 +61,8 @@ def test_what_was_refused_before_anything_was_made_leaves_nothing(
 ) -> None:
     def refused() -> None:
         with building(tmp_path / "t", stamp(), Runtime()) as build:
+            (build.folder / "recipe.json").write_text("{}")
+            (build.folder / "images").mkdir()
             if made:
                 write_unit(build, "one", "first")
             raise TfcliError("no", code=ExitCode(code))

@@ -17,7 +17,9 @@ from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 def scrambled(*, qk_norm: bool) -> Transfusion:
     """A model in which no weight, also of its norms, is what it began as."""
     generator = torch.Generator().manual_seed(3)
-    model = Transfusion(ModelConfig(width=48, layers=3, heads=3, qk_norm=qk_norm), DataFacts(31, 2, 2))
+    model = Transfusion(
+        ModelConfig(width=48, layers=3, heads=3, qk_norm=qk_norm, norm_epsilon=0.05), DataFacts(31, 2, 2)
+    )
     model.initialise(generator)
     with torch.no_grad():
         for name, weight in model.named_parameters():
