@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -188,18 +189,26 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     name = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(keys[-1], list(model.model_fields) if model else [], n=1)
-        near = ".".join([*keys[:-1], close[0]]) if close else ""
-        return _bad(
-            path, f"unknown key {name}", f"did you mean {near}?" if near else "see 'tfcli recipe show' for the keys"
+        near = (
+            [".".join([*keys[:-1], close[0]])]
+            if close
+            else [key for key in _all_keys() if key.endswith(f".{keys[-1]}")]
         )
-    message = problem["msg"].removeprefix("Value error, ")
+        fix = f"did you mean {' or '.join(near[:3])}?" if near else "'tfcli recipe show shapes' lists all keys"
+        return _bad(path, f"unknown key {name}", fix)
+    message, fix = problem["msg"].removeprefix("Value error, "), "give another value"
+    if problem["type"] == "union_tag_invalid":
+        known = re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"])
+        message = f"no such kind, of {', '.join(known)}"
+        close = difflib.get_close_matches(problem["ctx"]["tag"], known, n=1)
+        fix = f"did you mean {close[0]}?" if close else fix
     for override in reversed(overrides):
         key, _, value = override.partition("=")
         key = key.strip()
         if f"{name}.".startswith(f"{key}.") or key == f"{name}.kind":
             below = f"{name}: " if len(name) > len(key) else ""
             what = f"--set {key}={value[:80]}: {below}{message}"
-            return TfcliError(what, fix="give another value", code=ExitCode.USAGE)
+            return TfcliError(what, fix=fix, code=ExitCode.USAGE)
     given = problem.get("input")
     shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
     return _bad(path, f"{name and name + ': '}{message}{shown}", "change the key in the file or with --set")
@@ -228,6 +237,16 @@ def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
         keys.append(part)
         current = _models(holder.model_fields[part].annotation)
     return keys, owner
+
+
+def _all_keys(model: type[BaseModel] | None = None, prefix: str = "") -> list[str]:
+    """The dotted names of all keys of a recipe, those of every kind of a section."""
+    found: list[str] = []
+    for key, info in (model or Recipe).model_fields.items():
+        found.append(f"{prefix}{key}")
+        for below in _models(info.annotation):
+            found += _all_keys(below, f"{prefix}{key}.")
+    return list(dict.fromkeys(found))
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -151,7 +151,7 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
     failures) are taken over.
 
     Raises TfcliError: USAGE if `target` is something that tfcli did not make, ENVIRONMENT if another process builds it. Where
-    the block raises one of USAGE before anything is made, the partial folder goes again.
+    the block raises one before anything is made, the partial folder goes again.
     Of a part (`runtime.part`) the folder is shared with the other parts; it claims each unit and seals only if it is the last.
     """
     _refuse_foreign(target)
@@ -167,8 +167,8 @@ def building(target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = Fals
             _join(build, lock, runtime)
         try:
             yield build
-        except TfcliError as error:
-            if error.code == ExitCode.USAGE and runtime.part.whole:
+        except TfcliError:
+            if runtime.part.whole:
                 _forget_if_bare(build.folder)
             raise
 

@@ -99,23 +99,24 @@ class ReadyBlock(nn.Module):
     ) -> Tensor:
         """One element: norms are a factor of the product behind them, additions a part of it."""
         x_D = x_1D[0]
-        qkv_E = torch.addmv(x_D[:1], qkv_ED, x_D, beta=0, alpha=self._factor(x_D))
+        nothing = x_D[:1]  # is not read where beta is 0
+        qkv_E = torch.addmv(nothing, qkv_ED, x_D, beta=0, alpha=self._factor(x_D))
         mixed_1E = self._mixed(qkv_E[None], rotary, attention, layer)
         x_D = torch.addmv(x_D, out_DE, mixed_1E[0])
-        gate_F, up_F = torch.addmv(x_D[:1], gate_up_ED, x_D, beta=0, alpha=self._factor(x_D)).chunk(2)
+        gate_F, up_F = torch.addmv(nothing, gate_up_ED, x_D, beta=0, alpha=self._factor(x_D)).chunk(2)
         return torch.addmv(x_D, down_DF, F.silu(gate_F).mul_(up_F))[None]
 
     def _mixed(self, qkv_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
         """What the elements see, (N, D), of queries, keys and values behind one another."""
-        qkv_N3Hd = qkv_ND.unflatten(-1, (3, self.heads, -1))
+        count, heads = len(qkv_ND), self.heads
+        qkv_N3Hd = qkv_ND.view(count, 3, heads, -1)
         if self.head_norms is not None:
             query_norm, key_norm = self.head_norms
             q, k, v = qkv_N3Hd.unbind(1)
             qkv_N3Hd = torch.stack((query_norm(q), key_norm(k), v), dim=1)
-        pairs_N2Hr = torch.view_as_complex(qkv_N3Hd[:, :2].float().unflatten(-1, (-1, 2)))
-        turns_Nr = torch.complex(*rotary)
-        qk_N2Hd = torch.view_as_real(pairs_N2Hr * turns_Nr[:, None, None]).flatten(-2).to(qkv_N3Hd.dtype)
-        q_NHd, k_NHd = qk_N2Hd.unbind(1)
+        pairs_N2Hr = torch.view_as_complex(qkv_N3Hd[:, :2].float().view(count, 2, heads, -1, 2))
+        turned_N2Hr = pairs_N2Hr * torch.complex(*rotary).view(count, 1, 1, -1)
+        q_NHd, k_NHd = torch.view_as_real(turned_N2Hr).view(count, 2, heads, -1).to(qkv_ND.dtype).unbind(1)
         return cast(OverTurned, attention).over(layer, q_NHd, k_NHd, qkv_N3Hd[:, 2]).flatten(1)
 
     def _factor(self, x_D: Tensor) -> float:

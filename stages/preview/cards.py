@@ -59,7 +59,7 @@ def cards_of(folder: Path, kind: str, *, count: int, side: Side, device: str) ->
             raise TfcliError(f"{folder} has no {name}", why="there was nothing to show", code=ExitCode.USAGE)
         return [Card(title, (_file(folder, name),))]
     raise TfcliError(
-        f"{kind} hold no pictures",
+        f"{folder} holds no pictures: it is of the kind {kind}",
         fix="give latents, sequences, samples, scores or an autoencoder",
         code=ExitCode.USAGE,
     )

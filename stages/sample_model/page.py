@@ -71,6 +71,7 @@ def _card(takes: list[Record]) -> str:
     outputs = made[0] if len(made) == 1 else f"<div class='takes'>{''.join(made)}</div>"
     ends = list(dict.fromkeys(REASONS.get(take.ended, take.ended) for take in takes))
     notes = [f"{len(takes)} samples"] if len(takes) > 1 else []
+    notes += ["given pictures as the autoencoder keeps them"] if any(part.image for part in first.prompt) else []
     footer = ", ".join(filter(None, [*([first.key] if first.key else [f"prompt {first.index + 1}"]), *notes, *ends]))
     shapes = [_shown_size(part) for take in takes for part in (*take.prompt, *take.output) if part.image]
     width = max([240, *(width for _, width in shapes)]) if len(takes) == 1 else 0

@@ -21,7 +21,7 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page
-from stages.sample_model.tasks import MODES, make_tasks
+from stages.sample_model.tasks import MODES, Task, make_tasks
 from stages.sample_model.writing import Facts, Writer
 
 
@@ -35,6 +35,7 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         fix = "give a prompt, or set sample.heldout_prompts, captions or free above 0"
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
     _warn_of_guidance(sample.generation, loaded, runtime)
+    _warn_of_sizes(tasks, sample.generation, loaded, runtime)
     (build.folder / "images").mkdir(exist_ok=True)
     records: list[Record] = []
     drawn: list[Pixels] = []
@@ -76,6 +77,19 @@ def _warn_of_guidance(config: GenerationConfig, loaded: LoadedModel, runtime: Ru
         why = "no image was trained without its text, so guidance compares with a guess"
         fix = "set sample.generation.guidance = 1, or train caption pairs with pack.condition_dropout above 0"
         runtime.report(Warn(f"{why}: {fix}"))
+
+
+def _warn_of_sizes(tasks: list[Task], config: GenerationConfig, loaded: LoadedModel, runtime: Runtime) -> None:
+    """Tell of sizes that no picture of the training had."""
+    content = loaded.latents.content
+    seen = {(grid.height, grid.width) for grid in content.grids}
+    asked = {task.prompt.size for task in tasks if task.prompt.size is not None}
+    if config.height is not None and config.width is not None:
+        asked.add(loaded.latent_size(config.height, config.width))
+    cell = content.downsampling
+    known = ", ".join(f"{width * cell}x{height * cell}" for height, width in sorted(seen))
+    for height, width in sorted(asked - seen):
+        runtime.report(Warn(f"no picture of {width * cell}x{height * cell} was seen in training, only {known}"))
 
 
 def _page(checkpoint: Checkpoint, records: list[Record], seed: int, config: GenerationConfig) -> str:

@@ -154,6 +154,14 @@ def _check_length(prompt: Prompt, generation: GenerationConfig, loaded: LoadedMo
             longest(taken, branches, prompt.pieces, prompt.negative, size, maker)
             for size in _next_sizes(prompt, generation, loaded)
         )
+    if prompt.size is not None and maker.places(prompt.size) > content.row_length:
+        cell = loaded.latents.content.downsampling
+        raise TfcliError(
+            f"{name}: a picture of {prompt.size[1] * cell}x{prompt.size[0] * cell} is too large",
+            why=f"it takes {maker.places(prompt.size):,} places, the model was trained on rows of {content.row_length:,}",
+            fix="give a smaller size, or train with a larger pack.row_length",
+            code=ExitCode.USAGE,
+        )
     if taken > content.row_length:
         raise TfcliError(
             f"{name} is too long",

@@ -28,8 +28,9 @@ class Found(NamedTuple):
         return self.root / self.relative
 
 
-def existing(path: str, what: str) -> Path:
-    """The path if it exists; a USAGE error with a suggestion otherwise. `what` names it: "images folder"."""
+def existing(path: str, what: str, key: str = "") -> Path:
+    """The path if it exists; a USAGE error with a suggestion otherwise. `what` names it: "images folder". key: of the recipe
+    that gave it."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", path)
     if scheme and not os.path.exists(path):
         raise TfcliError(
@@ -38,16 +39,16 @@ def existing(path: str, what: str) -> Path:
     found = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     if os.path.exists(found):
         return found
-    fix = "check the path"
+    fix = f"check the path; --set {key}=... gives another" if key else "check the path"
     if os.path.isdir(found.parent):
         close = difflib.get_close_matches(found.name, sorted(os.listdir(found.parent)), n=1)
         fix += f"; did you mean {printable(str(found.parent / close[0]))}?" if close else ""
     raise TfcliError(f"{what} not found: {printable(path)}", fix=fix, code=ExitCode.USAGE)
 
 
-def existing_folder(path: str, what: str) -> Path:
+def existing_folder(path: str, what: str, key: str = "") -> Path:
     """Like `existing`, and it must be a folder."""
-    found = existing(path, what)
+    found = existing(path, what, key)
     if not found.is_dir():
         raise TfcliError(f"{what} is not a folder: {printable(path)}", fix="give the folder", code=ExitCode.USAGE)
     return found

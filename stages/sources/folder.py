@@ -88,7 +88,7 @@ class Folder(Section):
         return f"pictures in {printable(self.path)}, captions from {chosen}"
 
     def _root(self) -> Path:
-        return existing_folder(self.path, "images folder")
+        return existing_folder(self.path, "images folder", "source.path")
 
     def metadata_file(self, root: Path) -> Path | None:
         """The file that captions come from, or None: a .txt beside each picture."""

@@ -55,7 +55,7 @@ def test_a_sealed_artifact_opens_and_holds_only_its_own_files(tmp_path: Path) ->
     assert not (tmp_path / "t.partial").exists()
 
 
-@pytest.mark.parametrize(("code", "made", "left"), [(2, False, False), (2, True, True), (3, False, True)])
+@pytest.mark.parametrize(("code", "made", "left"), [(2, False, False), (2, True, True), (3, False, False)])
 def test_what_was_refused_before_anything_was_made_leaves_nothing(
     tmp_path: Path, code: int, made: bool, left: bool
 ) -> None:

@@ -61,6 +61,24 @@ def pixels(lab: Lab, name: str) -> np.ndarray[Any, Any]:
         return np.array(image)
 
 
+def test_a_size_that_no_training_picture_had_is_told_of(lab: Lab) -> None:
+    outcome: Outcome = lab.run("sample work", "a thing", "--size", "48x16", *QUICK)
+    assert outcome.code == 0, outcome.stderr
+    assert "no picture of 48x16 was seen in training, only 32x32" in outcome.stderr
+    again: Outcome = lab.run("sample work", "a thing", "--size", "32x32", *QUICK)
+    assert "was seen in training" not in again.stderr
+
+
+def test_without_a_prompt_the_samples_of_the_recipe_are_kept(lab: Lab) -> None:
+    first: Outcome = lab.run("sample work", "--count", "1")
+    assert first.code == 0, first.stderr
+    (made,) = (lab.folder / "work").glob("samples-*")
+    made.rename(lab.folder / "work" / "samples")  # as 'tfcli run' names them
+    again: Outcome = lab.run("sample work", "--count", "1")
+    assert again.code == 0, again.stderr
+    assert not list((lab.folder / "work").glob("samples-*"))
+
+
 def test_a_picture_of_the_training_is_seen_as_training_saw_it(lab: Lab) -> None:
     loaded: LoadedModel = load_model(lab.folder / "work" / "checkpoint", "cpu")
     tried = 0

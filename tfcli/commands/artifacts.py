@@ -84,7 +84,7 @@ def verify(
 def lineage(
     path: options.ArtifactArgument, json: options.JsonOption = False, _debug: options.DebugOption = False
 ) -> None:
-    """Show what an artifact was made from, up to the sources, and mark inputs that are no longer the same.
+    """Show what an artifact was made from, up to the sources, and mark artifacts that are no longer the same.
 
     \b
     Examples: tfcli lineage work/smoke/checkpoint

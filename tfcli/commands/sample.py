@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Warn
 from stages.core.interrupts import watch_signals
 from stages.core.runtime import Runtime
 from stages.sources.text_rules import printable
@@ -25,7 +26,7 @@ Settings are those of the recipe that the checkpoint was trained with, or of -r.
 Samples of prompts go into a folder of their own beside the checkpoint, with a page.
 
 \b
-Draw:      tfcli sample work/shapes "a red circle left of a blue square"
+Draw:      tfcli sample work/shapes "a red circle on the left and a blue square on the right"
 Describe:  tfcli sample work/shapes --image photo.jpg
 Ask:       tfcli sample work/shapes "how many?" --image photo.jpg --write
 Edit:      tfcli sample work/shapes "make it blue" --image photo.jpg --draw
@@ -177,6 +178,8 @@ def _wishes(wished: dict[str, Any], begun: dict[str, Any]) -> Wishes:
         first = error.errors()[0]
         name = f"--{first['loc'][-1]}: " if first["loc"] else ""
         what = f"{name}{first['msg'].removeprefix('Value error, ')}"
+        if first["type"] == "string_pattern_mismatch":
+            what = f"--size {wished['size']}: not of the form WIDTHxHEIGHT, such as 48x48"
         raise TfcliError(what, fix="see 'tfcli sample --help'", code=ExitCode.USAGE) from error
 
 
@@ -219,6 +222,8 @@ def _workspace(folder: str | None, call: options.Call, settings: tuple[str, ...]
     from tfcli.commands.session import open_checkpoint, open_workspace
 
     workspace = open_workspace(call, settings) if folder is None else open_checkpoint(folder, call, settings)
+    if not call.force and workspace.status(BY_NAME["sample"]).state == "fresh":
+        return workspace  # the recipe's own, which are there
     if own_folder and workspace.status(BY_NAME["sample"]).state != "waits":
         name = f"samples-{workspace.stamp(BY_NAME['sample']).fingerprint[:8]}"
         workspace = Workspace(workspace.recipe, workspace.work, samples=name, checkpoint=workspace.checkpoint)
@@ -259,4 +264,5 @@ def _open(page: Path) -> None:
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        raise TfcliError(f"no browser opened {page}", fix="open that file yourself", code=ExitCode.ENVIRONMENT)
+        with render.Reporter() as report:
+            report(Warn(f"no browser opened {page}: open that file yourself"))

@@ -62,7 +62,14 @@ def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
 def open_checkpoint(given: str, call: Call, settings: tuple[str, ...]) -> Workspace:
     """A finished checkpoint, given by its folder or the work folder around it, with the recipe that it was made with (and the
     settings of the call, and these, on top). Raises TfcliError (USAGE, ARTIFACT)."""
-    folder = existing_folder(given, "checkpoint")
+    try:
+        folder = existing_folder(given, "checkpoint")
+    except TfcliError as error:
+        if " " not in given:
+            raise
+        why = "the first argument is the folder of a checkpoint, where no -r gives a recipe"
+        fix = f'tfcli sample work/shapes "{given[:40]}"'
+        raise TfcliError(error.what, why=why, fix=fix, code=error.code) from error
     if read_manifest(folder) is None and read_manifest(folder / "checkpoint") is not None:
         folder = folder / "checkpoint"
     open_artifact(folder, "checkpoint")
