@@ -200,8 +200,8 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     if problem["type"] == "union_tag_invalid":
         known = re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"])
         message = f"no such kind, of {', '.join(known)}"
-        close = difflib.get_close_matches(problem["ctx"]["tag"], known, n=1)
-        fix = f"did you mean {close[0]}?" if close else fix
+        close = difflib.get_close_matches(problem["ctx"]["tag"], known, n=2)
+        fix = f"did you mean {' or '.join(close)}?" if close else fix
     for override in reversed(overrides):
         key, _, value = override.partition("=")
         key = key.strip()

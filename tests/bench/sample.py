@@ -32,7 +32,7 @@ from tests.bench.peer import PeerProcess
 
 EVALUATIONS, TOKENS = 30, 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MATRIX = ("_linear_pointwise", "scaled_dot_product", "aten::mm", "aten::addmm", "aten::bmm")
+MATRIX = ("_linear_pointwise", "scaled_dot_product", "aten::mm", "aten::addmm", "aten::addmv", "aten::bmm")
 
 
 class Numbers:

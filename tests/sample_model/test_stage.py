@@ -23,7 +23,9 @@ from stages.generation.loading import LoadedModel, load_model
 from stages.generation.prompts import Ended, ImageDone, ImagePiece, Prompt, TextAdded, TextPiece
 from stages.model.inference import working_type
 from stages.sample_model import End, Picture, Step, Text, load
+from stages.sample_model.config import SampleConfig
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
+from stages.sample_model.stage import _within
 from stages.sample_model.tasks import Task
 from stages.sample_model.writing import FRAMES, Facts, Frames, Writer
 from stages.sources.document import FileSpan
@@ -64,9 +66,20 @@ def pixels(lab: Lab, name: str) -> np.ndarray[Any, Any]:
 def test_a_size_that_no_training_picture_had_is_told_of(lab: Lab) -> None:
     outcome: Outcome = lab.run("sample work", "a thing", "--size", "48x16", *QUICK)
     assert outcome.code == 0, outcome.stderr
-    assert "no picture of 48x16 was seen in training, only 32x32" in outcome.stderr
-    again: Outcome = lab.run("sample work", "a thing", "--size", "32x32", *QUICK)
+    assert "no picture of 48x16 was seen in training, only 16x16" in outcome.stderr
+    again: Outcome = lab.run("sample work", "a thing", "--size", "16x16", *QUICK)
     assert "was seen in training" not in again.stderr
+
+
+def test_more_steps_than_noise_levels_are_told_of_and_not_recorded(lab: Lab) -> None:
+    loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
+    told: list[Any] = []
+    asked = SampleConfig(generation=GenerationConfig(sampler=DdimSampler(steps=5000)))
+    taken = _within(asked, loaded, Runtime(report=told.append))
+    assert taken.generation.sampler.steps == 1000
+    assert "1,000 steps are taken, not 5,000" in told[0].text
+    assert _within(taken, loaded, Runtime(report=told.append)) == taken
+    assert len(told) == 1
 
 
 def test_without_a_prompt_the_samples_of_the_recipe_are_kept(lab: Lab) -> None:

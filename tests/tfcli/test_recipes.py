@@ -83,7 +83,7 @@ def test_list_and_check(world: Any) -> None:
         ("train.stepz=4", "did you mean train.steps?"),
         ("guidance=3", "did you mean sample.generation.guidance or eval.generation.guidance?"),
         ("nothing_like_it=3", "'tfcli recipe show shapes' lists all keys"),
-        ("sample.generation.sampler.kind=ddmi", "did you mean ddim?"),
+        ("sample.generation.sampler.kind=ddmi", "did you mean ddpm or ddim?"),
         ("train.steps=0", "train.steps"),
         ("train.steps=many", "train.steps"),
         ("seed=-1", "seed"),
