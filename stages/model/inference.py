@@ -39,9 +39,9 @@ class ReadyLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        weight = linear.weight.detach().to(dtype)
+        weight = linear.weight.detach()
         self.laid_out = weight.device.type == "cpu" and _has_onednn(dtype)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) if self.laid_out else weight
+        self.weight = _laid_out(weight, dtype) if self.laid_out else weight.to(dtype)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
