@@ -122,6 +122,9 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     )
 
 
+_REFUSALS = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into an ENVIRONMENT error that names the path."""
@@ -131,19 +134,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         # a folder that cannot be made (below /proc), or that somebody has deleted; not a file that was to be read
         gone = error.errno == errno.ENOENT and str(error.filename) in map(str, (path, *path.parents))
-        if (
-            not full
-            and not gone
-            and error.errno
-            not in (
-                errno.EACCES,
-                errno.EROFS,
-                errno.EPERM,
-                errno.ENOTDIR,
-                errno.EISDIR,
-                errno.ENAMETOOLONG,
-            )
-        ):
+        if not (full or gone or error.errno in _REFUSALS):
             raise
         # os.path.exists, not Path.exists: that one raises PermissionError below a folder that may not be entered
         existing = next(parent for parent in [path, *path.parents] if os.path.exists(parent))

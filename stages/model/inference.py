@@ -79,7 +79,7 @@ class ReadyBlock(nn.Module):
 
     def forward(self, x_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
         if self.plain is not None and len(x_ND) == 1:
-            return self._alone(x_ND, rotary, attention, layer, *self.plain)
+            return self._alone(x_ND, rotary, attention, layer, self.plain)
         qkv_ND = onednn_product(self._normed(x_ND), self.qkv)
         x_ND = self._added(x_ND, self._mixed(qkv_ND, rotary, attention, layer), self.attention_out)
         normed_ND = self._normed(x_ND)
@@ -92,12 +92,10 @@ class ReadyBlock(nn.Module):
         rotary: Rotary,
         attention: Attention,
         layer: int,
-        qkv_ED: Tensor,
-        out_DE: Tensor,
-        gate_up_ED: Tensor,
-        down_DF: Tensor,
+        plain: tuple[Tensor, ...],
     ) -> Tensor:
         """One element: norms are a factor of the product behind them, additions a part of it."""
+        qkv_ED, out_DE, gate_up_ED, down_DF = plain
         x_D = x_1D[0]
         nothing = x_D[:1]  # is not read where beta is 0
         qkv_E = torch.addmv(nothing, qkv_ED, x_D, beta=0, alpha=self._factor(x_D))

@@ -90,7 +90,7 @@ class Linear(nn.Linear):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each behind a norm and added to the stream."""
+    """Attention and SwiGLU, each behind a norm and added to the stream. Its form for sampling on CPU: `inference.ReadyBlock`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -60,10 +60,11 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
 
 def _within(sample: SampleConfig, loaded: LoadedModel, runtime: Runtime) -> SampleConfig:
     most, asked = loaded.diffusion.num_steps, sample.generation.sampler.steps
-    if asked <= most:
+    taken = sample.generation.within(most)
+    if taken is sample.generation:
         return sample
     runtime.report(Warn(f"{most:,} steps are taken, not {asked:,}: the model was trained on so many noise levels"))
-    return sample.model_copy(update={"generation": sample.generation.within(most)})
+    return sample.model_copy(update={"generation": taken})
 
 
 def _config(mode: str, sample: SampleConfig) -> GenerationConfig:

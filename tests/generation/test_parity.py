@@ -214,10 +214,11 @@ def test_rows_one_by_one_and_all_at_once_are_the_same(
     assert far(engines, trained, config) < TOLERANCE
 
 
-def test_in_bf16_a_model_draws_and_writes_the_same_up_to_rounding(trained: Any) -> None:
-    """By the median of the prompts, as guided steps make another picture of a few."""
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
+def test_a_model_made_ready_draws_and_writes_the_same(trained: Any, dtype: torch.dtype, bound: float) -> None:
+    """In bf16 up to its rounding: by the median of the prompts, as guided steps make another picture of a few."""
     config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
-    ready = made_ready(trained, torch.bfloat16)
+    ready = made_ready(trained, dtype)
     found, expected = (Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (ready, trained))
     apart = sorted(distance(*pair) for pair in zip(found, expected, strict=True))
-    assert 0 < apart[len(apart) // 2] < 0.05
+    assert 0 < apart[len(apart) // 2] < bound

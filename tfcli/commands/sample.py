@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.events import Warn
+from stages.core.events import Note, Warn
 from stages.core.interrupts import watch_signals
 from stages.core.runtime import Runtime
-from stages.sources.text_rules import printable
 from tfcli import options, render
 from tfcli.commands import sample_options as given
 from tfcli.toml import toml_value
@@ -222,9 +221,10 @@ def _workspace(folder: str | None, call: options.Call, settings: tuple[str, ...]
     from tfcli.commands.session import open_checkpoint, open_workspace
 
     workspace = open_workspace(call, settings) if folder is None else open_checkpoint(folder, call, settings)
-    if not call.force and workspace.status(BY_NAME["sample"]).state == "fresh":
-        return workspace  # the recipe's own, which are there
-    if own_folder and workspace.status(BY_NAME["sample"]).state != "waits":
+    if not own_folder:
+        return workspace
+    state = workspace.status(BY_NAME["sample"]).state
+    if state != "waits" and (state != "fresh" or call.force):  # fresh: just these are the recipe's own
         name = f"samples-{workspace.stamp(BY_NAME['sample']).fingerprint[:8]}"
         workspace = Workspace(workspace.recipe, workspace.work, samples=name, checkpoint=workspace.checkpoint)
     return workspace
@@ -251,8 +251,8 @@ def _make(workspace: Workspace, call: options.Call, open_page: bool) -> None:
         records = [record.model_dump() for record in Samples.open(outcome.before.target).records()]
         render.show_json({**outcome.as_json(), "index": str(page), "records": records})
     else:
-        if not call.quiet:
-            render.screen().print(printable(f"page: {page}"), soft_wrap=True)
+        with render.Reporter(quiet=call.quiet) as report:
+            report(Note(f"page: {page}"))
         render.show_path(outcome.before.target)
         if call.verbose:
             render.show(render.pairs(outcome.manifest.stats))
