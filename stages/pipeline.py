@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
-from stages.artifacts.folder import RECIPE, Build, building, units_to_redo
+from stages.artifacts.folder import RECIPE, Build, building, saves_in_the_way, units_to_redo
 from stages.artifacts.manifest import (
     MAKERS,
     InputEntry,
@@ -26,6 +27,8 @@ from stages.artifacts.manifest import (
     Stamp,
     check_built_on,
     input_entry,
+    input_folder,
+    is_other,
     open_artifact,
     read_manifest,
     what_changed,
@@ -33,6 +36,7 @@ from stages.artifacts.manifest import (
 from stages.artifacts.tokens import tokenizer_at
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note
 from stages.core.files import write_json
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
@@ -44,6 +48,7 @@ from stages.train_autoencoder.config import PretrainedVae
 
 HASHES = "source-hashes.json"  # in the work folder
 State = Literal["fresh", "stale", "missing", "partial", "waits"]
+LEARNED = ("autoencoder", "checkpoint")  # kinds that take a training: a finished one is never replaced without the word
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,13 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 @dataclass(frozen=True)
 class Status:
-    """What `plan` found for a stage. reason: one line for people."""
+    """What `plan` found for a stage. reason: one line for people. damaged: made with these settings, but no longer whole."""
 
     stage: Stage
     state: State
     reason: str
     target: Path
+    damaged: bool = False
 
 
 class Workspace:
@@ -201,8 +207,49 @@ class Workspace:
                 if (found := read_manifest(path)) is not None:
                     check_built_on(target, manifest, name, path, found)
         except TfcliError as error:
-            return Status(stage, "stale", f"{error.what}: {error.why}", target)
+            return Status(stage, "stale", f"{error.what}: {error.why}", target, damaged=True)
         return Status(stage, "fresh", manifest.digest[:12], target)
+
+    def refusal(self, stages: list[Stage], *, force: bool = False) -> TfcliError | None:
+        """Why a run of `stages` may not start without `replace` (or `force`, which makes each of them again): it would replace a
+        finished training, take away what one was built on, or delete the saves of one that was stopped. None where it may."""
+        if force:
+            return None
+        statuses = list(self.plan(tuple(stage.name for stage in stages)))
+        for status in statuses:
+            if status.state in ("fresh", "waits") or (status.damaged and status.stage.kind not in LEARNED):
+                continue  # what is damaged gives the same again
+            if (lost := self._trained_on(status.target)) is not None:
+                return self._would_replace(status, *lost)
+            if status.state == "partial" and status.stage.name == "train":
+                with suppress(TfcliError):  # inputs that are not there yet
+                    if (refused := saves_in_the_way(status.target, self.stamp(status.stage))) is not None:
+                        return refused
+        return None
+
+    def _trained_on(self, target: Path) -> tuple[Path, Manifest] | None:
+        """The finished training in this work folder that goes with the artifact at `target`: that one itself, or one that was
+        built on it. None where nothing is there."""
+        if _readable(target) is None:
+            return None
+        for kind in reversed(LEARNED):
+            folder = self.target(kind)
+            manifest = _readable(folder)
+            if manifest is not None and _is_learned(manifest) and target.resolve() in _lineage(folder, manifest):
+                return folder, manifest
+        return None
+
+    def _would_replace(self, status: Status, folder: Path, manifest: Manifest) -> TfcliError:
+        steps = manifest.content.get("steps") or manifest.config.get("vae", {}).get("steps")
+        what = f"{folder} is a finished training" + (f" of {steps:,} steps" if isinstance(steps, int) else "")
+        same = folder.resolve() == status.target.resolve()
+        does = "this run would replace it" if same else f"this run would replace {status.target}, which it was built on"
+        return TfcliError(
+            f"{what}: {does}",
+            why=f"{status.stage.name}: {status.reason}",
+            fix="give another --work, or add --replace to replace what has changed settings or inputs",
+            code=ExitCode.ARTIFACT,
+        )
 
     def plan(self, names: tuple[str, ...] = ()) -> Iterator[Status]:
         """The status of each stage in order; a stage behind one that is not fresh is reported as such."""
@@ -210,32 +257,46 @@ class Workspace:
         for stage in STAGES:
             if names and stage.name not in names:
                 continue
-            status = self.status(stage)
             behind = next((unsettled[kind] for kind in stage.inputs if kind in unsettled), None)
+            try:
+                status = self.status(stage)
+            except TfcliError:
+                if behind is None:
+                    raise
+                status = Status(stage, "waits", f"its inputs are made again by {behind}", self.target(stage.kind))
             if behind and status.state == "fresh":
                 status = Status(stage, "waits", f"runs again if {behind} gives another result", status.target)
             if status.state != "fresh":
                 unsettled[stage.kind] = behind or stage.name
             yield status
 
-    def run(self, stage: Stage, runtime: Runtime, *, force: bool = False) -> tuple[Status, Manifest | None]:
+    def run(
+        self, stage: Stage, runtime: Runtime, *, force: bool = False, replace: bool = False
+    ) -> tuple[Status, Manifest | None]:
         """Make the artifact of `stage` unless it is fresh. The status is the one before the run; no manifest where this was
-        a part of the work (`runtime.part`) and others are not done."""
+        a part of the work (`runtime.part`) and others are not done.
+
+        Raises TfcliError (ARTIFACT) as `refusal` says, unless `replace` or `force` is given.
+        """
         target = self.target(stage.kind)
         with runtime.interrupts.at_once():  # hashing a large source takes minutes, and keeps nothing
             # not asked where it is forced: a manifest that cannot be read is what --force is for
             before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
             if before.state == "fresh":
                 sealed = open_artifact(target, stage.kind)
+                if not sealed.has_sum:
+                    runtime.report(Note(f"{target}: an older tfcli made it; its manifest has no sum over itself yet"))
                 redo = units_to_redo(target) if runtime.retry_failed else 0
                 if not redo:
                     return before, sealed
                 before = Status(stage, "stale", f"{redo} shards have failures or are damaged", target)
+            elif not replace and (refused := self.refusal([stage], force=force)) is not None:
+                raise refused
             stamp = self.stamp(stage)
         if runtime.launch.rank:  # one of many processes at a training: the first makes the artifact
             self._call(stage, Build(target, stamp), runtime)
             return before, None
-        with building(target, stamp, runtime, force=force) as build:
+        with building(target, stamp, runtime, force=force, replace=replace) as build:
             if build.sealed is None:
                 write_json(build.folder / RECIPE, recipe_tree(self.recipe))
                 self._call(stage, build, runtime)
@@ -249,6 +310,37 @@ class Workspace:
         sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
         inputs = {kind: self.target(kind) for kind in stage.inputs}
         run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
+
+
+def _readable(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None where there is none that can be read."""
+    try:
+        return read_manifest(folder)
+    except TfcliError:
+        return None
+
+
+def _is_learned(manifest: Manifest) -> bool:
+    """Whether it took a training; an autoencoder may be a finished one that was copied in."""
+    vae = manifest.config.get("vae")
+    return manifest.kind == "checkpoint" or (isinstance(vae, dict) and vae.get("kind") == "train")
+
+
+def _lineage(folder: Path, manifest: Manifest) -> set[Path]:
+    """The folder of an artifact, and those of all that it was made from that are still the same."""
+    found: set[Path] = set()
+    waiting = [(folder, manifest)]
+    while waiting:
+        here, own = waiting.pop()
+        if here.resolve() in found:
+            continue
+        found.add(here.resolve())
+        for entry in own.inputs.values():
+            path = input_folder(here, entry)
+            below = _readable(path)
+            if below is not None and not is_other(entry, below):
+                waiting.append((path, below))
+    return found
 
 
 def _hashes(path: Path) -> dict[str, str]:
