@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from stages.artifacts.samples import Part, Record
-from stages.preview.cards import Card
+from stages.preview.cards import ABOUT, Card
 from stages.preview.page import cards_page
 from stages.sample_model.page import render_page
 from stages.train_model.journal import Journal
@@ -51,6 +51,11 @@ def cards(folder: Path) -> str:
     del folder
     picture = np.zeros((8, 8, 3), np.uint8)
     return cards_page("latents", "of a test", [Card("a", ("words", picture), 1), Card("b", (picture,))])
+
+
+def test_inspect_says_that_pictures_went_through_the_autoencoder() -> None:
+    page = cards_page("latents", "", [Card("a", ("words",))], ABOUT["latents"])
+    assert "as the autoencoder gives them back" in page
 
 
 PAGES = {"index.html": samples_page, "report.html": report_page, "inspect": cards}

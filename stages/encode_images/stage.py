@@ -17,7 +17,8 @@ from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.sheets import compared_sheet
 from stages.coders.vae import Vae, psnr
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
@@ -295,5 +296,5 @@ def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes, failed: set[i
             before.append(fitted.pixels)
             after.append(vae.decode(stored)[0])
     shown = min(8, len(before))
-    write_atomic(job.folder / SHEET, encode_png(contact_sheet([*before[:shown], *after[:shown]], columns=shown)))
+    write_atomic(job.folder / SHEET, encode_png(compared_sheet(before[:shown], after[:shown])))
     return psnr(before, after)

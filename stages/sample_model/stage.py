@@ -9,7 +9,8 @@ from typing import Any
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import Build
 from stages.artifacts.samples import GRID, PAGE, RECORDS, Record
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.sheets import contact_sheet
 from stages.core.config import result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Progress, Warn

@@ -19,7 +19,8 @@ from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_ten
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.sheets import contact_sheet
 from stages.coders.vae import Vae, build_vae, load_vae, psnr, save_vae, to_signed
 from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError

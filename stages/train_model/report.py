@@ -121,7 +121,7 @@ def previews(folder: Path) -> str:
     texts = "".join(f"<span>{escape(caption)}</span>" for caption in captions)
     chosen = _spread(found)
     rows = [
-        ("the pictures themselves", folder / PREVIEWS / TRUTH),
+        ("held-out pictures, through the autoencoder", folder / PREVIEWS / TRUTH),
         *((f"step {step:,}", path) for step, path in chosen),
     ]
     body = "".join(f"<span>{label}</span>{_image(path, label)}" for label, path in rows)
