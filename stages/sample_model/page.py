@@ -102,6 +102,12 @@ def _parts(parts: list[Part], alt: str) -> str:
     shown = []
     for part in parts:
         if part.image is not None:
+            if part.original is not None:
+                before = Part(image=part.original, size=part.size)
+                shown.append(
+                    f"<p class='note'>the given picture</p>{_picture(before, 'given picture, as it was cropped')}"
+                )
+                shown.append("<p class='note'>as the autoencoder gives it back: what the model sees</p>")
             shown.append(_picture(part, alt))
         elif part.text and part.text.strip():
             scrolls = " tabindex='0'" if len(part.text) > 600 else ""  # a box that scrolls must be reached by keys

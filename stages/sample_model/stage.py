@@ -22,6 +22,7 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page
+from stages.sample_model.pictures import tell_quality
 from stages.sample_model.tasks import MODES, Task, make_tasks
 from stages.sample_model.writing import Facts, Writer
 
@@ -35,6 +36,8 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     if not tasks:
         fix = "give a prompt, or set sample.heldout_prompts, captions or free above 0"
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
+    own = (task.prompt for task in tasks if task.mode == "prompts" and task.take == 0)
+    tell_quality(own, loaded, runtime)
     _warn_of_guidance(sample.generation, loaded, runtime)
     _warn_of_sizes(tasks, sample.generation, loaded, runtime)
     (build.folder / "images").mkdir(exist_ok=True)

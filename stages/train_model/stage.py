@@ -16,6 +16,7 @@ from stages.artifacts.checkpoint import PREVIEWS, REPORT, TIMING, CheckpointCont
 from stages.artifacts.folder import SAVES, Build
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
+from stages.coders.quality import too_low
 from stages.coders.scale import LatentScale
 from stages.core.device import autocast
 from stages.core.errors import TfcliError
@@ -100,6 +101,8 @@ def _train(
     where = str(device) if ranks.count == 1 else f"{ranks.count} x {device.type}, sharding {train.sharding}"
     runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {where}, {train.precision}"))
     content = _content(model, diffusion, train, data, parameters)
+    if why := too_low(data.psnr, "the pictures of this training"):
+        runtime.report(Warn(why))
     previews = Previews(content, sequences, build, generation, runtime, seed)
     meter = Meter(model, data.facts, device, train.precision, ranks.count)
     draws = train.preview_every and ranks.mesh is None
@@ -207,6 +210,7 @@ class Data:
         sequences = Sequences.open(folder)
         self.content = start.rescaled(sequences.content) if start else sequences.content
         latents = Latents.open(sequences.latents_folder())
+        self.psnr = float(latents.manifest.stats.get("psnr_check", math.inf))  # of the autoencoder; tests have none
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
         self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
         process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
