@@ -36,6 +36,7 @@ from stages.train_model.journal import SKIPPED, Journal
 from stages.train_model.meter import Meter, fields
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
+from stages.train_model.overfitting import Overfitting, epochs
 from stages.train_model.previews import Previews
 from stages.train_model.ranks import Ranks, clip, let_go, put_all
 from stages.train_model.report import write_report
@@ -97,6 +98,9 @@ def _train(
         runtime.report(Note(f"going on from step {state.step}"))
     journal = Journal(build.folder, train.trackers if ranks.main else (), state.step)
     health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
+    watch = Overfitting(train, journal, saves, runtime.report)
+    if found and found != build.folder:
+        watch.require_best(state.step)
     parameters = sum(weight.numel() for weight in network.parameters())
     where = str(device) if ranks.count == 1 else f"{ranks.count} x {device.type}, sharding {train.sharding}"
     runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {where}, {train.precision}"))
@@ -122,6 +126,8 @@ def _train(
         with meter.aside():
             if done or state.step % train.eval_every == 0:
                 journal.add_metrics(state.step, _heldout_losses(state, data, train, seed), "heldout_")
+                if found != build.folder:
+                    watch.look(state)
             due = draws and state.step and (done or state.step % train.preview_every == 0)
             if due and ranks.main:
                 previews.draw(state)
@@ -179,6 +185,7 @@ def _train(
             measured = _measured(figures[1], num_targets, figures[2], num_images)
             journal.add_metrics(state.step, measured | {"grad_norm": figures[3], "learning_rate": rate})
             shown = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in measured.items()}
+            shown |= {"epoch": epochs(min(state.step, data.late_from(train)), train, data.content.num_rows)}
             shown |= {"norm": f"{figures[3]:.2g}", "rate": f"{rate:.1e}"}
             if ranks.main:  # another one may have had no row at all
                 row = meter.row(train.steps - state.step)
@@ -189,13 +196,14 @@ def _train(
     if found != build.folder:  # else it was killed between this and the seal
         if ranks.main:
             journal.flush()  # a state that is complete stands beside all of its log
+        watch.put_best(state)
         write_state(build.folder, state)
     if not ranks.main:
         return
     report()
     journal.close()
     shutil.rmtree(saves, ignore_errors=True)
-    stats = {"losses": journal.last(), "parameters": parameters, "start_from": start.facts() if start else None}
+    stats = {**watch.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
     volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
     build.seal(content.model_dump(), stats, volatile=volatile)
     runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
