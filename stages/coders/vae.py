@@ -6,7 +6,6 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,12 +119,6 @@ def to_pixels(signed: Tensor) -> Pixels:
     """The inverse of `to_signed`, clipped to what a picture can hold."""
     scaled = ((signed.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def psnr(first: Iterable[Pixels], second: Iterable[Pixels]) -> float:
-    """Mean over pictures of 10 log10(255^2 / mean squared error), in dB."""
-    errors = [((one.astype(np.float64) - two) ** 2).mean() for one, two in zip(first, second, strict=True)]
-    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-6))).mean())
 
 
 def build_vae(channels: tuple[int, ...], layers_per_block: int, latent_channels: int, norm_groups: int) -> Any:

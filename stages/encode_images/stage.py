@@ -17,8 +17,10 @@ from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
-from stages.coders.vae import Vae, psnr
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.quality import ADVICE, psnr, too_low
+from stages.coders.sheets import compared_sheet
+from stages.coders.vae import Vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import require_space, write_atomic, write_jsonl
@@ -136,6 +138,11 @@ def _seal(
     failed = {row["row"] for row in errors if "row" in row}
     quality = _check(source, job, vae, grid_of_row, failed, runtime)
     runtime.report(Note(f"{num_good} of {len(grid_of_row)} pictures encoded, {quality:.2f} dB PSNR from the store"))
+    if why := too_low(quality, f"the first {job.encode.check_pictures} pictures", job.encode.min_psnr):
+        if job.encode.psnr_check == "refuse":
+            what = "the autoencoder does not fit these pictures (encode.psnr_check)"
+            raise TfcliError(what, why=why, fix=f"{ADVICE}; or lower encode.min_psnr", code=ExitCode.INPUT)
+        runtime.report(Warn(f"{why}; {ADVICE}"))
     notes: Counter[str] = sum((Counter(record["notes"]) for record in records), Counter())
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
     # the sheet is for people; decoding rounds by the number of threads, and no later stage may depend on that
@@ -295,5 +302,5 @@ def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes, failed: set[i
             before.append(fitted.pixels)
             after.append(vae.decode(stored)[0])
     shown = min(8, len(before))
-    write_atomic(job.folder / SHEET, encode_png(contact_sheet([*before[:shown], *after[:shown]], columns=shown)))
+    write_atomic(job.folder / SHEET, encode_png(compared_sheet(before[:shown], after[:shown])))
     return psnr(before, after)

@@ -19,11 +19,13 @@ from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_ten
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
-from stages.coders.vae import Vae, build_vae, load_vae, psnr, save_vae, to_signed
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.quality import ADVICE, psnr, too_low
+from stages.coders.sheets import contact_sheet
+from stages.coders.vae import Vae, build_vae, load_vae, save_vae, to_signed
 from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.events import Note, Progress
+from stages.core.events import Note, Progress, Warn
 from stages.core.files import read_jsonl, write_atomic, write_json, write_jsonl
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
@@ -52,6 +54,8 @@ def run(
     after = _reconstruct(coder, heldout)
     quality = psnr(heldout, after)
     runtime.report(Note(f"autoencoder: {quality:.2f} dB PSNR on {len(heldout)} held-out pictures"))
+    if why := too_low(quality, "held-out pictures"):
+        runtime.report(Warn(f"{why}; {ADVICE}"))
     shown = min(8, len(heldout))
     sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
     write_atomic(build.folder / SHEET, encode_png(sheet))
