@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.arrays import RowReader, create_rows, write_flat
+from stages.artifacts.arrays import RowReader, create_rows, is_described, write_flat
 from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identity
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
@@ -64,7 +64,7 @@ def run(
     job = Job(model, images, encode, build.folder, facts.latent_channels, facts.downsampling, runtime.device)
     with build.claim("array", wait=True):
         for grid in range(job.num_grids):
-            if not (job.array(grid) / "zarr.json").exists():
+            if not is_described(job.array(grid)):
                 create_rows(job.array(grid), num_images, job.row_shape(grid), encode.dtype, encode.shard_rows)
     (build.folder / DOCUMENTS).mkdir(exist_ok=True)
     left = _pictures_left(num_images, encode, build, runtime)
