@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -235,7 +236,7 @@ class Workspace:
         if runtime.launch.rank:  # one of many processes at a training: the first makes the artifact
             self._call(stage, Build(target, stamp), runtime)
             return before, None
-        with building(target, stamp, runtime, force=force) as build:
+        with _named(target), building(target, stamp, runtime, force=force) as build:
             if build.sealed is None:
                 write_json(build.folder / RECIPE, recipe_tree(self.recipe))
                 self._call(stage, build, runtime)
@@ -249,6 +250,17 @@ class Workspace:
         sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
         inputs = {kind: self.target(kind) for kind in stage.inputs}
         run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """The system names no file where it refuses a read, a write or a lock of one that is open: then the artifact is named."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = f"a file of {target}"
+        raise
 
 
 def _hashes(path: Path) -> dict[str, str]:

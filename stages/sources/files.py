@@ -6,11 +6,13 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_file, hash_value
+from stages.core.system import read_failure
 from stages.sources.document import Omission
 from stages.sources.known import KnownHashes, signature_of
 from stages.sources.text_rules import printable
@@ -135,6 +137,15 @@ def file_below(root: Path, name: str) -> str:
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
         raise FileNotFoundError(f"{printable(name)} leads out of the folder")
     return relative
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError of reading a file of the user's into an INPUT error that names it, with the system's word."""
+    try:
+        yield
+    except OSError as error:
+        raise read_failure(Path(printable(str(path))), error, ExitCode.INPUT) from error
 
 
 def without_suffix(relative: str) -> str:

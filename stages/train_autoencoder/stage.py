@@ -24,7 +24,16 @@ from stages.coders.vae import Vae, build_vae, load_vae, psnr, save_vae, to_signe
 from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
-from stages.core.files import apply_umask, disk_errors, read_jsonl, sync_folder, sync_up, write_atomic, write_json, write_jsonl
+from stages.core.files import (
+    apply_umask,
+    disk_errors,
+    read_jsonl,
+    sync_folder,
+    sync_up,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
 from stages.sources.document import Document, Source
