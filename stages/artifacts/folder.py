@@ -39,7 +39,7 @@ from stages.artifacts.manifest import (
 )
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
-from stages.core.files import disk_errors, read_jsonl, require_space, sync_file, sync_folder, write_json, write_jsonl
+from stages.core.files import disk_errors, read_jsonl, require_space, sync_folder, sync_up, write_json, write_jsonl
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 
@@ -80,8 +80,9 @@ class Build:
 
     def finish_unit(self, name: str, facts: dict[str, Any], files: list[Path]) -> None:
         """Flush and hash the unit's files, then record that it is done."""
-        entries = [self._entry(path, volatile=False) for path in files]
         (self.folder / UNITS).mkdir(exist_ok=True)
+        sync_up(files, self.folder)
+        entries = [self._entry(path, volatile=False) for path in files]
         write_json(
             self.folder / UNITS / f"{name}.json", {"facts": facts, "files": [entry.model_dump() for entry in entries]}
         )
@@ -124,6 +125,7 @@ class Build:
             if path.is_file() and name not in (MANIFEST, PLAN) and not name.startswith(f"{UNITS}/"):
                 is_volatile = any(name == item or name.startswith(f"{item}/") for item in volatile)
                 files.append(known.get(name) or self._entry(path, is_volatile))
+        sync_up((self.folder / entry.path for entry in files), self.folder)  # what the manifest lists is there whenever it is
         manifest = make_manifest(self.stamp, content, stats, files, self.started)
         write_json(self.folder / MANIFEST, manifest.model_dump())
         _put_in_place(self.folder, self.target)
@@ -131,7 +133,6 @@ class Build:
         return manifest
 
     def _entry(self, path: Path, volatile: bool) -> FileEntry:
-        sync_file(path)
         name = path.relative_to(self.folder).as_posix()
         return FileEntry(path=name, bytes=path.stat().st_size, sha256=hash_file(path), volatile=volatile)
 
@@ -197,6 +198,7 @@ def _begin(build: Build, runtime: Runtime, force: bool) -> None:
         runtime.report(Note(f"removed {build.folder}: it was begun with other settings"))
     with disk_errors(build.folder):
         build.folder.mkdir()
+    sync_folder(build.folder.parent)
     plan = {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts(), "take_over": not force}
     write_json(build.folder / PLAN, plan)
     if not force:
