@@ -16,14 +16,20 @@ MORE = {"train": sets("train.steps=3", "train.save_every=1", "train.log_every=1"
 TRIES = {"encode": 100, "tokenize": 20, "pack": 20, "vae": 12, "train": 10}  # cuts that are tried, of all there are
 
 
+@pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_next_run_ends_well_after_a_cut_at_any_moment(tmp_path: Path, shelf: Shelf, stage: str) -> None:  # noqa: F811
+def test_the_next_run_ends_well_after_a_cut_at_any_moment(
+    tmp_path: Path,
+    shelf: Shelf,  # noqa: F811
+    stage: str,
+    strict: bool,
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         lab, more = ready(tmp_path / "lab", shelf, patch, stage)
         more += MORE.get(stage, ())
         work = lab.folder / "work"
         with pytest.MonkeyPatch.context() as inner:
-            disk = Disk(work, tmp_path / "cuts", inner)
+            disk = Disk(work, tmp_path / "cuts", inner, strict=strict)
             outcome = lab.run(stage, *more)
             assert outcome.code == 0, outcome.stderr
             disk.cut()
@@ -35,7 +41,7 @@ def test_the_next_run_ends_well_after_a_cut_at_any_moment(tmp_path: Path, shelf:
             (tmp_path / "cuts" / str(number)).rename(work)
             again = lab.run(stage, *more)
             assert again.code == 0, f"cut {number} of {disk.count}: {again.stderr}"
-            assert lab.manifest(STAGES[stage])["digest"] == wanted
+            assert lab.manifest(STAGES[stage])["digest"] == wanted, f"cut {number} of {disk.count}"
             assert lab.run("verify", f"work/{STAGES[stage]}").code == 0
 
 
@@ -43,7 +49,7 @@ def test_the_copy_loses_what_was_not_flushed(tmp_path: Path, monkeypatch: pytest
     folder = tmp_path / "folder"
     (folder / "old").mkdir(parents=True)
     (folder / "kept").write_text("x")
-    disk = Disk(folder, tmp_path / "cuts", monkeypatch)
+    disk = Disk(folder, tmp_path / "cuts", monkeypatch, strict=True)
     (folder / "new").write_text("x")
     (folder / "kept").write_text("xyz")
     (folder / "made").mkdir()
