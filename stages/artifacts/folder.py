@@ -125,7 +125,9 @@ class Build:
             if path.is_file() and name not in (MANIFEST, PLAN) and not name.startswith(f"{UNITS}/"):
                 is_volatile = any(name == item or name.startswith(f"{item}/") for item in volatile)
                 files.append(known.get(name) or self._entry(path, is_volatile))
-        sync_up((self.folder / entry.path for entry in files), self.folder)  # what the manifest lists is there whenever it is
+        sync_up(
+            (self.folder / entry.path for entry in files), self.folder
+        )  # what the manifest lists is there whenever it is
         manifest = make_manifest(self.stamp, content, stats, files, self.started)
         write_json(self.folder / MANIFEST, manifest.model_dump())
         _put_in_place(self.folder, self.target)

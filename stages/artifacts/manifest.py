@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_value
+from stages.core.system import refuse_unreadable
 
 Content = TypeVar("Content", bound=BaseModel)
 ENVELOPE = 2  # 1: the digest covered the files alone
@@ -253,6 +254,7 @@ def check_size(folder: Path, entry: FileEntry, fix: str) -> None:
     try:
         size = (folder / entry.path).stat().st_size
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        refuse_unreadable(folder / entry.path, error)
         why = (error.strerror if isinstance(error, OSError) else str(error)) or "cannot be read"
         raise TfcliError(f"{folder / entry.path} is missing", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
     if size != entry.bytes:

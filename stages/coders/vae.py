@@ -17,6 +17,7 @@ from torch import Tensor
 from stages.coders.pixels import Pixels
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import apply_umask
 from stages.core.hashing import hash_file, hash_value
 from stages.core.system import memory_refused, refuse_unreadable
 
@@ -174,7 +175,9 @@ def save_vae(vae: Vae, folder: Path) -> dict[str, Any]:
     """Write the autoencoder as diffusers does; returns what identifies it (the fields of Identity in stages.artifacts)."""
     probe = vae.probe()
     vae.model.to("cpu").save_pretrained(folder, safe_serialization=True)
-    hashes = [hash_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    files = sorted(folder.glob("*.safetensors"))
+    apply_umask(files)
+    hashes = [hash_file(file) for file in files]
     return {
         "class_name": vae.class_name,
         "weights_sha256": hashes[0] if len(hashes) == 1 else hash_value(hashes),

@@ -93,7 +93,8 @@ def _file_failure(error: OSError) -> TfcliError:
     elif error.errno in _NOT_ALLOWED:
         what = f"not allowed: {where or word}"
     elif error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return TfcliError(f"not a usable path: {where or word}", why=word, fix="give another path", code=ExitCode.USAGE)
+        what = f"not a usable path: {word}: {where}" if where else f"not a usable path: {word}"
+        return TfcliError(what, fix="give another path", code=ExitCode.USAGE)
     else:
         what = f"the system refused an operation on {where or 'a file'}"
     return TfcliError(what, why=word, fix=_fix(error), code=ExitCode.ENVIRONMENT)

@@ -31,7 +31,7 @@ from stages.encode_images.failures import Failures
 from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
 from stages.encode_images.shards import Job, Record, encode_shards, num_shards
-from stages.sources.document import Source, count_documents, pictures_of
+from stages.sources.document import Omission, Source, count_documents, pictures_of
 from stages.sources.text_rules import printable
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -108,6 +108,8 @@ def _seal(
     """All shards are there: what was left out, the statistics, the check, the manifest."""
     whole = Failures(job.encode.max_bad, job.encode.bad_window)  # each part knew its own pictures only
     for record in records:
+        omissions = [Omission(**error) for error in record["errors"] if "row" not in error]
+        whole.lists(record["good"] + record["failed"], omissions)
         whole.saw_record(record)
     errors = [row for record in records for row in record["errors"]]
     write_jsonl(build.folder / ERRORS, errors)
@@ -134,10 +136,12 @@ def _seal(
         channel_std=deviation,
     )
     failed = {row["row"] for row in errors if "row" in row}
+    runtime.inputs_unchanged()  # before the check, which would blame the pictures
     quality = _check(source, job, vae, grid_of_row, failed, runtime)
     runtime.report(Note(f"{num_good} of {len(grid_of_row)} pictures encoded, {quality:.2f} dB PSNR from the store"))
     notes: Counter[str] = sum((Counter(record["notes"]) for record in records), Counter())
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
+    runtime.inputs_unchanged()
     # the sheet is for people; decoding rounds by the number of threads, and no later stage may depend on that
     build.seal(content.model_dump(), stats, volatile=(SHEET,))
 
@@ -169,6 +173,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
                 break
             if not runtime.part.has(shard.number):
                 continue
+            failures.lists(len(shard.images), shard.omissions)
             record = build.unit(_unit(shard.number))
             if record is None:
                 yield shard

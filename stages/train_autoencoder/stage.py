@@ -25,7 +25,6 @@ from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import (
-    apply_umask,
     disk_errors,
     read_jsonl,
     sync_folder,
@@ -55,7 +54,9 @@ def run(
     history: list[dict[str, Any]] = []
     if isinstance(vae, PretrainedVae):
         coder = load_vae(weights_at(vae.path), revision=vae.revision, device=runtime.device)
+        runtime.inputs_unchanged()
     else:
+        runtime.inputs_unchanged()  # here, not before the seal: training takes hours and reads no picture
         coder = _train(vae, training if len(training) else heldout, heldout, build, runtime, seed)
         history = list(read_jsonl(build.folder / METRICS))
     after = _reconstruct(coder, heldout)
@@ -86,9 +87,7 @@ def _write_model(coder: Vae, folder: Path) -> dict[str, Any]:
     try:
         with writing_tensors(folder):
             facts = save_vae(coder, folder)
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        apply_umask(path for path in files if path.suffix == ".safetensors")
-        sync_up(files, folder.parent)
+        sync_up(sorted(path for path in folder.iterdir() if path.is_file()), folder.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,8 @@ TRIES = 10  # for each stage, of its 50 to 150 operations
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    yield Shelf(tmp_path_factory.mktemp("shelf"))
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("shelf"))
 
 
 def ready(folder: Path, shelf: Shelf, patch: pytest.MonkeyPatch, stage: str) -> tuple[Lab, tuple[str, ...]]:
