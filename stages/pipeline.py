@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace as with_changes
+from functools import cached_property, partial
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -42,11 +43,13 @@ from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.recipe import Recipe, recipe_tree
 from stages.sources.files import existing
-from stages.sources.known import KnownHashes
+from stages.sources.known import KnownHashes, Unchanged
 from stages.tokenize_text.config import PretrainedTokenizer
 from stages.train_autoencoder.config import PretrainedVae
 
 HASHES = "source-hashes.json"  # in the work folder
+Identity = Callable[[KnownHashes], Any]  # of a source: the hashes of its files
+Watched = tuple[Identity, KnownHashes]
 State = Literal["fresh", "stale", "missing", "partial", "waits"]
 LEARNED = ("autoencoder", "checkpoint")  # kinds that take a training: a finished one is never replaced without the word
 
@@ -115,7 +118,8 @@ class Workspace:
         self.work = work
         self.samples = samples
         self.checkpoint = checkpoint
-        self._known = None if read_again else KnownHashes(work / HASHES)
+        self._hashes = None if read_again else work / HASHES
+        self._watched: dict[str, list[Watched]] = {}  # by the name of the stage
         self._seen_outside: dict[str, dict[str, Any]] = {}
 
     def target(self, kind: str) -> Path:
@@ -125,8 +129,13 @@ class Workspace:
         return self.work / (self.samples if kind == "samples" else kind)
 
     @cached_property
-    def _source_identity(self) -> Any:
-        return self.recipe.source.identity(self._known)
+    def _source(self) -> tuple[Any, Watched]:
+        return self._identity(self.recipe.source.identity)
+
+    def _identity(self, identity: Identity) -> tuple[Any, Watched]:
+        """The hashes of files of the user's, and what it takes to see whether they are still the same."""
+        known = KnownHashes(self._hashes)
+        return identity(known), (identity, known)
 
     def section(self, name: str) -> Any:
         return getattr(self.recipe, name)
@@ -169,21 +178,36 @@ class Workspace:
     def _outside(self, stage: Stage) -> dict[str, Any]:
         """What a stage reads that is no artifact: the source's files, and finished weights and vocabularies by path."""
         outside: dict[str, Any] = {}
+        watched = self._watched[stage.name] = []
+
+        def hashes(path: Path) -> Any:
+            identity, of_path = self._identity(partial(_hashes, path))
+            watched.append(of_path)
+            return identity
+
         if "source" in stage.sections:
-            outside["source"] = self._source_identity
+            outside["source"], of_source = self._source
+            watched.append(of_source)
         if stage.name == "vae":
             vae = self.recipe.vae
             path = weights_at(vae.path) if isinstance(vae, PretrainedVae) else vae.lpips_weights
-            outside["weights"] = _hashes(Path(path)) if path else None
+            outside["weights"] = hashes(Path(path)) if path else None
         if stage.name == "tokenize":
-            outside["text"] = [source.identity(self._known) for source in self.recipe.tokenize.text]
+            found = [self._identity(source.identity) for source in self.recipe.tokenize.text]
+            outside["text"] = [identity for identity, _ in found]
+            watched += [of_text for _, of_text in found]
             if self.recipe.tokenize.captions:
-                outside["captions"] = _hashes(existing(self.recipe.tokenize.captions, "captions"))
+                outside["captions"] = hashes(existing(self.recipe.tokenize.captions, "captions"))
             if isinstance(self.recipe.tokenize.tokenizer, PretrainedTokenizer):
-                outside["tokenizer"] = _hashes(tokenizer_at(self.recipe.tokenize.tokenizer.path))
+                outside["tokenizer"] = hashes(tokenizer_at(self.recipe.tokenize.tokenizer.path))
         if stage.name == "sample" and (pictures := self.recipe.sample.pictures()):
-            outside["pictures"] = {name: _hashes(existing(name, "picture")) for name in pictures}
+            outside["pictures"] = {name: hashes(existing(name, "picture")) for name in pictures}
         return outside
+
+    def _check_unchanged(self, stage: Stage) -> None:
+        """Raise TfcliError (INPUT) where a file that the stage was named by is another one than when it was hashed."""
+        for identity, known in self._watched.get(stage.name, ()):
+            identity(Unchanged(known))
 
     def status(self, stage: Stage) -> Status:
         """fresh, stale (and which setting or input changed), partial, missing, or waits for an input."""
@@ -296,7 +320,7 @@ class Workspace:
         if runtime.launch.rank:  # one of many processes at a training: the first makes the artifact
             self._call(stage, Build(target, stamp), runtime)
             return before, None
-        with building(target, stamp, runtime, force=force, replace=replace) as build:
+        with _named(target), building(target, stamp, runtime, force=force, replace=replace) as build:
             if build.sealed is None:
                 write_json(build.folder / RECIPE, recipe_tree(self.recipe))
                 self._call(stage, build, runtime)
@@ -309,6 +333,8 @@ class Workspace:
         sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
         sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
         inputs = {kind: self.target(kind) for kind in stage.inputs}
+        runtime = with_changes(runtime, inputs_unchanged=partial(self._check_unchanged, stage))
+        runtime.inputs_unchanged()  # they were hashed before the stages above were made, which may be days ago
         run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
 
 
@@ -343,8 +369,21 @@ def _lineage(folder: Path, manifest: Manifest) -> set[Path]:
     return found
 
 
-def _hashes(path: Path) -> dict[str, str]:
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """The system names no file where it refuses a read, a write or a lock of one that is open: then the artifact is named."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = f"a file of {target}"
+        raise
+
+
+def _hashes(path: Path, known: KnownHashes) -> dict[str, str]:
     """SHA-256 of a file, or of the files right inside a folder, by name; empty where there is nothing (a hub id)."""
     path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return {file.name: hash_file(file) for file in files if file.is_file()}
+    plain = [file for file in files if file.is_file()]
+    known.watch(path if path.is_dir() else path.parent, [file.name for file in plain])
+    return {} if isinstance(known, Unchanged) else {file.name: hash_file(file) for file in plain}

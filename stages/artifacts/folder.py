@@ -57,7 +57,7 @@ from stages.artifacts.units import (
 )
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Report, silent
-from stages.core.files import disk_errors, require_space, sync_file, write_jsonl, write_record
+from stages.core.files import disk_errors, require_space, sync_folder, sync_up, write_jsonl, write_record
 from stages.core.hashing import hash_file
 from stages.core.reading import inside, open_plain
 from stages.core.runtime import Runtime
@@ -93,8 +93,9 @@ class Build:
 
     def finish_unit(self, name: str, facts: dict[str, Any], files: list[Path]) -> None:
         """Flush and hash the unit's files, then record that it is done."""
-        entries = [self._entry(path, volatile=False) for path in files]
         (self.folder / UNITS).mkdir(exist_ok=True)
+        sync_up(files, self.folder)
+        entries = [self._entry(path, volatile=False) for path in files]
         write_unit(self.folder, name, facts, entries)
 
     @contextmanager
@@ -133,6 +134,9 @@ class Build:
             if path.is_file() and name not in (MANIFEST, PLAN) and not name.startswith(f"{UNITS}/"):
                 is_volatile = any(name == item or name.startswith(f"{item}/") for item in volatile)
                 files.append(known.get(name) or self._entry(path, is_volatile))
+        sync_up(
+            (self.folder / entry.path for entry in files), self.folder
+        )  # what the manifest lists is there whenever it is
         manifest = make_manifest(self.stamp, content, stats, files, self.started)
         write_manifest(self.folder / MANIFEST, manifest)
         put_in_place(self.folder, self.target, self._report)
@@ -140,7 +144,6 @@ class Build:
         return manifest
 
     def _entry(self, path: Path, volatile: bool) -> FileEntry:
-        sync_file(path)
         name = path.relative_to(self.folder).as_posix()
         return FileEntry(path=name, bytes=path.stat().st_size, sha256=hash_file(path), volatile=volatile)
 
@@ -205,6 +208,7 @@ def _begin(build: Build, runtime: Runtime, force: bool, replace: bool = False) -
         runtime.report(Note(f"removed {build.folder}: it was started with other settings"))
     with disk_errors(build.folder):
         build.folder.mkdir()
+    sync_folder(build.folder.parent)
     plan = {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts(), "take_over": not force}
     write_record(build.folder / PLAN, plan)
     if not force:

@@ -18,6 +18,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import check_sum, read_json, with_sum, write_json
 from stages.core.hashing import hash_value
 from stages.core.reading import inside, safe_name
+from stages.core.system import refuse_unreadable
 
 Content = TypeVar("Content", bound=BaseModel)
 ENVELOPE = 3  # 1: the digest covered the files alone; 2: no sum over the manifest itself
@@ -312,6 +313,7 @@ def check_size(folder: Path, entry: FileEntry, fix: str) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
+        refuse_unreadable(path, error)
         why = error.strerror or "cannot be read"
         raise TfcliError(f"{folder / entry.path} is missing", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
     if size != entry.bytes:

@@ -18,7 +18,9 @@ class EncodeConfig(Section):
     mirror: store each picture flipped left to right as well; packing draws one of the two for each place. Not for captions
     that tell left from right, nor for pictures with writing.
     max_bad: share of pictures that may fail, over the first 100, over the last bad_window and over the whole run, before the
-    stage stops; finished shards stay when it is raised. check_pictures: how many are decoded again for the PSNR and the sheet.
+    stage stops, and share of all samples that may be left out for any reason (no caption, a broken row, a link that is not
+    followed; not files of other kinds); finished shards stay when it is raised.
+    check_pictures: how many are decoded again for the PSNR and the sheet.
     min_psnr: dB that these should reach; psnr_check: what happens below it: "warn", or "refuse" to seal the latents.
     """
 

@@ -33,6 +33,7 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     loaded = load_model(checkpoint, runtime.device, sample.generation.precision)
     sample = _within(sample, loaded, runtime)
     tasks = make_tasks(sample, loaded)
+    runtime.inputs_unchanged()  # the given pictures are read
     if not tasks:
         fix = "give a prompt, or set sample.heldout_prompts, captions or free above 0"
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
