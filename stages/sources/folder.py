@@ -13,10 +13,11 @@ from pydantic import Field
 from stages.coders.pixels import EXTENSIONS
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
-from stages.sources.captions import Row, line_error, read_metadata
+from stages.sources.captions import Row, read_metadata
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, caption_pair
 from stages.sources.files import Found, existing_folder, files_hash, scan, walk, without_suffix
 from stages.sources.known import KnownHashes
+from stages.sources.lines import line_error
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

@@ -13,10 +13,11 @@ from pydantic import Field
 
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
-from stages.sources.captions import json_lines, line_error
+from stages.sources.captions import json_lines
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
 from stages.sources.files import existing, file_below, files_hash
 from stages.sources.known import KnownHashes
+from stages.sources.lines import line_error
 from stages.sources.text_rules import BadText, check_text, printable
 
 

@@ -4,7 +4,9 @@ pairs        image, text (or caption)                           a row is a pictu
 interleaved  texts, images: lists of one length                 at each place a text or a picture, the other is null (OBELICS)
 edits        input_image, edit_prompt, edited_image             a picture, an instruction, the changed picture
 
-A picture is bytes, a struct of `bytes` and `path` (Hugging Face), or a path below the folder of the table.
+A text may be turns of a conversation (see columns.py); where `texts` holds turns, a row is its pictures, then their text.
+Columns of other types are refused before a row is read. A picture is bytes, a struct of `bytes` and `path` (Hugging Face),
+or a path below the folder of the table.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pydantic import Field
 
 from stages.core.config import Section
 from stages.core.errors import TfcliError
+from stages.sources.columns import Kind, check_columns, no_column, text_of_turns
 from stages.sources.document import (
     MAX_READ_BYTES,
     Document,
@@ -38,6 +41,11 @@ from stages.sources.text_rules import BadText, check_text, printable
 
 Layout = Literal["pairs", "interleaved", "edits"]
 _TEXT = ("text", "caption")
+_KINDS: dict[Layout, tuple[Kind, ...]] = {
+    "pairs": ("picture", "text"),
+    "interleaved": ("texts", "pictures"),
+    "edits": ("picture", "text", "picture"),
+}
 _BEFORE, _EDIT, _AFTER = (
     ("input_image", "original_image"),
     ("edit_prompt", "instruction", "edit"),
@@ -149,16 +157,15 @@ class Parquet(Section):
             "edits": (_BEFORE, _EDIT, _AFTER),
         }[layout]
         there = table.schema_arrow.names
+        kinds = _KINDS[layout]
         found = []
-        for names in wanted:
+        for names, kind in zip(wanted, kinds, strict=True):
             name = next((name for name in names if name in there), None)
             if name is None:
-                raise TfcliError(
-                    f"{printable(str(path))}: no column {' or '.join(names)}",
-                    why=f"the columns found are: {printable(', '.join(there))[:200]}",
-                    fix="name the columns with source.image_column and source.text_column, or set source.layout",
-                )
+                option = "source.image_column" if kind == "picture" else "source.text_column"
+                raise no_column(path, names, option if layout == "pairs" else "", table.schema_arrow, kind)
             found.append(name)
+        check_columns(path, table.schema_arrow, dict(zip(found, kinds, strict=True)))
         return tuple(found)
 
     def _document(
@@ -187,6 +194,11 @@ class Parquet(Section):
         return caption_pair(key, place.name, text, picture, self.missing_caption)
 
     def _interleaved(self, place: _Place, texts: Any, images: Any) -> Iterator[Segment]:
+        if isinstance(texts, list) and texts and isinstance(texts[0], dict):
+            yield from (place.picture("images", image, number) for number, image in enumerate(images or ()))
+            if text := self._text(texts):
+                yield TextSegment(text)
+            return
         if not isinstance(texts, list) or not isinstance(images, list) or len(texts) != len(images):
             raise BadText("ROW_BROKEN", "texts and images are not lists of one length")
         for number, (text, image) in enumerate(zip(texts, images, strict=True)):
@@ -200,9 +212,10 @@ class Parquet(Section):
     def _text(self, value: Any) -> str | None:
         if value is None:
             return None
-        if not isinstance(value, str):
+        text = value if isinstance(value, str) else text_of_turns(value)
+        if text is None:
             raise BadText("ROW_BROKEN", "the text column holds no text")
-        return check_text(value, self.max_text_bytes).strip()
+        return check_text(text, self.max_text_bytes).strip()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from stages.artifacts.latents import StoredDocument, StoredImage, StoredText, with_caption
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Report, Warn
-from stages.sources.captions import Row, line_error, read_captions
+from stages.sources.captions import Row, read_captions
 from stages.sources.files import existing
+from stages.sources.lines import line_error
 from stages.sources.text_rules import BadText, check_text, printable
 
 _MAX_TEXT_BYTES = 65_536
