@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.core.config import Section
+from stages.core.config import Section, neutral
 from stages.core.errors import TfcliError
 from stages.sources.columns import Kind, check_columns, no_column, text_of_turns
 from stages.sources.document import (
@@ -83,12 +83,14 @@ class Parquet(Section):
     layout: Literal["auto", "pairs", "interleaved", "edits"] = "auto"  # auto: by the columns of the first table
     image_column: str = "image"  # of pairs
     text_column: str = ""  # of pairs; "": text, or else caption
+    follow_links: bool = neutral(False)  # its files, by name and content, are in the fingerprint
     missing_caption: Literal["skip", "empty"] = "skip"
     max_text_bytes: int = Field(65_536, gt=0)
 
     def documents(self) -> Iterator[Document | Omission]:
         """Rows in their order, tables by the bytes of their names. Keys: `table/12` for row 12, from 0."""
-        root, names = self._tables()
+        root, names, passed = self._tables()
+        yield from passed
         for name in names:
             table = open_table(root / name)
             layout = self._layout(table)
@@ -98,13 +100,13 @@ class Parquet(Section):
                 rows = rows_without_bytes(root / name, table, group, columns)
                 for row in range(len(rows)):
                     key = f"{name.removesuffix('.parquet')}/{first + row}"
-                    place = _Place(root / name, f"{name}:{first + row}", group, row)
+                    place = _Place(root / name, f"{name}:{first + row}", group, row, self.follow_links)
                     yield self._document(key, place, layout, columns, rows[row])
                 first += len(rows)
 
     def count(self) -> tuple[int, int]:
         """Rows from the tables' own metadata; pictures: one a row, two for edits, listed for interleaved rows."""
-        root, names = self._tables()
+        root, names, _ = self._tables()
         rows = sum(open_table(root / name).metadata.num_rows for name in names)
         layout = self._layout(open_table(root / names[0]))
         if layout == "interleaved":
@@ -113,7 +115,7 @@ class Parquet(Section):
 
     def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the tables, and of the pictures that they name by path. No picture in a table is read for it."""
-        root, names = self._tables()
+        root, names, _ = self._tables()
         named: dict[str, None] = dict.fromkeys(names)
         for name in names:
             table, folder = open_table(root / name), (root / name).parent
@@ -122,22 +124,22 @@ class Parquet(Section):
             pictures = {"pairs": columns[:1], "interleaved": columns[1:], "edits": (columns[0], columns[-1])}[layout]
             for value in file_names(root / name, table, pictures):
                 with suppress(ValueError, FileNotFoundError):  # its row is left out
-                    named[str((folder / file_below(folder, value)).relative_to(root))] = None
+                    named[str((folder / file_below(folder, value, self.follow_links)).relative_to(root))] = None
         return {"files": files_hash(root, named, known)}
 
     def describe(self) -> str:
         """Which tables, which layout, and by which columns it was chosen."""
-        root, names = self._tables()
+        root, names, _ = self._tables()
         table = open_table(root / names[0])
         layout = self._layout(table)
         columns = ", ".join(self._columns(root / names[0], table, layout))
         return f"{len(names):,} tables at {printable(self.path)}, {layout} from the columns {printable(columns)}"
 
-    def _tables(self) -> tuple[Path, list[str]]:
+    def _tables(self) -> tuple[Path, list[str], list[Omission]]:
         path = existing(self.path, "parquet file or folder")
         if not path.is_dir():
-            return path.parent, [path.name]
-        return path, files_named(self.path, path, ".parquet", "tables")
+            return path.parent, [path.name], []
+        return path, *files_named(self.path, path, ".parquet", "tables", self.follow_links)
 
     def _layout(self, table: Any) -> Layout:
         if self.layout != "auto":
@@ -226,13 +228,14 @@ class _Place:
     name: str
     group: int
     row: int
+    follow_links: bool
 
     def picture(self, column: str, value: Any, number: int | None = None) -> ImageSegment:
         """value: of the cell, with True in place of bytes. Raises BadText where there is no picture."""
         name = f"{self.name}/{column}" + ("" if number is None else f"/{number}")
         if isinstance(value, str):
             try:
-                file = self.path.parent / file_below(self.path.parent, value)
+                file = self.path.parent / file_below(self.path.parent, value, self.follow_links)
             except ValueError as error:
                 raise BadText("IMAGE_PATH", str(error)) from error
             except FileNotFoundError as error:

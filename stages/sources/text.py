@@ -11,7 +11,7 @@ from stages.core.config import Section
 from stages.core.errors import TfcliError
 from stages.core.reading import open_plain
 from stages.sources.document import Document, Omission, TextSegment, count_documents
-from stages.sources.files import Found, existing, files_hash, walk, without_suffix
+from stages.sources.files import Found, existing, files_hash, none_named, walk, without_suffix
 from stages.sources.known import KnownHashes
 from stages.sources.lines import lines_of
 from stages.sources.text_rules import BadText, decode_text, printable
@@ -69,7 +69,8 @@ class Text(Section):
         listing = list(walk(root, self.recursive, self.follow_links))
         entries = [item for item in listing if isinstance(item, Omission) or item.relative.lower().endswith(".txt")]
         if not any(isinstance(item, Found) for item in entries):
-            raise TfcliError(f"no text in {printable(self.path)} (looked for txt in {len(listing):,} files)")
+            passed = [item for item in listing if isinstance(item, Omission)]
+            raise none_named(f"no text in {printable(self.path)} (looked for txt in {len(listing):,} files)", passed)
         yield from entries
 
     def _file(self, key: str, entry: Found) -> Iterator[Document | Omission]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.core.config import Section
+from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
 from stages.sources.captions import json_lines, table_rows
 from stages.sources.columns import Kind, name_column, no_column, text_of_turns
@@ -36,14 +36,17 @@ class TextTable(Section):
     text_column: str = "text"
     id_column: str = ""
     group_column: str = ""
+    follow_links: bool = neutral(False)  # its files, by name and content, are in the fingerprint
     max_text_bytes: int = Field(16 << 20, gt=0)  # of one document
 
     def documents(self) -> Iterator[Document | Omission]:
         """Rows in their order, files by the bytes of their names. Keys: `part-0/12` for row (or line) 12, or `part-0/ID`, and
         where that is null `part-0/row 12`."""
-        root, names = self._files()
+        root, names, passed = self._files()
+        yield from passed
         for name in names:
-            stem = next(name.removesuffix(suffix) for suffix in reversed(_SUFFIXES) if name.endswith(suffix))
+            # a name in capitals keeps its suffix: a.jsonl may be next to it
+            stem = next((name.removesuffix(suffix) for suffix in reversed(_SUFFIXES) if name.endswith(suffix)), name)
             for line, row in self._rows(root / name):
                 yield self._document(root / name, stem, line, row)
 
@@ -53,23 +56,23 @@ class TextTable(Section):
 
     def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the files."""
-        root, names = self._files()
+        root, names, _ = self._files()
         return {"files": files_hash(root, names, known)}
 
     def describe(self) -> str:
         """Which files, and which column."""
-        _, names = self._files()
+        _, names, _ = self._files()
         return f"text in {printable(self.path)}, column {printable(self.text_column)} of {len(names):,} files"
 
-    def _files(self) -> tuple[Path, list[str]]:
+    def _files(self) -> tuple[Path, list[str], list[Omission]]:
         path = existing(self.path, "text table")
         if path.is_dir():
-            return path, files_named(self.path, path, _SUFFIXES, "text tables")
-        if not path.is_file() or not path.name.endswith(_SUFFIXES):
+            return path, *files_named(self.path, path, _SUFFIXES, "text tables", self.follow_links)
+        if not path.is_file() or not path.name.lower().endswith(_SUFFIXES):
             raise TfcliError(
                 f"not a text table: {printable(self.path)}", fix=f"give a {', '.join(_SUFFIXES)}", code=ExitCode.USAGE
             )
-        return path.parent, [path.name]
+        return path.parent, [path.name], []
 
     def _rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if path.suffix.lower() != ".parquet":
