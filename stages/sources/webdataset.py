@@ -87,10 +87,11 @@ class Webdataset(Section):
         self._check_plain(path)
         passed: Counter[str] = Counter()
         special: list[Omission] = []
+        late: list[TarTruncated] = []
         seen: set[str] = set()
         done = 0
         try:
-            for sample in group_by_keys(_grouping_input(path, relative, special, passed)):
+            for sample in group_by_keys(_grouping_input(path, relative, special, passed, late)):
                 yield from special
                 special.clear()
                 key = sample.pop("__key__")
@@ -100,6 +101,8 @@ class Webdataset(Section):
                 seen.add(key)
                 done += 1
                 yield self._document(path, relative, key, sample)
+            if late:
+                raise late[0]
         except TarTruncated as error:
             if not self.allow_truncated:
                 raise TfcliError(
@@ -155,13 +158,13 @@ class Webdataset(Section):
 
 
 def _grouping_input(
-    path: Path, relative: str, special: list[Omission], passed: Counter[str]
+    path: Path, relative: str, special: list[Omission], passed: Counter[str], late: list[TarTruncated]
 ) -> Iterator[dict[str, Any]]:
     """What webdataset's tar_file_expander would give, with a Member in place of the bytes."""
     from webdataset.tariterators import base_plus_ext
 
     seen: set[tuple[str, str]] = set()
-    for member in members(path):
+    for member in _until(members(path), late):
         if isinstance(member, Omission):
             special.append(member)
             continue
@@ -179,6 +182,16 @@ def _grouping_input(
             raise _unsorted(relative, key)
         seen.add((key, suffix))
         yield {"fname": member.name, "data": member, "__url__": relative}
+
+
+def _until(found: Iterator[Member | Omission], late: list[TarTruncated]) -> Iterator[Member | Omission]:
+    """The members; what is wrong behind a whole archive goes to `late`, so that its last sample is not held for a cut one."""
+    try:
+        yield from found
+    except TarTruncated as error:
+        if not error.behind_end:
+            raise
+        late.append(error)
 
 
 def _check_count(path: Path, relative: str, found: int, allow_fewer: bool) -> None:
