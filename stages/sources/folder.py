@@ -24,7 +24,7 @@ from stages.sources.document import Document, FileSpan, ImageSegment, Omission, 
 from stages.sources.files import Found, Names, existing_folder, files_hash, none_named, scan, walk, without_suffix
 from stages.sources.known import KnownHashes
 from stages.sources.lines import line_error
-from stages.sources.text_rules import BadText, check_text, decode_text, printable
+from stages.sources.text_rules import BadText, clean_text, decode_text, printable
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _SIDECARS = (".txt", ".caption")
@@ -134,7 +134,7 @@ class Folder(Section):
                 caption = self._sidecar(entry, key, sidecars)
             else:
                 row = table.rows.get(entry.relative)
-                caption = None if row is None or row.caption is None else check_text(row.caption, self.max_text_bytes)
+                caption = None if row is None or row.caption is None else clean_text(row.caption, self.max_text_bytes)
         except BadText as bad:
             return Omission(key, entry.relative, bad.reason, bad.message)
         except OSError as error:

@@ -18,7 +18,7 @@ from stages.sources.document import Document, FileSpan, ImageSegment, Omission, 
 from stages.sources.files import existing, file_below, files_hash
 from stages.sources.known import KnownHashes
 from stages.sources.lines import line_error
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.text_rules import BadText, clean_text, printable
 
 
 class Jsonl(Section):
@@ -88,7 +88,7 @@ class Jsonl(Section):
             if name == "image":
                 yield _picture(path, number, value, self.follow_links)
             elif value:
-                yield TextSegment(check_text(value, self.max_text_bytes))
+                yield TextSegment(clean_text(value, self.max_text_bytes))
 
 
 def _checked(path: Path, number: int, record: dict[str, Any]) -> tuple[str, list[Any], str | None]:

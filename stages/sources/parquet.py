@@ -37,7 +37,7 @@ from stages.sources.document import (
 from stages.sources.files import existing, file_below, files_hash, files_named
 from stages.sources.known import KnownHashes
 from stages.sources.tables import file_names, open_table, rows_without_bytes
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.text_rules import BadText, clean_text, printable
 
 Layout = Literal["pairs", "interleaved", "edits"]
 _TEXT = ("text", "caption")
@@ -209,7 +209,7 @@ class Parquet(Section):
             if image is not None:
                 yield place.picture("images", image, number)
             elif text:
-                yield TextSegment(check_text(text, self.max_text_bytes))
+                yield TextSegment(clean_text(text, self.max_text_bytes))
 
     def _text(self, value: Any) -> str | None:
         if value is None:
@@ -217,7 +217,7 @@ class Parquet(Section):
         text = value if isinstance(value, str) else text_of_turns(value)
         if text is None:
             raise BadText("ROW_BROKEN", "the text column holds no text")
-        return check_text(text, self.max_text_bytes).strip()
+        return clean_text(text, self.max_text_bytes).strip()
 
 
 @dataclass(frozen=True)

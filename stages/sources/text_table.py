@@ -17,7 +17,7 @@ from stages.sources.files import existing, files_hash, files_named
 from stages.sources.known import KnownHashes
 from stages.sources.lines import line_error
 from stages.sources.tables import open_table
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.text_rules import BadText, clean_text, printable
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -102,8 +102,8 @@ class TextTable(Section):
         if text is None:
             return Omission(key, where, "TEXT_MISSING", f"{printable(self.text_column)} is not a text")
         try:
-            check_text(text, self.max_text_bytes)
-            check_text(key, self.max_text_bytes)
+            text = clean_text(text, self.max_text_bytes)
+            clean_text(key, self.max_text_bytes)
         except BadText as bad:
             return Omission(key, where, bad.reason, bad.message)
         if not text.strip():

@@ -21,7 +21,7 @@ from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSeg
 from stages.sources.files import existing, files_hash, files_named
 from stages.sources.known import KnownHashes
 from stages.sources.tar import Member, TarTruncated, members
-from stages.sources.text_rules import BadText, check_text, decode_text, printable
+from stages.sources.text_rules import BadText, clean_text, decode_text, printable
 
 _IMAGE_SUFFIXES = tuple(extension[1:] for extension in EXTENSIONS)
 _MAX_TARS = 100_000
@@ -154,7 +154,7 @@ class Webdataset(Section):
             return None
         if not isinstance(caption, str):
             raise BadText("JSON_BROKEN", f"{printable(self.json_key)} is not a string")
-        return check_text(caption, self.max_text_bytes).strip()
+        return clean_text(caption, self.max_text_bytes).strip()
 
 
 def _grouping_input(
