@@ -1,4 +1,5 @@
-"""Files that are whole or absent: write beside, flush to disk, rename, flush the folder."""
+"""Files that are whole or absent: written into a temporary file, flushed, renamed, and the folder flushed. Records with a sum
+over their own content."""
 
 from __future__ import annotations
 
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.hashing import hash_value
+from stages.core.reading import MAX_SMALL_BYTES, open_plain, read_bounded, unreadable
+
+_SUM = "sha256"  # the key of a record's own sum
 
 
 def sync_folder(folder: Path) -> None:
@@ -98,13 +103,63 @@ def json_line(row: Any) -> bytes:
     return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogatepass")
 
 
+def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> Any:
+    """The value of a JSON file of ours. FileNotFoundError where there is none.
+
+    Raises TfcliError: ARTIFACT for what is no JSON, no plain file or too large; ENVIRONMENT where it cannot be read.
+    """
+    try:
+        return json.loads(read_bounded(path, limit))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise TfcliError(f"{path} is damaged", why=f"not JSON: {error}", code=ExitCode.ARTIFACT) from error
+
+
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as JSON with a sum over itself, atomically; `read_record` checks it."""
+    write_json(path, with_sum(value))
+
+
+def with_sum(value: dict[str, Any]) -> dict[str, Any]:
+    """The record with its sum in it."""
+    return {**value, _SUM: hash_value(value)}
+
+
+def read_record(path: Path, old_keys: frozenset[str] | None = None) -> dict[str, Any]:
+    """A record of `write_record`, without its sum. FileNotFoundError where there is none.
+
+    old_keys: the keys of records that were written before they had a sum; one with exactly these keys is accepted as it is.
+    Raises TfcliError (ARTIFACT) where the sum differs, and as `read_json` does.
+    """
+    return check_sum(read_json(path), path, old_keys)
+
+
+def check_sum(value: Any, where: object, old_keys: frozenset[str] | None = None) -> dict[str, Any]:
+    """A record without its sum, after a look at it. where: names it in the error."""
+    if isinstance(value, dict):
+        rest = {key: below for key, below in value.items() if key != _SUM}
+        if len(rest) == len(value) and rest.keys() == old_keys:
+            return rest
+        with suppress(ValueError, RecursionError):  # NaN, half of a surrogate pair: nothing that was hashed
+            if len(rest) < len(value) and value[_SUM] == hash_value(rest):
+                return rest
+    raise TfcliError(f"{where} is damaged", why="its sum differs from its content", code=ExitCode.ARTIFACT)
+
+
 def read_jsonl(path: Path) -> Iterator[Any]:
     """The values of a file with one JSON value a line; a broken line is an ARTIFACT error that names it."""
-    with path.open("rb") as file:
+    try:
+        opened = open_plain(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with opened as file:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line.decode("utf-8", "surrogatepass"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise TfcliError(f"{path}:{number}: not JSON", why=str(error), code=ExitCode.ARTIFACT) from error
 
 
