@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bad_inputs.lab import Case, Lab, Outcome, sets
+from tests.builders import edit_manifest
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 ARRAYS = "artifacts/test_arrays.py::"
@@ -88,10 +89,14 @@ def write_manifest(folder: Path, raw: dict[str, Any]) -> str:
     """Write a manifest whose digest is the one of what it lists, and return that."""
     from stages.artifacts.manifest import Manifest, digest_of
 
-    listed = Manifest.model_validate(raw)
-    raw["digest"] = digest_of(listed.files, listed.content, listed.inputs)
-    (folder / "manifest.json").write_text(json.dumps(raw))
-    return str(raw["digest"])
+    def change(old: dict[str, Any]) -> None:
+        old.update(raw)
+        listed = Manifest.model_validate(old)
+        old["digest"] = digest_of(listed.files, listed.content, listed.inputs)
+
+    del raw["sha256"]
+    edit_manifest(folder, change)
+    return str(json.loads((folder / "manifest.json").read_bytes())["digest"])
 
 
 def zarr_json(change: Callable[[dict[str, Any]], object] | bytes) -> Callable[[Lab], None]:
@@ -112,8 +117,7 @@ def zarr_json(change: Callable[[dict[str, Any]], object] | bytes) -> Callable[[L
 
 
 def no_content(lab: Lab) -> None:
-    path = lab.finish() / "latents" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "content": {}}))
+    edit_manifest(lab.finish() / "latents", lambda raw: raw.update(content={}))
     shutil.rmtree(lab.folder / "work" / "tokens")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from PIL import Image
 
 from tests.bad_inputs.lab import RECIPE, Case, Lab, Outcome, png, sets
+from tests.builders import edit_manifest
 
 CHECK = "recipe check"
 
@@ -251,8 +252,7 @@ CASES = [
 
 
 def newer(lab: Lab) -> None:
-    path = lab.finish() / "latents" / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": ', '"schema_version": 99, "was": ', 1).replace(', "was": 1', "").replace(', "was": 2', ""))  # fmt: skip
+    edit_manifest(lab.finish() / "latents", lambda raw: raw.update(schema_version=99))
     shutil.rmtree(lab.folder / "work" / "tokens")
 
 

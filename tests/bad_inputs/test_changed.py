@@ -86,7 +86,7 @@ CASES: list[tuple[str, Callable[[Lab], tuple[str, ...]], str, str]] = [  # comma
     ("encode", of_lines, "pictures/good2.png", SHARD),
     ("tokenize", of_text, "novel.txt", COLUMNS),
     ("tokenize", of_text, "captions.jsonl", COLUMNS),
-    ("vae", of_a_model, "pictures/good1.png", "stages.coders.vae.psnr"),
+    ("vae", of_a_model, "pictures/good1.png", "stages.coders.quality.psnr"),
     ("vae", of_a_model, "pictures/good1.png", "stages.train_autoencoder.stage.load_vae"),
     ("vae", of_a_model, "vae/config.json", "stages.train_autoencoder.stage.load_vae"),
 ]

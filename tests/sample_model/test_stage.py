@@ -31,6 +31,7 @@ from stages.sample_model.tasks import Task
 from stages.sample_model.writing import FRAMES, Facts, Frames, Writer
 from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
+from tests.builders import edit_manifest
 
 QUICK = ("--steps", "2", "--set", "sample.generation.max_text_tokens=4")
 SETTINGS: dict[str, Any] = {"sampler": {"kind": "ddim", "steps": 2}, "max_text_tokens": 4}
@@ -487,9 +488,7 @@ def test_a_document_may_say_all_of_it(lab: Lab) -> None:
 
 
 def test_another_autoencoder_than_that_of_the_training_is_refused(lab: Lab) -> None:
-    path = lab.folder / "work" / "autoencoder" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "digest": "0" * 64}))
+    edit_manifest(lab.folder / "work" / "autoencoder", lambda raw: raw.update(digest="0" * 64))
     outcome = lab.run("sample work", "a thing")
     assert outcome.code == 4
     assert "was made from other autoencoder" in outcome.lines[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -97,6 +98,14 @@ def open_checkpoint(given: str, call: Call, settings: tuple[str, ...]) -> Worksp
 def work_folder(given: Path) -> Path:
     """The folder behind --work, which need not be there yet. Raises TfcliError (USAGE) where it cannot be one."""
     work = _expanded(given)
+    try:
+        os.lstat(work)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            what = f"not a usable path: {error.strerror}: {work}"[:300]
+            raise TfcliError(what, fix="give another path", code=ExitCode.USAGE) from error
     for folder in (work, *work.parents):
         # os.path: a name that is too long is not there; pathlib raises
         if os.path.exists(folder) and not os.path.isdir(folder):
