@@ -24,6 +24,11 @@ from stages.pack_sequences.stage import run as run_pack
 from stages.tokenize_text.config import TokenizeConfig, TrainTokenizer
 from stages.tokenize_text.stage import run as run_tokenize
 
+# Statistics of the channels of every latent made here, in turn: of mean 0 and deviation 1, latents that nobody normalised
+# would look right.
+CHANNEL_MEANS, CHANNEL_STDS = (3.0, -1.0), (0.5, 2.0)
+POSTERIOR_DEVIATION = 0.1
+
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the manifest of an artifact as somebody would who knows how sums are made."""
@@ -57,9 +62,11 @@ def stamp(
 
 
 def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side: int = 4, mirror: bool = False) -> Path:
-    """A Latents artifact with random rows; a bad story has a NaN row for each of its images. mirror: a second grid. Wide
-    stories have their rows in a grid of their own."""
+    """A Latents artifact with random rows of the statistics above; a bad story has a NaN row for each of its images. mirror: a
+    second grid. Wide stories have their rows in a grid of their own."""
     rng = np.random.default_rng(0)
+    means, stds = ([each[channel % 2] for channel in range(channels)] for each in (CHANNEL_MEANS, CHANNEL_STDS))
+    mean_c11, std_c11 = (np.array(each)[:, None, None] for each in (means, stds))
     rows, lines, errors, grid_of_row = [], [], [], []
     for number, story in enumerate(stories):
         segments: list[dict[str, Any]] = []
@@ -71,7 +78,8 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
                         {"key": f"d{number}", "path": "x", "reason": "CORRUPT", "message": "", "row": len(rows)}
                     )
                 values = rng.normal(size=(2, channels, side, side)).astype(np.float32)
-                values[1] = 0.1
+                values[0] = mean_c11 + std_c11 * values[0]
+                values[1] = POSTERIOR_DEVIATION
                 if story.bad:
                     values[0], values[1] = np.nan, 0
                 rows.append(values)
@@ -132,8 +140,8 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
             shard_rows=64,
             dtype="float32",
             grids=grids,
-            channel_mean=[0.0] * channels,
-            channel_std=[1.0] * channels,
+            channel_mean=means,
+            channel_std=stds,
         )
         build.seal(content.model_dump(), {})
     return folder
