@@ -18,20 +18,25 @@ from typing import Any
 import numpy as np
 
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import disk_errors
+from stages.core.files import disk_errors, sync_up
 from stages.core.reading import read_bounded
+from stages.core.system import refuse_unreadable
 
 ROWS_PER_SHARD = 1024
+DESCRIPTION = "zarr.json"
 _MISSING = np.uint64(2**64 - 1)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: str, shard_rows: int) -> None:
     """Describe an array (num_rows, *row_shape) filled with NaN; the shards are written by `write_shard`. Shards that are
-    there already stay."""
+    there already stay, a description is made again. It is on disk before any shard is: without it they could not be read."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
+    description = path / DESCRIPTION
+    with disk_errors(path):
+        description.unlink(missing_ok=True)
     with disk_errors(path), _own_settings():
         zarr.create_array(
             store=str(path),
@@ -45,6 +50,18 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
             zarr_format=3,
             overwrite=False,
         )
+    sync_up([description], path.parent)
+
+
+def is_described(path: Path) -> bool:
+    """Whether the description of an array of `create_rows` is there and whole: a power cut may leave an empty one."""
+    try:
+        _metadata(path)
+    except TfcliError as error:
+        if error.code != ExitCode.ARTIFACT:
+            raise
+        return False
+    return True
 
 
 def write_shard(path: Path, shard: int, rows: Array) -> Path:
@@ -82,6 +99,7 @@ def write_flat(path: Path, values: Array) -> None:
         )
         if values.size:
             array[...] = values
+    sync_up((file for file in path.rglob("*") if file.is_file()), path.parent)
 
 
 def read_flat(path: Path) -> Array:
@@ -93,6 +111,7 @@ def read_flat(path: Path) -> Array:
             array = zarr.open_array(store=str(path), mode="r", zarr_format=3)
             values = np.asarray(array[...])
     except Exception as error:  # zarr and its codecs raise many kinds; each means that the bytes are not what we wrote
+        refuse_unreadable(path / DESCRIPTION, error)
         raise TfcliError(f"{path} cannot be read", why=str(error), fix=_FIX, code=ExitCode.ARTIFACT) from error
     return values
 
@@ -118,7 +137,7 @@ class RowReader:
     def __init__(self, path: Path, sealed: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.sealed = sealed
-        meta = _metadata(path, None if sealed is None else sealed.get("zarr.json", ""))
+        meta = _metadata(path, None if sealed is None else sealed.get(DESCRIPTION, ""))
         self.num_rows: int = meta["shape"][0]
         self.row_shape: tuple[int, ...] = tuple(meta["shape"][1:])
         self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
@@ -152,6 +171,7 @@ class RowReader:
         try:
             data = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:
+            refuse_unreadable(path, error)
             raise _damaged(path, str(error)) from error
         index_bytes = self.shard_rows * 16
         if len(data) < index_bytes + 4:
@@ -194,10 +214,10 @@ def _compare(path: Path, data: Any, sealed: str) -> None:
         raise _damaged(path, why)
 
 
-def _metadata(path: Path, sealed: str | None) -> dict[str, Any]:
+def _metadata(path: Path, sealed: str | None = None) -> dict[str, Any]:
     """zarr.json, checked against what `create_rows` writes."""
     try:
-        data = read_bounded(path / "zarr.json")
+        data = read_bounded(path / DESCRIPTION)
         meta: dict[str, Any] = json.loads(data)
         codec = meta["codecs"][0]
         inner = codec["configuration"]["codecs"]
@@ -214,14 +234,15 @@ def _metadata(path: Path, sealed: str | None) -> dict[str, Any]:
             and inner[0]["configuration"]["endian"] == "little",
         }
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise _damaged(path / "zarr.json", f"{type(error).__name__}: {error}") from error
+        refuse_unreadable(path / DESCRIPTION, error)
+        raise _damaged(path / DESCRIPTION, f"{type(error).__name__}: {error}") from error
     for name, holds in expected.items():
         if not holds:
             raise _damaged(
-                path / "zarr.json", f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}"
+                path / DESCRIPTION, f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}"
             )
     if sealed is not None:
-        _compare(path / "zarr.json", data, sealed)
+        _compare(path / DESCRIPTION, data, sealed)
     return meta
 
 
