@@ -7,8 +7,9 @@ Flat arrays (token ids, offsets, spans): one chunk, zstd and crc32c.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import disk_errors, sync_up
+from stages.core.reading import read_bounded
 from stages.core.system import refuse_unreadable
 
 ROWS_PER_SHARD = 1024
@@ -128,11 +130,14 @@ class RowReader:
     was never written is an error for who asks for it.
 
     The layout is read from zarr.json, and each row's place from the shard's index; nothing about order is assumed.
+    sealed: the sha256 of each file by its name below `path`, of a sealed artifact: a shard is compared with it when it is first
+    used, and stays mapped, so that rows of another encoding are never taken for these.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sealed: Mapping[str, str] | None = None) -> None:
         self.path = path
-        meta = _metadata(path)
+        self.sealed = sealed
+        meta = _metadata(path, None if sealed is None else sealed.get(DESCRIPTION, ""))
         self.num_rows: int = meta["shape"][0]
         self.row_shape: tuple[int, ...] = tuple(meta["shape"][1:])
         self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
@@ -161,7 +166,8 @@ class RowReader:
     def _open(self, shard: int) -> tuple[memoryview, memoryview]:
         import google_crc32c
 
-        path = self.path / "c" / "/".join([str(shard), *["0"] * len(self.row_shape)])
+        name = "/".join(["c", str(shard), *["0"] * len(self.row_shape)])
+        path = self.path / name
         try:
             data = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:
@@ -189,20 +195,30 @@ class RowReader:
                 data[end : end + 4].tobytes(), "little"
             ):
                 raise _damaged(path, "checksum of a row")
+        if self.sealed is not None:
+            _compare(path, data, self.sealed.get(name, ""))
         self._shards[shard] = (np.asarray(data).data, offsets.data)
         return self._shards[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "sealed": self.sealed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(state["path"], state["sealed"])  # type: ignore[misc]
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _compare(path: Path, data: Any, sealed: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != sealed:
+        why = f"its sha256 is {found[:12]}, the manifest says {sealed[:12] or 'nothing'}: it is another file, or made again since"
+        raise _damaged(path, why)
+
+
+def _metadata(path: Path, sealed: str | None = None) -> dict[str, Any]:
     """zarr.json, checked against what `create_rows` writes."""
     try:
-        meta: dict[str, Any] = json.loads((path / DESCRIPTION).read_bytes())
+        data = read_bounded(path / DESCRIPTION)
+        meta: dict[str, Any] = json.loads(data)
         codec = meta["codecs"][0]
         inner = codec["configuration"]["codecs"]
         expected = {
@@ -225,6 +241,8 @@ def _metadata(path: Path) -> dict[str, Any]:
             raise _damaged(
                 path / DESCRIPTION, f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}"
             )
+    if sealed is not None:
+        _compare(path / DESCRIPTION, data, sealed)
     return meta
 
 

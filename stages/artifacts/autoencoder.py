@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
 
 MODEL, SHEET, METRICS = "model", "reconstruction.png", "metrics.jsonl"
@@ -57,7 +58,8 @@ class Autoencoder:
 
     @property
     def model_folder(self) -> Path:
-        return self.folder / MODEL
+        """Where diffusers finds it, after a look at the sums of its files."""
+        return CheckedFiles(self.folder, self.manifest).below(MODEL)
 
 
 def weights_at(path: str) -> str:
@@ -68,5 +70,4 @@ def weights_at(path: str) -> str:
     folder = Path(os.path.expanduser(path))
     if not (folder / MANIFEST).is_file():
         return path
-    open_artifact(folder, "autoencoder")
-    return str(folder / MODEL)
+    return str(Autoencoder.open(folder).model_folder)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import disk_errors, read_jsonl, replacing
+from stages.core.files import disk_errors, replacing
 from stages.core.system import refuse_unreadable
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ class Checkpoint:
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that sampling uses: the running average where there is one."""
-        return read_tensors(self.folder / (EMA if self.content.has_ema else WEIGHTS))
+        return read_tensors(CheckedFiles(self.folder, self.manifest).path(EMA if self.content.has_ema else WEIGHTS))
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        yield from read_jsonl(self.folder / METRICS)
+        yield from CheckedFiles(self.folder, self.manifest).lines(METRICS)
 
     def sequences_folder(self) -> Path:
         return open_input(self.folder, self.manifest, "sequences")[0]

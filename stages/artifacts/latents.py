@@ -12,18 +12,19 @@ check.png                 pictures before (above) and after (below) the stored l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from stages.artifacts.arrays import RowReader, read_flat
-from stages.artifacts.autoencoder import Identity
+from stages.artifacts.arrays import RowReader
+from stages.artifacts.autoencoder import Autoencoder, Identity
+from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import read_jsonl
 
 ARRAYS, GRIDS, DOCUMENTS, ERRORS, SHEET = "arrays", "grids", "documents", "errors.jsonl", "check.png"
 IntArray = np.ndarray[Any, np.dtype[Any]]
@@ -113,20 +114,26 @@ class Latents:
     folder: Path
     manifest: Manifest
     content: LatentsContent
+    _readers: dict[int, RowReader] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: Path) -> Latents:
         manifest = open_artifact(folder, "latents")
         return cls(folder, manifest, read_content(folder, manifest, LatentsContent))
 
+    @cached_property
+    def _files(self) -> CheckedFiles:
+        return CheckedFiles(self.folder, self.manifest)
+
     def documents(self) -> Iterator[StoredDocument]:
         """All documents in source order."""
-        failed = {row["row"] for row in read_jsonl(self.folder / ERRORS) if "row" in row}
+        failed = {row["row"] for row in self._files.lines(ERRORS) if "row" in row}
         grids = self.grid_of_row()
         index = 0
         # by number: names have five digits, and more where there are more shards
-        for path in sorted((self.folder / DOCUMENTS).glob("*.jsonl"), key=lambda path: int(path.stem)):
-            for number, row in enumerate(read_jsonl(path), 1):
+        for name in sorted(self._files.names(DOCUMENTS), key=lambda name: int(Path(name).stem)):
+            path = self.folder / name
+            for number, row in enumerate(self._files.lines(name), 1):
                 try:
                     document = _document(index, row, failed, grids)
                 except (KeyError, TypeError, IndexError) as error:
@@ -135,19 +142,33 @@ class Latents:
                     raise TfcliError(f"{path}:{number} is damaged", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
                 yield document
                 index += 1
+        if index != self.content.num_documents:
+            why = f"{index:,} documents, the manifest says {self.content.num_documents:,}"
+            fix = "run 'tfcli encode --force' to make it again"
+            raise TfcliError(f"{self.folder / DOCUMENTS} is damaged", why=why, fix=fix, code=ExitCode.ARTIFACT)
 
     def grid_of_row(self) -> IntArray:
         """The grid of each picture."""
         mirrored = sum(grid.mirror is not None for grid in self.content.grids)
         if len(self.content.grids) - mirrored == 1:
             return np.zeros(self.content.num_images, np.uint8)
-        return read_flat(self.folder / ARRAYS / GRIDS)
+        grids = self._files.flat(f"{ARRAYS}/{GRIDS}")
+        if len(grids) != self.content.num_images or (grids.size and grids.max() >= len(self.content.grids)):
+            raise TfcliError(
+                f"{self.folder / ARRAYS / GRIDS} is damaged",
+                why="it does not name a grid for each picture",
+                fix="run 'tfcli encode --force'",
+                code=ExitCode.ARTIFACT,
+            )
+        return grids
 
     def rows(self, grid: int = 0) -> RowReader:
         """Random access to the rows of a grid, each (2, channels, height, width). Raises TfcliError (ARTIFACT) where the array
-        is not as the manifest says."""
+        is not as the manifest says, or a shard of it when its rows are first read."""
+        if grid in self._readers:
+            return self._readers[grid]
         facts = self.content.grids[grid]
-        reader = RowReader(self.folder / ARRAYS / facts.name)
+        reader = RowReader(self.folder / ARRAYS / facts.name, self._files.sums(f"{ARRAYS}/{facts.name}"))
         wanted = (facts.rows, 2, self.content.latent_channels, facts.height, facts.width)
         if (reader.num_rows, *reader.row_shape) != wanted:
             raise TfcliError(
@@ -156,10 +177,14 @@ class Latents:
                 fix="run 'tfcli encode --force'",
                 code=ExitCode.ARTIFACT,
             )
+        self._readers[grid] = reader
         return reader
 
     def autoencoder_folder(self) -> Path:
         return open_input(self.folder, self.manifest, "autoencoder")[0]
+
+    def autoencoder(self) -> Autoencoder:
+        return Autoencoder.open(self.autoencoder_folder())
 
 
 def _text(part: dict[str, Any]) -> StoredText:

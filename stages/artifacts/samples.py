@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.manifest import Manifest, open_artifact
-from stages.core.files import read_jsonl
 
 RECORDS, GRID, PAGE = "records.jsonl", "grid.png", "index.html"
 
@@ -103,5 +103,5 @@ class Samples:
         return cls(folder, open_artifact(folder, "samples"))
 
     def records(self) -> Iterator[Record]:
-        for row in read_jsonl(self.folder / RECORDS):
+        for row in CheckedFiles(self.folder, self.manifest).lines(RECORDS):
             yield Record.model_validate(row)

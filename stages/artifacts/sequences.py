@@ -19,11 +19,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages.artifacts.arrays import read_flat, write_flat
+from stages.artifacts.arrays import write_flat
+from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
+from stages.artifacts.rows import Broken, Frames, broken_rule
 from stages.artifacts.tokens import Marks
-from stages.core.files import read_jsonl
+from stages.core.errors import ExitCode, TfcliError
 
 HELDOUT_DOCUMENTS, HISTOGRAM = "heldout_documents.jsonl", "lengths.png"
 REPORT, REPORT_TEXT = "report.json", "report.txt"
@@ -79,9 +81,10 @@ class RowTable:
         for name in TABLES:
             write_flat(folder / name, getattr(self, name))
 
-    @classmethod
-    def read(cls, folder: Path) -> RowTable:
-        return cls(**{name: read_flat(folder / name) for name in TABLES})
+    def broken_rule(self, marks: Marks, frames: Frames) -> Broken | None:
+        """The first rule for packed rows that is broken."""
+        arrays = (self.ids, self.documents, self.images, self.row_documents, self.row_images)
+        return broken_rule(*arrays, marks, frames)
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,25 @@ class Sequences:
         return cls(folder, manifest, read_content(folder, manifest, SequencesContent))
 
     def split(self, side: Side) -> RowTable:
-        return RowTable.read(self.folder / side)
+        """The rows of one side. Raises TfcliError (ARTIFACT) where they are not as packing writes them: bytes or content."""
+        files, facts = CheckedFiles(self.folder, self.manifest), self.content
+        table = RowTable(**{name: files.flat(f"{side}/{name}") for name in TABLES})
+        broken = table.broken_rule(facts, Frames.of(facts.grids, facts.patch_side, facts.size_ids()))
+        wanted = (
+            {"train": facts.num_rows, "heldout": facts.heldout_rows, "late": facts.late_rows}[side],
+            facts.row_length,
+        )
+        if broken is None and table.ids.shape != wanted:
+            broken = Broken(f"there are {table.ids.shape} rows and places, the manifest says {wanted}", -1)
+        if broken is not None:
+            where = self.folder / side if broken.row < 0 else f"{self.folder / side}, row {broken.row}"
+            fix = "run 'tfcli pack --force' to make it again"
+            raise TfcliError(f"{where}: cannot be used", why=broken.what, fix=fix, code=ExitCode.ARTIFACT)
+        return table
 
     def heldout_documents(self) -> Iterator[int]:
         """Indices (over Tokens, and so over Latents) of the documents on the held-out side."""
-        for row in read_jsonl(self.folder / HELDOUT_DOCUMENTS):
+        for row in CheckedFiles(self.folder, self.manifest).lines(HELDOUT_DOCUMENTS):
             yield row["document"]
 
     def tokens_folder(self) -> Path:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from stages.artifacts.arrays import read_flat
+from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
-from stages.core.files import read_jsonl
+from stages.core.errors import ExitCode, TfcliError
 
 if TYPE_CHECKING:
     from stages.coders.text import TextCoder
@@ -69,17 +70,58 @@ class Tokens:
 
     def array(self, name: str) -> IntArray:
         """One of ids, segments, offsets, flags, groups, keys, sources."""
-        return read_flat(self.folder / ARRAYS / name)
+        values = self._files.flat(f"{ARRAYS}/{name}")
+        wrong = self._wrong(name, values)
+        if wrong:
+            fix = "run 'tfcli tokenize --force' to make it again"
+            raise TfcliError(f"{self.folder / ARRAYS / name} is damaged", why=wrong, fix=fix, code=ExitCode.ARTIFACT)
+        return values
+
+    def _wrong(self, name: str, values: IntArray) -> str:
+        """What of an array is not as tokenizing writes it; empty where all is."""
+        facts = self.content
+        if name == "ids":
+            bad = (values < 0) | (values >= facts.vocab_size)
+            return _first(bad, "id out of range") or _other_length(values, facts.num_text_tokens)
+        if name == "segments":
+            if values.ndim != 2 or values.shape[1] != 4:
+                return f"its shape is {values.shape}"
+            kind, first, second = values[:, 0], values[:, 1], values[:, 2]
+            bad = (first < 0) | (second < 0) | ((kind != TEXT) & (kind != IMAGE))
+            bad |= (kind == TEXT) & (first + second > facts.num_text_tokens)
+            return _first(bad, "segment that points outside of the ids, or of another kind")
+        if name == "offsets":
+            rising = len(values) > 0 and values[0] == 0 and bool((np.diff(values) >= 0).all())
+            return ("" if rising else "the offsets do not rise from 0") or _other_length(
+                values, facts.num_documents + 1
+            )
+        if name == "flags":
+            return _first(values > FIXED_ORDER + HELDOUT, "unknown flag") or _other_length(values, facts.num_documents)
+        if name == "sources":
+            return _first(values >= len(facts.sources), "unknown source") or _other_length(values, facts.num_documents)
+        return _other_length(values, facts.num_documents)
 
     def captions(self) -> dict[int, str]:
         """The captions that were replaced, by index of the document."""
-        path = self.folder / CAPTIONS
-        return {row["document"]: row["text"] for row in read_jsonl(path)} if path.exists() else {}
+        files = self._files
+        return {row["document"]: row["text"] for row in files.lines(CAPTIONS)} if files.has(CAPTIONS) else {}
 
     def text_coder(self) -> TextCoder:
         from stages.coders.text import TextCoder
 
-        return TextCoder.load(self.folder / TOKENIZER)
+        return TextCoder.load(self._files.path(TOKENIZER))
+
+    @cached_property
+    def _files(self) -> CheckedFiles:
+        return CheckedFiles(self.folder, self.manifest)
+
+
+def _first(bad: np.ndarray[Any, np.dtype[Any]], what: str) -> str:
+    return f"entry {int(np.argmax(bad))}: {what}" if bad.any() else ""
+
+
+def _other_length(values: IntArray, wanted: int) -> str:
+    return "" if len(values) == wanted else f"{len(values):,} entries, the manifest says {wanted:,}"
 
 
 def tokenizer_at(path: Path) -> Path:
@@ -90,5 +132,4 @@ def tokenizer_at(path: Path) -> Path:
     path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     if not (path / MANIFEST).is_file():
         return path
-    open_artifact(path, "tokens")
-    return path / TOKENIZER
+    return CheckedFiles(path, open_artifact(path, "tokens")).path(TOKENIZER)

@@ -125,6 +125,6 @@ def assemble(checkpoint: Checkpoint, sequences_folder: Path, model: Transfusion,
         diffusion=Diffusion(diffusion.schedule, diffusion.target, diffusion.times),
         scale=LatentScale(content.channel_mean, content.channel_std, device),
         text=tokens.text_coder(),
-        vae=load_vae(latents.autoencoder_folder() / "model", device=str(device)),
+        vae=load_vae(latents.autoencoder().model_folder, device=str(device)),
         device=device,
     )

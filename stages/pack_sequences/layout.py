@@ -11,31 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import RowTable
 from stages.artifacts.tokens import IMAGE, TEXT, Marks
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-@dataclass(frozen=True)
-class Frames:
-    """What an image of each grid takes in a row: BOI, patches, EOI, and where sizes are told the id of its size before BOI.
-
-    patches: number of patches of each grid. sizes: the id of each grid's size, or None.
-    """
-
-    patches: IntArray
-    sizes: IntArray | None = None
-
-    @property
-    def before(self) -> int:
-        """Elements before the first patch."""
-        return 1 if self.sizes is None else 2
-
-    @property
-    def lengths(self) -> IntArray:
-        return self.patches + self.before + 1
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from stages.artifacts.rows import Frames
 from stages.artifacts.tokens import IMAGE, TEXT, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences.config import PackConfig
-from stages.pack_sequences.layout import Frames, Units, segment_lengths
+from stages.pack_sequences.layout import Units, segment_lengths
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]

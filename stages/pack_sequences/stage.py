@@ -11,6 +11,7 @@ import numpy as np
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents, LatentsContent
 from stages.artifacts.manifest import check_built_on
+from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import (
     HELDOUT_DOCUMENTS,
     HISTOGRAM,
@@ -29,7 +30,7 @@ from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.fit import best_fit
-from stages.pack_sequences.layout import Frames, Units, drawn, segment_lengths, write_rows
+from stages.pack_sequences.layout import Units, drawn, segment_lengths, write_rows
 from stages.pack_sequences.lengths import fitting_units, joined_units
 from stages.pack_sequences.mix import balanced, copies, document_weights
 from stages.pack_sequences.report import histogram, report_text, summary
@@ -47,6 +48,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures
     facts = stored.content
     frames = _frames(facts, pack, source.content)
+    _check_segments(source, facts)
     flags = source.array("flags")
     free_order = (flags & FIXED_ORDER) == 0
     units, left_out = fitting_units(source, pack, frames, free_order)
@@ -81,7 +83,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     with runtime.interrupts.at_once(_KEPT):
         kept = packer.heldout(np.nonzero(heldout)[0])
         for table in (train, kept, *([] if late is None else [late])):
-            check_rows(table, source.content, frames, facts.num_images)
+            check_rows(table, source.content, frames)
     train.write(build.folder / "train")
     kept.write(build.folder / "heldout")
     if late is not None:
@@ -103,6 +105,19 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report)
 
 
+def _check_segments(source: Tokens, facts: LatentsContent) -> None:
+    """Raise TfcliError (ARTIFACT) where tokens refer to pictures that the latents do not have."""
+    segments = source.array("segments")
+    images = segments[:, 0] == IMAGE
+    rows = np.array([grid.rows for grid in facts.grids])
+    grid = np.where(images, segments[:, 2], 0)
+    bad = images & ((grid >= len(rows)) | (segments[:, 1] >= rows[np.minimum(grid, len(rows) - 1)]))
+    if bad.any():
+        why = f"segment {int(np.argmax(bad))} refers to a picture that the latents do not have"
+        fix = "run 'tfcli tokenize --force' to make them again"
+        raise TfcliError(f"{source.folder}: cannot be used", why=why, fix=fix, code=ExitCode.ARTIFACT)
+
+
 def _frames(facts: LatentsContent, pack: PackConfig, marks: Marks) -> Frames:
     """Raises TfcliError (USAGE) where a grid does not divide into patches."""
     side = pack.patch_side
@@ -112,12 +127,8 @@ def _frames(facts: LatentsContent, pack: PackConfig, marks: Marks) -> Frames:
             raise TfcliError(
                 f"pack.patch_side {side} does not fit", why=why, fix="use a divisor of both", code=ExitCode.USAGE
             )
-    patches = np.array([grid.height * grid.width // side**2 for grid in facts.grids], dtype=np.int64)
-    if not pack.size_tokens:
-        return Frames(patches)
-    sizes = distinct_sizes(facts.grids)
-    ids = [marks.vocab_size + sizes.index((grid.height, grid.width)) for grid in facts.grids]
-    return Frames(patches, np.array(ids, dtype=np.int64))
+    sizes = distinct_sizes(facts.grids) if pack.size_tokens else []
+    return Frames.of(facts.grids, side, {size: marks.vocab_size + number for number, size in enumerate(sizes)})
 
 
 def _heldout(groups: IntArray, flags: IntArray, packed: IntArray, fraction: float, seed: int) -> BoolArray:

@@ -170,7 +170,7 @@ def decode_rows(latents: Latents, places: set[tuple[int, int]], device: str) -> 
 
     if not places:
         return {}
-    vae = load_vae(Autoencoder.open(latents.autoencoder_folder()).model_folder, device=device)
+    vae = load_vae(latents.autoencoder().model_folder, device=device)
     by_grid: defaultdict[int, list[int]] = defaultdict(list)
     for grid, row in sorted(places):
         by_grid[grid].append(row)

@@ -373,9 +373,14 @@ def test_documents_stay_in_order_beyond_a_hundred_thousand_shards(tmp_path: Path
     before = [document.key for document in latents.documents()]
     folder = tmp_path / "latents" / "documents"
     assert len(list(folder.iterdir())) == 3
+    files = {entry.path: entry for entry in latents.manifest.files}
     for old, new in (("00002", "100001"), ("00001", "100000"), ("00000", "99999")):
         (folder / f"{old}.jsonl").rename(folder / f"{new}.jsonl")
-    assert [document.key for document in latents.documents()] == before
+        entry = files.pop(f"documents/{old}.jsonl")
+        files[f"documents/{new}.jsonl"] = entry.model_copy(update={"path": f"documents/{new}.jsonl"})
+    manifest = latents.manifest.model_copy(update={"files": list(files.values())})
+    renamed = Latents(latents.folder, manifest, latents.content)
+    assert [document.key for document in renamed.documents()] == before
 
 
 def test_a_disk_that_is_too_small_is_told_before_a_shard_is_made(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stages.artifacts.latents import Latents
+from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import RowTable, Sequences
 from stages.artifacts.tokens import Tokens
 from stages.core.errors import ExitCode, TfcliError
@@ -29,7 +30,6 @@ from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
-from stages.pack_sequences.layout import Frames
 from stages.preview.rows import read_rows
 from stages.train_model.batches import BatchMaker
 from stages.train_model.objective import loss_sums
@@ -143,7 +143,7 @@ def test_a_row_with_a_wrong_size_never_gets_to_training(sequences: Sequences, da
     facts, table = sequences.content, sequences.split("train")
     frames = Frames(np.array([4, 8]), np.array(list(facts.size_ids().values())))
     marks = Tokens.open(sequences.tokens_folder()).content
-    check_rows(table, marks, frames, 1000)
+    check_rows(table, marks, frames)
     ids = np.array(table.ids)
     row, first = table.images[0, 0], table.images[0, 1]
     place, value = {
@@ -154,7 +154,7 @@ def test_a_row_with_a_wrong_size_never_gets_to_training(sequences: Sequences, da
     ids[place] = value
     damaged = RowTable(ids, table.documents, table.images, table.row_documents, table.row_images)
     with pytest.raises(TfcliError, match="size"):
-        check_rows(damaged, marks, frames, 1000)
+        check_rows(damaged, marks, frames)
 
 
 def test_the_model_chooses_the_size_that_the_caption_asks_for(loaded: Any) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import open_artifact
+from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import RowTable, Sequences
 from stages.artifacts.tokens import Marks, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
-from stages.pack_sequences.layout import Frames
 from stages.pack_sequences.mix import balanced, copies
 from tests.builders import Story, make_all, make_latents, make_sequences, make_tokens
 from tests.pack_sequences.test_pack import spelled
@@ -287,10 +287,10 @@ def rows() -> tuple[RowTable, Marks]:
 )
 def test_every_broken_rule_is_found(array: str, place: tuple[int, int], value: int, what: str) -> None:
     table, marks = rows()
-    check_rows(table, marks, Frames(np.array([4])), 2)
+    check_rows(table, marks, Frames(np.array([4]), rows=np.array([2])))
     getattr(table, array)[place] = value
     with pytest.raises(TfcliError, match=what) as caught:
-        check_rows(table, marks, Frames(np.array([4])), 2)
+        check_rows(table, marks, Frames(np.array([4]), rows=np.array([2])))
     assert caught.value.code == ExitCode.BUG
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stages.pack_sequences.layout import Frames, Units
+from stages.artifacts.rows import Frames
+from stages.pack_sequences.layout import Units
 from stages.pack_sequences.lengths import _pieces
 
 NO_PATCHES = Frames(np.array([4]))
