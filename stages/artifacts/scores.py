@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts.manifest import Manifest, open_artifact
+from stages.core.reading import read_bounded
 
 SCORES, JUDGED, MISTAKES = "scores.json", "judged.jsonl", "mistakes.png"
 
@@ -28,5 +29,5 @@ class Scores:
         return cls(folder, open_artifact(folder, "scores"))
 
     def figures(self) -> dict[str, Any]:
-        figures: dict[str, Any] = json.loads((self.folder / SCORES).read_bytes())
+        figures: dict[str, Any] = json.loads(read_bounded(self.folder / SCORES))
         return figures

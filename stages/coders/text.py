@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import read_bounded
 from stages.core.system import refuse_unreadable
 
 MAX_MODEL_BYTES = 64 * 2**20
@@ -95,7 +96,7 @@ def read_model(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
             raise _not_a_model(str(path), f"{size / 2**20:.0f} MiB is too large for a vocabulary")
-        model = path.read_bytes()
+        model = read_bounded(path)
     except OSError as error:
         refuse_unreadable(path, error)
         raise _not_a_model(str(path), error.strerror or "cannot be read") from error

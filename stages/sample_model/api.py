@@ -16,6 +16,7 @@ from stages.coders.pictures import fit
 from stages.coders.pixels import BadImage, to_image, upright_rgb
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import read_bounded
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
 from stages.generation.config import GenerationConfig, Precision
@@ -157,7 +158,7 @@ def _config_of(folder: Path) -> GenerationConfig:
     """The recipe's own settings beside the checkpoint; the defaults where an older tfcli left none."""
     path = folder / RECIPE
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(read_bounded(path))
         return GenerationConfig.model_validate(tree.get("sample", {}).get("generation", {}))
     except FileNotFoundError:
         return GenerationConfig()

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import read_bounded
 from stages.sample_model.config import MixedPrompt, PicturePart, TextPart, Wishes
 from stages.sources.captions import json_objects
 from stages.sources.files import existing, file_below
@@ -63,7 +64,7 @@ def read_prompts(path: Path, wishes: Wishes = NONE) -> list[str | MixedPrompt]:
         raise TfcliError(f"not a plain file: {printable(str(path))}", fix="give a file", code=ExitCode.USAGE)
     if path.stat().st_size > MAX_FILE_BYTES:
         raise _too_long(path)
-    return parse_prompts(path.read_bytes(), path, path.suffix == ".jsonl", wishes)
+    return parse_prompts(read_bounded(path), path, path.suffix == ".jsonl", wishes)
 
 
 def parse_prompts(data: bytes, path: Path, jsonl: bool | None = None, wishes: Wishes = NONE) -> list[str | MixedPrompt]:

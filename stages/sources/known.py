@@ -19,6 +19,7 @@ from pathlib import Path
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_json
+from stages.core.reading import read_bounded
 from stages.sources.text_rules import printable
 
 Hasher = Callable[[Path, Sequence[str]], tuple[str, bool]]  # the hash, and whether all could be read
@@ -74,7 +75,7 @@ class KnownHashes:
 
     def _read(self) -> dict[str, object]:
         try:
-            lists = json.loads(self._path.read_bytes()) if self._path else {}
+            lists = json.loads(read_bounded(self._path)) if self._path else {}
         except (OSError, ValueError, RecursionError):
             return {}
         return lists if isinstance(lists, dict) else {}

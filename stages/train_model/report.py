@@ -18,6 +18,7 @@ from stages.artifacts.manifest import InputEntry, read_manifest
 from stages.core.curves import STYLE, Line, chart, loss_charts
 from stages.core.errors import TfcliError
 from stages.core.files import write_atomic
+from stages.core.reading import read_bounded
 from stages.train_model.journal import SKIPPED, Journal
 from stages.train_model.previews import CAPTIONS, TRUTH, strips
 
@@ -117,7 +118,7 @@ def previews(folder: Path) -> str:
     found = strips(folder)
     if not found:
         return ""
-    captions = json.loads((folder / PREVIEWS / CAPTIONS).read_bytes())
+    captions = json.loads(read_bounded(folder / PREVIEWS / CAPTIONS))
     texts = "".join(f"<span>{escape(caption)}</span>" for caption in captions)
     chosen = _spread(found)
     rows = [
@@ -154,7 +155,7 @@ def _spread(strips: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
 
 
 def _image(path: Path, label: str) -> str:
-    return f"<img alt='{escape(label)}' src='data:image/png;base64,{b64encode(path.read_bytes()).decode('ascii')}'>"
+    return f"<img alt='{escape(label)}' src='data:image/png;base64,{b64encode(read_bounded(path)).decode('ascii')}'>"
 
 
 def _section(name: str, section: BaseModel) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from stages.artifacts.checkpoint import Checkpoint, read_tensors
 from stages.artifacts.folder import building
-from stages.artifacts.manifest import MANIFEST, read_manifest
+from stages.artifacts.manifest import read_manifest
 from stages.artifacts.sequences import Sequences
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
@@ -25,7 +24,7 @@ from stages.tokenize_text.config import PretrainedTokenizer, TokenizeConfig
 from stages.train_model.config import TrainConfig
 from stages.train_model.stage import Data, run
 from stages.train_model.start import Start
-from tests.builders import Story, make_latents, make_sequences, make_tokens, stamp
+from tests.builders import Story, edit_manifest, make_latents, make_sequences, make_tokens, stamp
 
 MODEL = ModelConfig(width=32, layers=1, heads=2)
 PACK = PackConfig(row_length=64, heldout_fraction=0.2)
@@ -40,10 +39,11 @@ def train(folder: Path, sequences: Path, config: TrainConfig = TRAIN) -> Checkpo
 
 def with_statistics(latents: Path, mean: float, deviation: float) -> None:
     """Latents whose manifest states other statistics of the channels."""
-    manifest = json.loads((latents / MANIFEST).read_bytes())
-    manifest["content"]["channel_mean"] = [mean] * 2
-    manifest["content"]["channel_std"] = [deviation] * 2
-    (latents / MANIFEST).write_text(json.dumps(manifest))
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["content"].update(channel_mean=[mean] * 2, channel_std=[deviation] * 2)
+
+    edit_manifest(latents, change)
 
 
 def made(work: Path, texts: list[str], tokenizer: Path | None = None, pack: PackConfig = PACK, **latents: Any) -> Path:
@@ -129,19 +129,16 @@ def test_other_ids_of_sizes_are_refused(parent: Checkpoint, tmp_path: Path) -> N
     assert "pack.size_tokens = false" in error.fix
 
 
+def other_autoencoder(raw: dict[str, Any], own: bool) -> None:
+    raw["inputs"]["autoencoder"] = {"path": "../autoencoder", "kind": "autoencoder", "fingerprint": "", "digest": ""}
+    if own:
+        raw["content"]["autoencoder"]["weights_sha256"] = "0" * 64
+
+
 def test_another_autoencoder_is_refused(parent: Checkpoint, tmp_path: Path) -> None:
     sequences = new(parent, tmp_path)
     for folder in (tmp_path / "latents", parent.folder.parent / "latents"):
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        manifest["inputs"]["autoencoder"] = {
-            "path": "../autoencoder",
-            "kind": "autoencoder",
-            "fingerprint": "",
-            "digest": "",
-        }
-        if folder.parent == tmp_path:
-            manifest["content"]["autoencoder"]["weights_sha256"] = "0" * 64
-        (folder / MANIFEST).write_text(json.dumps(manifest))
+        edit_manifest(folder, lambda raw, own=folder.parent == tmp_path: other_autoencoder(raw, own))
     error = refused(parent, sequences)
     assert "autoencoder" in error.why
     assert error.fix.endswith('/autoencoder" }')
