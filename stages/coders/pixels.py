@@ -175,26 +175,6 @@ def encode_gif(frames: Sequence[Pixels], frame_ms: int = 80, last_ms: int = 1500
     return buffer.getvalue()
 
 
-def contact_sheet(
-    pictures: Sequence[Pixels], columns: int, gap: int = 4, background: tuple[int, int, int] = (255, 255, 255)
-) -> Pixels:
-    """All pictures in rows of `columns`, each in the middle of a cell as large as the largest, `gap` pixels between."""
-    assert pictures, "a contact sheet of nothing"
-    assert columns > 0
-    cell_height = max(picture.shape[0] for picture in pictures)
-    cell_width = max(picture.shape[1] for picture in pictures)
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    shape = (rows * (cell_height + gap) + gap, columns * (cell_width + gap) + gap, 3)
-    sheet = np.broadcast_to(np.array(background, dtype=np.uint8), shape).copy()
-    for index, picture in enumerate(pictures):
-        height, width = picture.shape[:2]
-        top = gap + (index // columns) * (cell_height + gap) + (cell_height - height) // 2
-        left = gap + (index % columns) * (cell_width + gap) + (cell_width - width) // 2
-        sheet[top : top + height, left : left + width] = picture
-    return sheet
-
-
 @contextmanager
 def _guarded(policy: PixelPolicy) -> Iterator[list[warnings.WarningMessage]]:
     """pillow's own pixel limit set to ours and made an error (it warns up to twice the limit); other warnings kept."""

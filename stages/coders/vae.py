@@ -6,7 +6,6 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,9 @@ from torch import Tensor
 from stages.coders.pixels import Pixels
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import apply_umask
 from stages.core.hashing import hash_file, hash_value
+from stages.core.system import memory_refused, refuse_unreadable
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 _WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
@@ -122,12 +123,6 @@ def to_pixels(signed: Tensor) -> Pixels:
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def psnr(first: Iterable[Pixels], second: Iterable[Pixels]) -> float:
-    """Mean over pictures of 10 log10(255^2 / mean squared error), in dB."""
-    errors = [((one.astype(np.float64) - two) ** 2).mean() for one, two in zip(first, second, strict=True)]
-    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-6))).mean())
-
-
 def build_vae(channels: tuple[int, ...], layers_per_block: int, latent_channels: int, norm_groups: int) -> Any:
     """A small AutoencoderKL with fresh weights, no attention."""
     from diffusers import AutoencoderKL
@@ -173,7 +168,9 @@ def save_vae(vae: Vae, folder: Path) -> dict[str, Any]:
     """Write the autoencoder as diffusers does; returns what identifies it (the fields of Identity in stages.artifacts)."""
     probe = vae.probe()
     vae.model.to("cpu").save_pretrained(folder, safe_serialization=True)
-    hashes = [hash_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    files = sorted(folder.glob("*.safetensors"))
+    apply_umask(files)
+    hashes = [hash_file(file) for file in files]
     return {
         "class_name": vae.class_name,
         "weights_sha256": hashes[0] if len(hashes) == 1 else hash_value(hashes),
@@ -190,8 +187,12 @@ def _check_folder(folder: Path) -> None:
         why = f"only {others[0]}, a pickle that could run code" if others else "no *.safetensors file in it"
         raise _refused(folder, why, "convert the weights to diffusion_pytorch_model.safetensors")
     for file in weights:
-        with file.open("rb") as handle:
-            start = handle.read(64)
+        try:
+            with file.open("rb") as handle:
+                start = handle.read(64)
+        except OSError as error:
+            refuse_unreadable(file, error)
+            raise
         if start.startswith(b"version https://git-lfs"):
             raise _refused(folder, f"{file.name} is a git-lfs pointer, not the weights", "run 'git lfs pull' there")
         if start.lstrip()[:1] == b"<":
@@ -219,6 +220,7 @@ def _class_of(folder: Path) -> str:
     try:
         name = json.loads((folder / "config.json").read_bytes())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse_unreadable(folder / "config.json", error)
         why = f"config.json is missing or names no class ({type(error).__name__})"
         raise _refused(folder, why, "give the folder that diffusers' save_pretrained wrote") from error
     if name not in CLASSES:
@@ -234,6 +236,8 @@ def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
             path, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        if memory_refused(error) is not None:
+            raise
         raise _refused(path, " ".join(str(error).split())[:300], "give a complete diffusers autoencoder") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stages.core.reading import open_plain
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no blanks, so that equal values give equal text. NaN is refused."""
@@ -24,9 +26,9 @@ def hash_bytes(data: bytes) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex, read in blocks of 1 MiB."""
+    """SHA-256 of a plain file's bytes, as hex, read in blocks of 1 MiB. Raises OSError as `open_plain` does."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

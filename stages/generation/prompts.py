@@ -23,9 +23,11 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class ImagePiece:
-    """A clean, normalised latent (C, h, w), of any grid that patches divide."""
+    """A clean, normalised latent (C, h, w), of any grid that patches divide. pixels: the picture that it was made of, uint8
+    (height, width, 3), where a file was given."""
 
     latent: Tensor
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = field(default=None, compare=False, repr=False)
 
 
 Piece = TextPiece | ImagePiece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -11,10 +12,13 @@ from stages.coders.config import Images
 from stages.coders.masks import Mask, fit_mask, read_mask
 from stages.coders.pictures import read_picture
 from stages.coders.pixels import BadImage, Pixels, decode
+from stages.coders.quality import psnr, too_low
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note, Warn
+from stages.core.runtime import Runtime
 from stages.diffusion.editing import cells_to_change, pasted
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Edit, ImagePiece
+from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
 from stages.sources.document import FileSpan
 from stages.sources.text_rules import printable
 
@@ -80,7 +84,22 @@ def _change(image: Path, mask: Path, loaded: LoadedModel) -> Tensor:
 
 def picture_piece(path: Path, loaded: LoadedModel) -> ImagePiece:
     """A picture file as the model sees it. Raises TfcliError (INPUT) with the reason where it cannot be read."""
-    return ImagePiece(loaded.read_picture(_fitted(path, loaded)))
+    pixels = _fitted(path, loaded)
+    return ImagePiece(loaded.read_picture(pixels), pixels)
+
+
+def tell_quality(prompts: Iterable[Prompt], loaded: LoadedModel, runtime: Runtime) -> None:
+    """Report what the autoencoder makes of each picture that was given: what it loses the model never sees."""
+    given = [piece for prompt in prompts for piece in (*prompt.pieces, prompt.edit) if not isinstance(piece, TextPiece)]
+    for number, piece in enumerate(one for one in given if one is not None and one.pixels is not None):
+        assert piece.pixels is not None
+        quality = psnr([piece.pixels], loaded.draw_pictures(piece.latent[None].to(loaded.device)))
+        if why := too_low(quality, f"given picture {number + 1}"):
+            runtime.report(
+                Warn(f"{why}; give a picture like those of the training, or see index.html for what is left")
+            )
+        else:
+            runtime.report(Note(f"given picture {number + 1}: {quality:.1f} dB PSNR through the autoencoder"))
 
 
 def _fitted(path: Path, loaded: LoadedModel) -> Pixels:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.core.errors import TfcliError
-from stages.sources.files import safe_relative
+from stages.core.errors import ExitCode, TfcliError
+from stages.core.system import read_failure
+from stages.sources.files import reading, safe_relative
 from stages.sources.tables import open_table, rows_of
 from stages.sources.text_rules import printable
 
@@ -97,7 +98,7 @@ def json_objects(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict
 def _lines(path: Path) -> Iterator[bytes]:
     """Lines, cut behind MAX_LINE_BYTES + 1."""
     if path.suffix != ".gz":
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 yield line
         return
@@ -107,6 +108,8 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise TfcliError(f"{printable(str(path))} is damaged", why=str(error), fix="fetch the file again") from error
+    except OSError as error:
+        raise read_failure(Path(printable(str(path))), error, ExitCode.INPUT) from error
 
 
 def line_error(path: Path, line: int, what: str) -> TfcliError:
@@ -115,7 +118,7 @@ def line_error(path: Path, line: int, what: str) -> TfcliError:
 
 
 def _csv_records(path: Path, name_column: str, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             columns = list(reader.fieldnames or [])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_file, hash_value
+from stages.core.system import read_failure
 from stages.sources.document import Omission
-from stages.sources.known import KnownHashes, signature_of
+from stages.sources.known import KnownHashes
 from stages.sources.text_rules import printable
 
 
@@ -137,6 +139,15 @@ def file_below(root: Path, name: str) -> str:
     return relative
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError of reading a file of the user's into an INPUT error that names it, with the system's word."""
+    try:
+        yield
+    except OSError as error:
+        raise read_failure(Path(printable(str(path))), error, ExitCode.INPUT) from error
+
+
 def without_suffix(relative: str) -> str:
     """`a/b.c.jpg` -> `a/b.c`."""
     folder, slash, name = relative.rpartition("/")
@@ -148,18 +159,10 @@ def files_hash(root: Path, relatives: Iterable[str], known: KnownHashes | None =
     """SHA-256 of the list of (relative path, bytes, SHA-256 of content); an unreadable file counts as such. From `known` where
     no file has changed since."""
     names = list(relatives)
-    if known is None:
-        return _hash_all(root, names)[0]
-    signature, at_rest = signature_of(root, names)
-    value = known.find(signature)
-    if value is None:
-        value, readable = _hash_all(root, names)
-        if readable and at_rest and signature_of(root, names)[0] == signature:  # none changed while it was read
-            known.keep(signature, value)
-    return value
+    return _hash_all(root, names)[0] if known is None else known.value_of(root, names, _hash_all)
 
 
-def _hash_all(root: Path, relatives: list[str]) -> tuple[str, bool]:
+def _hash_all(root: Path, relatives: Sequence[str]) -> tuple[str, bool]:
     """The hash, and whether all could be read."""
     rows: list[tuple[str, int, str]] = []
     for relative in relatives:

@@ -6,6 +6,8 @@ shorter data set (Python's tarfile and webdataset both take a cut at a header fo
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import Any, BinaryIO
 
 from stages.core.errors import TfcliError
 from stages.sources.document import Omission
+from stages.sources.files import reading
 from stages.sources.text_rules import printable
 
 _BLOCK = 512
@@ -58,8 +61,8 @@ class _Headers:
 
 def members(path: Path) -> Iterator[Member | Omission]:
     """Plain files in the order of the archive; links, devices and unsafe names as Omissions; TarTruncated at a cut."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         _check_start(path, file)
         try:
             headers: Any = _Headers(file, size)
@@ -74,6 +77,9 @@ def members(path: Path) -> Iterator[Member | Omission]:
                 archive.members = []  # type: ignore[attr-defined]  # it keeps all headers otherwise
             end = archive.offset
         except (tarfile.TarError, ValueError, OverflowError, RecursionError, OSError) as error:
+            # EINVAL: a seek to a damaged place
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             raise TarTruncated(f"{type(error).__name__}: {error}") from error
         # tarfile ends quietly at a damaged header; a whole archive ends with two blocks of zeros
         file.seek(end)

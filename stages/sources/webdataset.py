@@ -17,7 +17,7 @@ from stages.coders.pixels import EXTENSIONS
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, caption_pair
-from stages.sources.files import existing, files_hash, files_named
+from stages.sources.files import existing, files_hash, files_named, reading
 from stages.sources.known import KnownHashes
 from stages.sources.tar import Member, TarTruncated, members
 from stages.sources.text_rules import BadText, check_text, decode_text, printable
@@ -201,7 +201,8 @@ def _unsorted(relative: str, key: str) -> TfcliError:
 
 
 def _head(path: Path, member: Member, limit: int) -> bytes:
-    return FileSpan(path, member.offset, min(member.size, limit + 1)).read()
+    with reading(path):
+        return FileSpan(path, member.offset, min(member.size, limit + 1)).read()
 
 
 def _expanded(pattern: str) -> list[str]:

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from stages.coders.pixels import BadImage, PixelPolicy, contact_sheet, crop, decode, encode_png, pad
+from stages.coders.pixels import BadImage, PixelPolicy, crop, decode, encode_png, pad
+from stages.coders.sheets import contact_sheet
 
 POLICY = PixelPolicy()
 ORIENTATION = 0x0112

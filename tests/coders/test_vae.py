@@ -12,7 +12,8 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
-from stages.coders.vae import CLASSES, Vae, build_vae, load_vae, psnr, save_vae, to_pixels, to_signed
+from stages.coders.quality import psnr
+from stages.coders.vae import CLASSES, Vae, build_vae, load_vae, save_vae, to_pixels, to_signed
 from stages.core.errors import ExitCode, TfcliError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -105,9 +105,10 @@ def _check_options(images: bool, row: int | None, out: Path | None) -> None:
 def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | None, json: bool) -> None:
     import numpy as np
 
-    from stages.coders.pixels import contact_sheet, encode_png
+    from stages.coders.pixels import encode_png
+    from stages.coders.sheets import contact_sheet
     from stages.core.files import write_atomic
-    from stages.preview.cards import caption_of, cards_of, pictures_of_cards
+    from stages.preview.cards import ABOUT, caption_of, cards_of, pictures_of_cards
     from stages.preview.page import cards_page, scale_of
 
     kind = item.manifest.kind
@@ -128,7 +129,7 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
         write_atomic(out, encode_png(contact_sheet(large, columns, gap=8)))
     else:
         facts = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
-        write_atomic(out, cards_page(f"{kind}: {item.folder}", facts, cards).encode("utf-8"))
+        write_atomic(out, cards_page(f"{kind}: {item.folder}", facts, cards, ABOUT.get(kind, "")).encode("utf-8"))
     if json:
         shown = [{"title": card.title, "text": caption_of(card)} for card in cards]
         render.show_json({"path": str(out), "kind": kind, "pictures": len(pictures), "documents": shown})

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from stages.artifacts.folder import RECIPE
 from stages.artifacts.manifest import Manifest, open_artifact, read_manifest
@@ -97,15 +101,36 @@ def work_folder(given: Path) -> Path:
     return work
 
 
-def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts) -> Outcome:
-    """Run `stage` unless its artifact is fresh, and tell how it stood before."""
-    outcome = make_part(workspace, stage, call, interrupts, Runtime())
+def refused(workspace: Workspace, stages: list[Stage], call: Call) -> TfcliError | None:
+    """Why these stages may not run as the call stands: they would take away a finished training."""
+    return None if call.replace else workspace.refusal(stages, force=call.force)
+
+
+def may_replace(workspace: Workspace, stages: list[Stage], call: Call) -> bool:
+    """Whether finished trainings may be replaced: --replace was given, or somebody at the terminal says so.
+
+    Raises TfcliError (ARTIFACT) where one would be and nobody agrees.
+    """
+    failure = refused(workspace, stages, call)
+    if failure is None:
+        return call.replace
+    attended = (
+        sys.stdin.isatty() and sys.stderr.isatty() and not (call.json or call.quiet) and Launch.found().ranks == 1
+    )
+    if not attended or not typer.confirm(f"{failure.what} ({failure.why}). Replace it?", err=True):
+        raise failure
+    return True
+
+
+def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, *, replace: bool = False) -> Outcome:
+    """Run `stage` unless its artifact is fresh, and report what state it was in before."""
+    outcome = make_part(workspace, stage, call, interrupts, Runtime(), replace=replace)
     assert outcome is not None
     return outcome
 
 
 def make_part(
-    workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, wanted: Runtime
+    workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, wanted: Runtime, *, replace: bool = False
 ) -> Outcome | None:
     """The same with the part, the engine and the retrying of `wanted`; None where the part is done and others are not."""
     began, launch = time.monotonic(), Launch.found()
@@ -114,7 +139,7 @@ def make_part(
         fix = f"run 'tfcli {stage.name}' by itself; torchrun is for 'tfcli train'"
         raise TfcliError(what, fix=fix, code=ExitCode.USAGE)
     with Reporter(quiet=call.quiet, silent=launch.rank > 0) as report:
-        runtime = replace(
+        runtime = with_changes(
             wanted, report=report, interrupts=interrupts, device=call.device, workers=call.workers, launch=launch
         )
         if not call.force:
@@ -122,7 +147,7 @@ def make_part(
                 status = workspace.status(stage)
             if status.state != "fresh":
                 report(Note(f"{stage.name}: {status.state}, {status.reason}"))
-        before, manifest = workspace.run(stage, runtime, force=call.force)
+        before, manifest = workspace.run(stage, runtime, force=call.force, replace=replace)
         if manifest is None:
             return None
         outcome = Outcome(before, manifest, time.monotonic() - began)
