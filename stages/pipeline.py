@@ -164,6 +164,11 @@ class Workspace:
         if not named:
             return None
         folder = Path(os.path.expanduser(named))
+        own = self.target("checkpoint").resolve()
+        if folder.resolve() in (own, own.parent):
+            what = f"train.start_from: {named} is the checkpoint that this training makes"
+            why = "it would be replaced by one that starts from it, at every run again"
+            raise TfcliError(what, why=why, fix="give --work another folder", code=ExitCode.USAGE)
         if read_manifest(folder) is None:
             why, fix = "the folder has no manifest.json", "train it first, or give the folder of a finished checkpoint"
             raise TfcliError(f"train.start_from: no checkpoint at {named}", why=why, fix=fix, code=ExitCode.ARTIFACT)

@@ -18,22 +18,10 @@ from stages.core.runtime import Runtime
 from stages.sources.document import Document, ImageSegment, Omission, Source
 from stages.sources.folder import Folder
 from stages.sources.mix import Mix
+from stages.sources.reasons import FIXES
 
 # Omissions that say nothing about the data: what they are about was never meant to be read.
 _QUIET = ("IGNORED_MEMBERS",)
-_FIXES = {
-    "CAPTION_MISSING": 'write captions, or set source.missing_caption = "empty" to keep the pictures alone',
-    "DUPLICATE_KEY": "rename one of them",
-    "PERMISSION": "change the mode of the files",
-    "SKIPPED_LINK": "set source.follow_links = true to read them",
-    "TEXT_NOT_UTF8": "save the texts as UTF-8",
-    "TEXT_TOO_LONG": "shorten the texts, or raise source.max_text_bytes",
-    "TEXT_U2581": "replace U+2581 by another sign",
-    "TEXT_NUL": "remove the NUL characters",
-    "IMAGE_MISSING": "add the pictures, or take the samples out",
-    "JSON_BROKEN": "write the .json files again",
-    "TAR_TRUNCATED": "fetch the tar again",
-}
 
 
 @dataclass(frozen=True)
@@ -196,7 +184,7 @@ def _about_documents(listing: _Listing, corpus: bool) -> Iterator[Finding]:
         many = sighting.number > total / 10 and code not in ("SKIPPED_LINK", "SKIPPED_SPECIAL")
         what = f"{share(sighting.number, total)} entries of the source are left out: {code}"
         yield Finding(
-            code, "problem" if many else "remark", what, _FIXES.get(code, ""), sighting.number, sighting.examples
+            code, "problem" if many else "remark", what, FIXES.get(code, ""), sighting.number, sighting.examples
         )
     for code in _QUIET:
         if code in listing.omitted:

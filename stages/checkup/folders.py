@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ from stages.checkup.findings import MAX_EXAMPLES, Finding
 from stages.coders.pixels import EXTENSIONS
 from stages.core.errors import TfcliError
 from stages.sources.captions import read_metadata
-from stages.sources.files import Found, walk
+from stages.sources.files import Found, Names, walk
 from stages.sources.folder import METADATA, Folder
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 _PICTURES_NOT_READ = (".heic", ".heif", ".svg", ".psd", ".jxl", ".jp2", ".cr2", ".nef", ".dng", ".arw", ".ico", ".tga")
+# what img2dataset writes next to the .txt that it makes of each picture: counts, a record of each download
+_STATS = re.compile(r"(^|/)\d{5}(_stats\.json|\.parquet)$|(^|/)\d{5}/\d{9}\.json$")
 _UNPACK = (".tar", ".zip", ".gz", ".tgz", ".rar", ".7z")
 
 
@@ -25,15 +28,16 @@ def folder_findings(source: Folder) -> Iterator[Finding]:
     root = Path(source.path).expanduser()
     if not root.is_dir():
         return
-    names = [item.relative for item in walk(root, source.recursive, source.follow_links) if isinstance(item, Found)]
+    listing = list(walk(root, source.recursive, source.follow_links))
+    names = [item.relative for item in listing if isinstance(item, Found)]
     pictures = {name for name in names if name.lower().endswith(EXTENSIONS)}
     try:
-        used = source.metadata_file(root)
+        used = source.metadata_files(listing)
     except TfcliError:  # told by reading the documents
         return
-    if used is not None:
-        yield from _delimiter(used)
-        yield from _absent(used, source, pictures)
+    for name in used:
+        yield from _delimiter(root / name)
+    yield from _absent(root, used, source, pictures)
     yield from _not_read(names, used)
 
 
@@ -50,39 +54,48 @@ def _delimiter(path: Path) -> Iterator[Finding]:
             yield Finding("CSV_DELIMITER", "stops", what, fix, 1, (f"{path.name}:1: {header[:80]}",))
 
 
-def _absent(path: Path, source: Folder, pictures: set[str]) -> Iterator[Finding]:
-    try:
-        rows = read_metadata(path, source.text_column)
-    except TfcliError:  # told by reading the documents
-        return
-    absent = [(name, row.line) for name, row in rows.items() if name not in pictures]
+def _absent(root: Path, used: list[str], source: Folder, pictures: set[str]) -> Iterator[Finding]:
+    names = Names(pictures)
+    absent: list[tuple[str, int, str]] = []
+    without: set[str] = set()
+    for table in used:
+        folder = table.rpartition("/")[0]
+        below = f"{folder}/" if folder else ""
+        try:
+            rows = read_metadata(root / table, source.text_column)
+        except TfcliError:  # reported by reading the documents
+            return
+        found = {name: names.find(f"{below}{name}") for name in rows}
+        absent += [(table, rows[name].line, name) for name, there in found.items() if there is None]
+        without |= {name for name in pictures if name.startswith(below)}
+        without -= {there for there in found.values() if there is not None}
+    chosen = ", ".join(used[:3])
     if absent:
         by_name: dict[str, str] = {os.path.basename(name): name for name in sorted(pictures)}
-        other = by_name.get(os.path.basename(absent[0][0]))
-        fix = "remove those lines" + (f", or write the path from the folder: {other}" if other else "")
-        examples = tuple(f"{path.name}:{line}: {name}" for name, line in absent[:MAX_EXAMPLES])
-        what = f"{path.name} names {len(absent):,} files that are not pictures in the folder"
+        other = by_name.get(os.path.basename(absent[0][2]))
+        fix = "remove those lines" + (f", or write the path from the folder of the table: {other}" if other else "")
+        examples = tuple(f"{table}:{line}: {name}" for table, line, name in absent[:MAX_EXAMPLES])
+        what = f"{chosen} names {len(absent):,} files that are not pictures in the folder"
         yield Finding("METADATA_ABSENT", "stops", what, fix, len(absent), examples)
-    without = sorted(pictures - set(rows))
     if without:
-        what = f"{len(without):,} of {len(pictures):,} pictures have no line in {path.name}"
+        what = f"{len(without):,} of {len(pictures):,} pictures have no line in {chosen}"
         fix = "add lines for them, or move them away"
-        yield Finding("METADATA_MISSING", "remark", what, fix, len(without), tuple(without[:MAX_EXAMPLES]))
+        yield Finding("METADATA_MISSING", "remark", what, fix, len(without), tuple(sorted(without)[:MAX_EXAMPLES]))
 
 
-def _not_read(names: list[str], used: Path | None) -> Iterator[Finding]:
+def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
     """Files beside the pictures that look as if they mattered."""
-    stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(EXTENSIONS)}
+    stems = {name.rpartition(".")[0].lower() for name in names if name.lower().endswith(EXTENSIONS)}
     others: Counter[str] = Counter()
     examples: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         extension = os.path.splitext(name)[1].lower()
-        beside = name.rpartition(".")[0] in stems
-        if extension == ".txt" and beside and used is not None:
+        beside = name.rpartition(".")[0].lower() in stems
+        if extension in (".txt", ".caption") and beside and used:
             group = "CAPTIONS_NOT_READ"
-        elif extension == ".txt" and not beside and used is None:
+        elif extension == ".txt" and not beside and not used:
             group = "TEXT_ALONE"
-        elif extension in _TABLES and (used is None or name != used.name):
+        elif extension in _TABLES and name not in used and not _STATS.search(name):
             group = "TABLE_NOT_READ"
         elif extension in _PICTURES_NOT_READ:
             group = "FORMAT_NOT_READ"
@@ -92,7 +105,7 @@ def _not_read(names: list[str], used: Path | None) -> Iterator[Finding]:
             continue
         others[group] += 1
         examples[group].append(name)
-    chosen = "the .txt files beside the pictures" if used is None else used.name
+    chosen = ", ".join(used[:3]) or "the .txt files next to the pictures"
     texts = {
         "CAPTIONS_NOT_READ": (
             f".txt files beside pictures not read; {chosen} gives the captions",

@@ -40,8 +40,11 @@ def guess_source(path: str) -> Guess:
 
 
 def _of_folder(path: str, folder: Path) -> Guess:
+    # links too: the reader that is chosen says how to follow them
     names = [
-        entry.relative.lower() for entry in walk(folder, recursive=True, follow_links=False) if isinstance(entry, Found)
+        (entry.relative if isinstance(entry, Found) else entry.path).lower()
+        for entry in walk(folder, recursive=True, follow_links=False)
+        if isinstance(entry, Found) or entry.reason == "SKIPPED_LINK"
     ]
     counts: Counter[str] = Counter()
     for name in names:

@@ -34,6 +34,7 @@ from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
 from stages.encode_images.shards import Job, Record, encode_shards, num_shards
 from stages.sources.document import Omission, Source, count_documents, pictures_of
+from stages.sources.reasons import LeftOut
 from stages.sources.text_rules import printable
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -58,10 +59,10 @@ def run(
         )
     runtime.report(Note(f"reading {source.describe()}"))
     with runtime.interrupts.at_once("finished shards are kept"):
-        num_documents, num_images = count_documents(source.documents())
+        left_out = LeftOut()
+        num_documents, num_images = count_documents(left_out.kept(source.documents()))
     if num_images == 0:
-        why = f"{source.describe()}: {num_documents} documents, none with a picture"
-        raise TfcliError("no pictures to encode", why=why, fix="check the source's path", code=ExitCode.INPUT)
+        raise left_out.nothing("no pictures to encode", source.describe())
     model = Autoencoder.open(autoencoder).model_folder
     job = Job(model, images, encode, build.folder, facts.latent_channels, facts.downsampling, runtime.device)
     with build.claim("array", wait=True):
@@ -274,9 +275,10 @@ def _channel_statistics(records: list[Record]) -> tuple[list[float], list[float]
     """Mean and deviation of posterior draws per channel, from the shards' sums in shard order."""
     values = sum(record["values"] for record in records)
     if values == 0:
-        raise TfcliError(
-            "no picture could be encoded", why="see errors.jsonl", fix="check the source", code=ExitCode.INPUT
-        )
+        left_out = LeftOut()
+        for row in (row for record in records for row in record["errors"]):
+            left_out.add(row["reason"], row["path"], row["message"])
+        raise left_out.nothing("no picture could be encoded", "the source")
     mean = np.sum([record["sum"] for record in records], axis=0) / values
     square = np.sum([record["square"] for record in records], axis=0) / values
     deviation = np.sqrt(np.maximum(square - mean**2, 1e-12))

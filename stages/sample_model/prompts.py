@@ -19,7 +19,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.sample_model.config import MixedPrompt, PicturePart, TextPart, Wishes
 from stages.sources.captions import json_objects
 from stages.sources.files import existing, file_below
-from stages.sources.text_rules import BadText, check_text, printable, shortened
+from stages.sources.text_rules import BadText, clean_text, printable, shortened
 
 MARK = "<image>"
 MAX_TEXT_BYTES = 1 << 20  # of one text; whether the model can take it in is its row length's business
@@ -160,9 +160,10 @@ def checked_wishes(wishes: Wishes) -> Wishes:
 
 
 def checked_text(text: str, what: str) -> str:
-    """Itself. Raises TfcliError (USAGE) that says `what` it is, where the tokenizer could not give it back."""
+    """Itself, with lines ended by a line feed. Raises TfcliError (USAGE) that says `what` it is, where the tokenizer could not
+    give it back."""
     try:
-        return check_text(text, MAX_TEXT_BYTES)
+        return clean_text(text, MAX_TEXT_BYTES)
     except BadText as bad:
         raise TfcliError(what, why=bad.message, fix="write another one", code=ExitCode.USAGE) from bad
 

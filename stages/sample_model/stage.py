@@ -13,7 +13,7 @@ from stages.coders.pixels import Pixels, encode_png
 from stages.coders.sheets import contact_sheet
 from stages.core.config import result_config
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.events import Progress, Warn
+from stages.core.events import Note, Progress, Warn
 from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
@@ -39,6 +39,9 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
     own = (task.prompt for task in tasks if task.mode == "prompts" and task.take == 0)
     tell_quality(own, loaded, runtime)
+    for reading in dict.fromkeys(task.prompt.edit.reading for task in tasks if task.prompt.edit is not None):
+        if reading:
+            runtime.report(Note(reading))
     _warn_of_guidance(sample.generation, loaded, runtime)
     _warn_of_sizes(tasks, sample.generation, loaded, runtime)
     (build.folder / "images").mkdir(exist_ok=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -99,6 +101,8 @@ def _look_at(entry: os.DirEntry[str], relative: str, root: Path, follow_links: b
         plain = entry.is_file()
     except OSError as error:
         return Omission(relative, relative, "SKIPPED_SPECIAL", f"cannot be looked at: {error.strerror}")
+    if not plain and entry.is_symlink() and not os.path.exists(entry.path):
+        return Omission(relative, relative, "SKIPPED_SPECIAL", "a link that leads to nothing")
     if not plain:
         return Omission(relative, relative, "SKIPPED_SPECIAL", "not a plain file (pipe, socket or device)")
     return Found(relative, root)
@@ -116,25 +120,50 @@ def safe_relative(name: str) -> str:
     return str(path)
 
 
-def files_named(path: str, folder: Path, suffixes: str | tuple[str, ...], what: str) -> list[str]:
-    """The files below `folder` that end with one of `suffixes`, sorted; an INPUT error if there are none. what: "tars"."""
-    listing = [entry.relative for entry in walk(folder, recursive=True, follow_links=False) if isinstance(entry, Found)]
-    found = [name for name in listing if name.endswith(suffixes)]
+def files_named(
+    path: str, folder: Path, suffixes: str | tuple[str, ...], what: str, follow_links: bool
+) -> tuple[list[str], list[Omission]]:
+    """The files below `folder` that end with one of `suffixes` in any case, sorted; and what was passed over that may have
+    held such. An INPUT error if there are none, which says so where links were all there was. what: "tars"."""
+    listing = list(walk(folder, recursive=True, follow_links=follow_links))
+    found = [item.relative for item in listing if isinstance(item, Found) and item.relative.lower().endswith(suffixes)]
+    passed = [item for item in listing if isinstance(item, Omission) and _may_hold(folder / item.path, suffixes)]
     if not found:
         looked = suffixes if isinstance(suffixes, str) else ", ".join(suffixes)
-        raise TfcliError(f"no {what} in {printable(path)} (looked for {looked} in {len(listing):,} files)")
-    return found
+        raise none_named(f"no {what} in {printable(path)} (looked for {looked} in {len(listing):,} files)", passed)
+    return found, passed
 
 
-def file_below(root: Path, name: str) -> str:
-    """The normal form of the name of a file below `root`. ValueError for a path that is refused, FileNotFoundError where it
-    leads to no file in there; the error says why."""
+def none_named(what: str, passed: Iterable[Omission], fix: str = "check the path") -> TfcliError:
+    """An INPUT error for a folder in which nothing is read, with what was passed over."""
+    counts = Counter(item.reason for item in passed)
+    examples = {item.reason: item for item in reversed(list(passed))}
+    why = "; ".join(
+        f"{number:,} passed over: {reason}, e.g. {printable(examples[reason].path)}: {examples[reason].message}"
+        for reason, number in counts.most_common(3)
+    )
+    if counts["SKIPPED_LINK"]:
+        fix = "--set source.follow_links=true reads what symbolic links lead to"
+    return TfcliError(what, why=why, fix=fix)
+
+
+def _may_hold(path: Path, suffixes: str | tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(suffixes) or os.path.isdir(path)
+
+
+def file_below(root: Path, name: str, follow_links: bool = False) -> str:
+    """The normal form of the name of a file below `root`; where it is spelt in another form of Unicode than on the disk, the
+    form on the disk. ValueError for a path that is refused, FileNotFoundError where it leads to no file in there; the error
+    says why. follow_links: a link may lead out of `root`."""
     relative = safe_relative(name)
-    file = root / relative
-    if not os.path.isfile(file):  # unlike Path.is_file, False for a name that is too long
-        raise FileNotFoundError(f"{printable(name)} is not a file in the folder")
+    if not os.path.isfile(root / relative):  # unlike Path.is_file, False for a name that is too long
+        forms = {unicodedata.normalize(form, relative) for form in ("NFC", "NFD")}
+        there = [form for form in forms if os.path.isfile(root / form)]
+        if len(there) != 1:
+            raise FileNotFoundError(f"{printable(name)} is not a file in the folder")
+        relative = there[0]
     # a link inside the folder may still lead out of it
-    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
+    if not follow_links and not Path(os.path.realpath(root / relative)).is_relative_to(os.path.realpath(root)):
         raise FileNotFoundError(f"{printable(name)} leads out of the folder")
     return relative
 
@@ -146,6 +175,30 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise read_failure(Path(printable(str(path))), error, ExitCode.INPUT) from error
+
+
+class Names:
+    """Names of files that are there, found by names as people and other systems write them: as they are, else in another form
+    of Unicode (a Mac writes NFD) or with other capitals, where exactly one is meant."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+        self._folded: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._names:
+            self._folded[_folded(name)].append(name)
+
+    def find(self, name: str) -> str | None:
+        """The name on the disk; None where there is none, or more than one."""
+        if name in self._names:
+            return name
+        forms = self._folded.get(_folded(name), [])
+        return forms[0] if len(forms) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return (
+        name.lower() if name.isascii() else unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    )
 
 
 def without_suffix(relative: str) -> str:

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.core.config import Section
+from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
-from stages.sources.captions import json_lines, line_error
+from stages.sources.captions import json_lines
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
 from stages.sources.files import existing, file_below, files_hash
 from stages.sources.known import KnownHashes
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.lines import line_error
+from stages.sources.text_rules import BadText, clean_text, printable
 
 
 class Jsonl(Section):
@@ -25,6 +26,7 @@ class Jsonl(Section):
 
     kind: Literal["jsonl"] = "jsonl"
     path: str
+    follow_links: bool = neutral(False)  # to pictures outside of its folder
     max_text_bytes: int = Field(16 << 20, gt=0)  # of one text part
 
     def documents(self) -> Iterator[Document | Omission]:
@@ -84,9 +86,9 @@ class Jsonl(Section):
             if not isinstance(value, str):
                 raise line_error(path, number, f"{name} is not a string")
             if name == "image":
-                yield _picture(path, number, value)
+                yield _picture(path, number, value, self.follow_links)
             elif value:
-                yield TextSegment(check_text(value, self.max_text_bytes))
+                yield TextSegment(clean_text(value, self.max_text_bytes))
 
 
 def _checked(path: Path, number: int, record: dict[str, Any]) -> tuple[str, list[Any], str | None]:
@@ -102,11 +104,13 @@ def _checked(path: Path, number: int, record: dict[str, Any]) -> tuple[str, list
     return key, parts, group
 
 
-def _picture(path: Path, number: int, name: str) -> ImageSegment:
+def _picture(path: Path, number: int, name: str, follow_links: bool) -> ImageSegment:
     try:
-        relative = file_below(path.parent, name)
+        relative = file_below(path.parent, name, follow_links)
     except ValueError as error:
         raise line_error(path, number, str(error)) from error
     except FileNotFoundError as error:
-        raise line_error(path, number, f"image {error}") from error
+        fix = "correct or remove that line"
+        fix += ", or --set source.follow_links=true" if "leads out" in str(error) else ""
+        raise line_error(path, number, f"image {error}", fix) from error
     return ImageSegment(relative, FileSpan(path.parent / relative))

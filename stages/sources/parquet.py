@@ -4,7 +4,9 @@ pairs        image, text (or caption)                           a row is a pictu
 interleaved  texts, images: lists of one length                 at each place a text or a picture, the other is null (OBELICS)
 edits        input_image, edit_prompt, edited_image             a picture, an instruction, the changed picture
 
-A picture is bytes, a struct of `bytes` and `path` (Hugging Face), or a path below the folder of the table.
+A text may be turns of a conversation (see columns.py); where `texts` holds turns, a row is its pictures, then their text.
+Columns of other types are refused before a row is read. A picture is bytes, a struct of `bytes` and `path` (Hugging Face),
+or a path below the folder of the table.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.core.config import Section
+from stages.core.config import Section, neutral
 from stages.core.errors import TfcliError
+from stages.sources.columns import Kind, check_columns, no_column, text_of_turns
 from stages.sources.document import (
     MAX_READ_BYTES,
     Document,
@@ -34,10 +37,15 @@ from stages.sources.document import (
 from stages.sources.files import existing, file_below, files_hash, files_named
 from stages.sources.known import KnownHashes
 from stages.sources.tables import file_names, open_table, rows_without_bytes
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.text_rules import BadText, clean_text, printable
 
 Layout = Literal["pairs", "interleaved", "edits"]
 _TEXT = ("text", "caption")
+_KINDS: dict[Layout, tuple[Kind, ...]] = {
+    "pairs": ("picture", "text"),
+    "interleaved": ("texts", "pictures"),
+    "edits": ("picture", "text", "picture"),
+}
 _BEFORE, _EDIT, _AFTER = (
     ("input_image", "original_image"),
     ("edit_prompt", "instruction", "edit"),
@@ -75,12 +83,14 @@ class Parquet(Section):
     layout: Literal["auto", "pairs", "interleaved", "edits"] = "auto"  # auto: by the columns of the first table
     image_column: str = "image"  # of pairs
     text_column: str = ""  # of pairs; "": text, or else caption
+    follow_links: bool = neutral(False)  # its files, by name and content, are in the fingerprint
     missing_caption: Literal["skip", "empty"] = "skip"
     max_text_bytes: int = Field(65_536, gt=0)
 
     def documents(self) -> Iterator[Document | Omission]:
         """Rows in their order, tables by the bytes of their names. Keys: `table/12` for row 12, from 0."""
-        root, names = self._tables()
+        root, names, passed = self._tables()
+        yield from passed
         for name in names:
             table = open_table(root / name)
             layout = self._layout(table)
@@ -90,13 +100,13 @@ class Parquet(Section):
                 rows = rows_without_bytes(root / name, table, group, columns)
                 for row in range(len(rows)):
                     key = f"{name.removesuffix('.parquet')}/{first + row}"
-                    place = _Place(root / name, f"{name}:{first + row}", group, row)
+                    place = _Place(root / name, f"{name}:{first + row}", group, row, self.follow_links)
                     yield self._document(key, place, layout, columns, rows[row])
                 first += len(rows)
 
     def count(self) -> tuple[int, int]:
         """Rows from the tables' own metadata; pictures: one a row, two for edits, listed for interleaved rows."""
-        root, names = self._tables()
+        root, names, _ = self._tables()
         rows = sum(open_table(root / name).metadata.num_rows for name in names)
         layout = self._layout(open_table(root / names[0]))
         if layout == "interleaved":
@@ -105,7 +115,7 @@ class Parquet(Section):
 
     def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the tables, and of the pictures that they name by path. No picture in a table is read for it."""
-        root, names = self._tables()
+        root, names, _ = self._tables()
         named: dict[str, None] = dict.fromkeys(names)
         for name in names:
             table, folder = open_table(root / name), (root / name).parent
@@ -114,22 +124,22 @@ class Parquet(Section):
             pictures = {"pairs": columns[:1], "interleaved": columns[1:], "edits": (columns[0], columns[-1])}[layout]
             for value in file_names(root / name, table, pictures):
                 with suppress(ValueError, FileNotFoundError):  # its row is left out
-                    named[str((folder / file_below(folder, value)).relative_to(root))] = None
+                    named[str((folder / file_below(folder, value, self.follow_links)).relative_to(root))] = None
         return {"files": files_hash(root, named, known)}
 
     def describe(self) -> str:
         """Which tables, which layout, and by which columns it was chosen."""
-        root, names = self._tables()
+        root, names, _ = self._tables()
         table = open_table(root / names[0])
         layout = self._layout(table)
         columns = ", ".join(self._columns(root / names[0], table, layout))
         return f"{len(names):,} tables at {printable(self.path)}, {layout} from the columns {printable(columns)}"
 
-    def _tables(self) -> tuple[Path, list[str]]:
+    def _tables(self) -> tuple[Path, list[str], list[Omission]]:
         path = existing(self.path, "parquet file or folder")
         if not path.is_dir():
-            return path.parent, [path.name]
-        return path, files_named(self.path, path, ".parquet", "tables")
+            return path.parent, [path.name], []
+        return path, *files_named(self.path, path, ".parquet", "tables", self.follow_links)
 
     def _layout(self, table: Any) -> Layout:
         if self.layout != "auto":
@@ -149,16 +159,15 @@ class Parquet(Section):
             "edits": (_BEFORE, _EDIT, _AFTER),
         }[layout]
         there = table.schema_arrow.names
+        kinds = _KINDS[layout]
         found = []
-        for names in wanted:
+        for names, kind in zip(wanted, kinds, strict=True):
             name = next((name for name in names if name in there), None)
             if name is None:
-                raise TfcliError(
-                    f"{printable(str(path))}: no column {' or '.join(names)}",
-                    why=f"the columns found are: {printable(', '.join(there))[:200]}",
-                    fix="name the columns with source.image_column and source.text_column, or set source.layout",
-                )
+                option = "source.image_column" if kind == "picture" else "source.text_column"
+                raise no_column(path, names, option if layout == "pairs" else "", table.schema_arrow, kind)
             found.append(name)
+        check_columns(path, table.schema_arrow, dict(zip(found, kinds, strict=True)))
         return tuple(found)
 
     def _document(
@@ -187,6 +196,11 @@ class Parquet(Section):
         return caption_pair(key, place.name, text, picture, self.missing_caption)
 
     def _interleaved(self, place: _Place, texts: Any, images: Any) -> Iterator[Segment]:
+        if isinstance(texts, list) and texts and isinstance(texts[0], dict):
+            yield from (place.picture("images", image, number) for number, image in enumerate(images or ()))
+            if text := self._text(texts):
+                yield TextSegment(text)
+            return
         if not isinstance(texts, list) or not isinstance(images, list) or len(texts) != len(images):
             raise BadText("ROW_BROKEN", "texts and images are not lists of one length")
         for number, (text, image) in enumerate(zip(texts, images, strict=True)):
@@ -195,14 +209,15 @@ class Parquet(Section):
             if image is not None:
                 yield place.picture("images", image, number)
             elif text:
-                yield TextSegment(check_text(text, self.max_text_bytes))
+                yield TextSegment(clean_text(text, self.max_text_bytes))
 
     def _text(self, value: Any) -> str | None:
         if value is None:
             return None
-        if not isinstance(value, str):
+        text = value if isinstance(value, str) else text_of_turns(value)
+        if text is None:
             raise BadText("ROW_BROKEN", "the text column holds no text")
-        return check_text(value, self.max_text_bytes).strip()
+        return clean_text(text, self.max_text_bytes).strip()
 
 
 @dataclass(frozen=True)
@@ -213,13 +228,14 @@ class _Place:
     name: str
     group: int
     row: int
+    follow_links: bool
 
     def picture(self, column: str, value: Any, number: int | None = None) -> ImageSegment:
         """value: of the cell, with True in place of bytes. Raises BadText where there is no picture."""
         name = f"{self.name}/{column}" + ("" if number is None else f"/{number}")
         if isinstance(value, str):
             try:
-                file = self.path.parent / file_below(self.path.parent, value)
+                file = self.path.parent / file_below(self.path.parent, value, self.follow_links)
             except ValueError as error:
                 raise BadText("IMAGE_PATH", str(error)) from error
             except FileNotFoundError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.system import read_failure
+from stages.sources.columns import holds_turns
 from stages.sources.text_rules import printable
 
 
@@ -101,6 +102,9 @@ def _slim(array: Any) -> list[Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if holds_turns(array.type):
+        turns: list[Any] = array.to_pylist()
+        return turns
     if pa.types.is_struct(array.type):
         names = array.type.names
         paths = _slim(pc.struct_field(array, "path")) if "path" in names else [None] * len(array)

@@ -10,24 +10,30 @@ import errno
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.core.errors import TfcliError
+from stages.core.reading import open_plain
 from stages.sources.document import Omission
 from stages.sources.files import reading
 from stages.sources.text_rules import printable
 
 _BLOCK = 512
+_PIECE = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20  # long names and extended headers; a real one has a few hundred bytes
 _MAX_NAME_CHARS = 1024
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 
 
 class TarTruncated(Exception):
-    """The archive ends early or its headers are damaged from some point on."""
+    """The archive ends early or its headers are damaged from some point on. behind_end: all that is before is whole."""
+
+    def __init__(self, message: str, behind_end: bool = False) -> None:
+        super().__init__(message)
+        self.behind_end = behind_end
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Member:
 class _Headers:
     """The view of a tar file that tarfile gets: small reads only, and not more of them than the file has blocks."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self.path = path
         self._file = file
         self._reads_left = 2 * (size // _BLOCK) + 16
 
@@ -60,31 +67,60 @@ class _Headers:
 
 
 def members(path: Path) -> Iterator[Member | Omission]:
-    """Plain files in the order of the archive; links, devices and unsafe names as Omissions; TarTruncated at a cut."""
-    with reading(path), path.open("rb") as file:
+    """Plain files in the order of the archive; links, devices and unsafe names as Omissions; TarTruncated at a cut.
+
+    Behind the end of an archive another one may follow (`cat a.tar b.tar`): it is read as well. Zeros may follow; anything else
+    is TarTruncated with the byte.
+    """
+    with reading(path), open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         _check_start(path, file)
-        try:
-            headers: Any = _Headers(file, size)
-            # "r:" only: "r:*" would decompress whatever calls itself .tar
-            archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 (it owns nothing: `file` is closed here)
-            reached = -1
-            while (info := archive.next()) is not None:
-                if info.offset <= reached or info.offset_data + max(info.size, 0) > size or info.size < 0:
-                    raise TarTruncated(f"{printable(info.name)} claims {info.size:,} bytes, more than the file has")
-                reached = info.offset
-                yield _member(path, info)
-                archive.members = []  # type: ignore[attr-defined]  # it keeps all headers otherwise
-            end = archive.offset
-        except (tarfile.TarError, ValueError, OverflowError, RecursionError, OSError) as error:
-            # EINVAL: a seek to a damaged place
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise
-            raise TarTruncated(f"{type(error).__name__}: {error}") from error
-        # tarfile ends quietly at a damaged header; a whole archive ends with two blocks of zeros
-        file.seek(end)
-        if file.read(2 * _BLOCK) != bytes(2 * _BLOCK):
-            raise TarTruncated(f"no end mark at byte {end:,}")
+        headers = _Headers(path, file, size)
+        start: int | None = 0
+        while start is not None:
+            end = yield from _archive(headers, start, size)
+            # tarfile ends quietly at a damaged header; a whole archive ends with two blocks of zeros
+            file.seek(end)
+            if file.read(2 * _BLOCK) != bytes(2 * _BLOCK):
+                raise TarTruncated(f"no end mark at byte {end:,}")
+            start = _behind_zeros(file)
+
+
+def _archive(headers: _Headers, start: int, size: int) -> Generator[Member | Omission, None, int]:
+    """The members of the archive that starts at a byte of the file; returns where its end mark should be."""
+    try:
+        headers.seek(start)
+        file: Any = headers
+        # "r:" only: "r:*" would decompress whatever calls itself .tar
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (it owns nothing: `members` closes the file)
+        reached = start - 1
+        while (info := archive.next()) is not None:
+            if info.offset <= reached or info.offset_data + max(info.size, 0) > size or info.size < 0:
+                raise TarTruncated(f"{printable(info.name)} claims {info.size:,} bytes, more than the file has")
+            reached = info.offset
+            yield _member(headers.path, info)
+            archive.members = []  # type: ignore[attr-defined]  # it keeps all headers otherwise
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError, OSError) as error:
+        # EINVAL: a seek to a damaged place
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise TarTruncated(f"{type(error).__name__}: {error}") from error
+    if start and reached < start:  # tarfile takes a block that is no header for the end
+        what = f"behind the end mark of an archive, at byte {start:,}, is something that is no archive"
+        raise TarTruncated(what, behind_end=True)
+    return archive.offset
+
+
+def _behind_zeros(file: BinaryIO) -> int | None:
+    """The block of the next byte that is not zero; None where the file ends without one."""
+    place = file.tell()
+    while block := file.read(_PIECE):
+        rest = block.lstrip(b"\0")
+        if rest:
+            byte = place + len(block) - len(rest)
+            return byte // _BLOCK * _BLOCK
+        place += len(block)
+    return None
 
 
 def _check_start(path: Path, file: BinaryIO) -> None:

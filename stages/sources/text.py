@@ -9,9 +9,11 @@ from pydantic import Field
 
 from stages.core.config import Section
 from stages.core.errors import TfcliError
+from stages.core.reading import open_plain
 from stages.sources.document import Document, Omission, TextSegment, count_documents
-from stages.sources.files import Found, existing, files_hash, walk, without_suffix
+from stages.sources.files import Found, existing, files_hash, none_named, walk, without_suffix
 from stages.sources.known import KnownHashes
+from stages.sources.lines import lines_of
 from stages.sources.text_rules import BadText, decode_text, printable
 
 
@@ -67,38 +69,41 @@ class Text(Section):
         listing = list(walk(root, self.recursive, self.follow_links))
         entries = [item for item in listing if isinstance(item, Omission) or item.relative.lower().endswith(".txt")]
         if not any(isinstance(item, Found) for item in entries):
-            raise TfcliError(f"no text in {printable(self.path)} (looked for txt in {len(listing):,} files)")
+            passed = [item for item in listing if isinstance(item, Omission)]
+            raise none_named(f"no text in {printable(self.path)} (looked for txt in {len(listing):,} files)", passed)
         yield from entries
 
     def _file(self, key: str, entry: Found) -> Iterator[Document | Omission]:
         try:
-            with entry.path.open("rb") as file:
-                for index, part in enumerate(self._parts(file)):
-                    yield self._document(key if self.split == "file" else f"{key}:{index}", entry.relative, part)
+            with open_plain(entry.path) as file:
+                for index, (line, part) in enumerate(self._parts(file)):
+                    if self.split == "file":
+                        yield self._document(key, entry.relative, part)
+                    else:
+                        yield self._document(f"{key}:{index}", f"{entry.relative}:{line}", part)
         except OSError as error:
             yield Omission(key, entry.relative, "PERMISSION", f"cannot be read: {error.strerror}")
 
-    def _parts(self, file: BinaryIO) -> Iterator[bytes]:
-        """Never more than max_text_bytes + 1 of a part, so that one endless line stays within memory."""
+    def _parts(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+        """(line at which it starts, part). Never more than max_text_bytes + 1 of a part, so that one endless line stays within
+        memory."""
         if self.split == "file":
-            yield file.read(self.max_text_bytes + 1)
+            yield 1, file.read(self.max_text_bytes + 1)
             return
-        part = b""
-        while line := file.readline(self.max_text_bytes + 1):
-            rest = line
-            while not rest.endswith(b"\n") and (rest := file.readline(1 << 20)):
-                pass
+        start, part = 0, b""
+        for number, line in enumerate(lines_of(file, self.max_text_bytes), 1):
             content = line.strip()
             if self.split == "line":
                 if content:
-                    yield line.rstrip(b"\r\n")
+                    yield number, line.rstrip(b"\r\n")
             elif content:
+                start = start if part else number
                 part += line[: self.max_text_bytes + 1 - len(part)]
             elif part:
-                yield part.rstrip(b"\r\n")
+                yield start, part.rstrip(b"\r\n")
                 part = b""
         if part:
-            yield part.rstrip(b"\r\n")
+            yield start, part.rstrip(b"\r\n")
 
     def _document(self, key: str, relative: str, part: bytes) -> Document | Omission:
         try:

@@ -23,7 +23,12 @@ def decode_text(data: bytes, max_bytes: int) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadText("TEXT_NOT_UTF8", f"byte {error.start} is not UTF-8") from error
-    return check_text(text.replace("\r\n", "\n"), max_bytes)
+    return clean_text(text, max_bytes)
+
+
+def clean_text(text: str, max_bytes: int) -> str:
+    """Text from outside as every reader takes it: lines ended by a line feed, whatever system wrote them; and `check_text`."""
+    return check_text(text.replace("\r\n", "\n").replace("\r", "\n"), max_bytes)
 
 
 def check_text(text: str, max_bytes: int) -> str:

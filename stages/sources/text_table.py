@@ -8,13 +8,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.core.config import Section
+from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
-from stages.sources.captions import json_lines, line_error, table_rows
+from stages.sources.captions import json_lines, table_rows
+from stages.sources.columns import Kind, name_column, no_column, text_of_turns
 from stages.sources.document import Document, Omission, TextSegment, count_documents
 from stages.sources.files import existing, files_hash, files_named
 from stages.sources.known import KnownHashes
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.lines import line_error
+from stages.sources.tables import open_table
+from stages.sources.text_rules import BadText, clean_text, printable
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -23,7 +26,8 @@ class TextTable(Section):
     """Rows of a file, or of all such files of a folder. Files are read row by row, never whole.
 
     id_column: of the key of a document ("", or null in a row: the number of the row). group_column: documents with the same
-    value fall on the same side of the held-out split; one where it is null is a group of its own.
+    value fall on the same side of the held-out split; one where it is null is a group of its own. Turns of a conversation in
+    text_column are read as text, see columns.py; other lists and structs are refused.
     """
 
     kind: Literal["table"] = "table"
@@ -32,14 +36,17 @@ class TextTable(Section):
     text_column: str = "text"
     id_column: str = ""
     group_column: str = ""
+    follow_links: bool = neutral(False)  # its files, by name and content, are in the fingerprint
     max_text_bytes: int = Field(16 << 20, gt=0)  # of one document
 
     def documents(self) -> Iterator[Document | Omission]:
         """Rows in their order, files by the bytes of their names. Keys: `part-0/12` for row (or line) 12, or `part-0/ID`, and
         where that is null `part-0/row 12`."""
-        root, names = self._files()
+        root, names, passed = self._files()
+        yield from passed
         for name in names:
-            stem = next(name.removesuffix(suffix) for suffix in reversed(_SUFFIXES) if name.endswith(suffix))
+            # a name in capitals keeps its suffix: a.jsonl may be next to it
+            stem = next((name.removesuffix(suffix) for suffix in reversed(_SUFFIXES) if name.endswith(suffix)), name)
             for line, row in self._rows(root / name):
                 yield self._document(root / name, stem, line, row)
 
@@ -49,44 +56,54 @@ class TextTable(Section):
 
     def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the files."""
-        root, names = self._files()
+        root, names, _ = self._files()
         return {"files": files_hash(root, names, known)}
 
     def describe(self) -> str:
         """Which files, and which column."""
-        _, names = self._files()
+        _, names, _ = self._files()
         return f"text in {printable(self.path)}, column {printable(self.text_column)} of {len(names):,} files"
 
-    def _files(self) -> tuple[Path, list[str]]:
+    def _files(self) -> tuple[Path, list[str], list[Omission]]:
         path = existing(self.path, "text table")
         if path.is_dir():
-            return path, files_named(self.path, path, _SUFFIXES, "text tables")
-        if not path.is_file() or not path.name.endswith(_SUFFIXES):
+            return path, *files_named(self.path, path, _SUFFIXES, "text tables", self.follow_links)
+        if not path.is_file() or not path.name.lower().endswith(_SUFFIXES):
             raise TfcliError(
                 f"not a text table: {printable(self.path)}", fix=f"give a {', '.join(_SUFFIXES)}", code=ExitCode.USAGE
             )
-        return path.parent, [path.name]
+        return path.parent, [path.name], []
 
     def _rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        if path.suffix != ".parquet":
+        if path.suffix.lower() != ".parquet":
             return json_lines(path)
-        return table_rows(path, [name for name in (self.text_column, self.id_column, self.group_column) if name])
+        schema = open_table(path).schema_arrow
+        if self.text_column not in schema.names:
+            raise no_column(path, (self.text_column,), "text_column", schema, "text")
+        wanted: dict[str, Kind] = {name: "key" for name in (self.id_column, self.group_column) if name}
+        return table_rows(path, {**wanted, self.text_column: "text"})
 
     def _document(self, path: Path, stem: str, line: int, row: dict[str, Any]) -> Document | Omission:
         missing = [name for name in (self.text_column, self.id_column, self.group_column) if name and name not in row]
         if missing:
             found = printable(", ".join(map(str, row)))[:200] or "none"
-            raise line_error(path, line, f"no {printable(missing[0])} (found {found})")
+            texts = [name for name, value in row.items() if isinstance(value, str)]
+            fix = name_column("text_column", texts) if missing[0] == self.text_column and texts else "correct that line"
+            raise line_error(path, line, f"no {printable(missing[0])} (found {found})", fix)
         named, group = (row[name] if name else None for name in (self.id_column, self.group_column))
         number = f"row {line}" if self.id_column else line  # "row": another row may have the number as its id
         key = f"{stem}/{number if named is None else named}"
         where = f"{path.name}:{line}"
-        text = row[self.text_column]
-        if not isinstance(text, str):
+        value = row[self.text_column]
+        text = value if isinstance(value, str) else text_of_turns(value)
+        if text is None and isinstance(value, list | dict):
+            what = f"{printable(self.text_column)} holds a {type(value).__name__} that is no turns of role and content"
+            raise line_error(path, line, what, "name another column with text_column, or write the texts as strings")
+        if text is None:
             return Omission(key, where, "TEXT_MISSING", f"{printable(self.text_column)} is not a text")
         try:
-            check_text(text, self.max_text_bytes)
-            check_text(key, self.max_text_bytes)
+            text = clean_text(text, self.max_text_bytes)
+            clean_text(key, self.max_text_bytes)
         except BadText as bad:
             return Omission(key, where, bad.reason, bad.message)
         if not text.strip():

@@ -14,13 +14,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.coders.pixels import EXTENSIONS
-from stages.core.config import Section
+from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import read_bounded
 from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, caption_pair
 from stages.sources.files import existing, files_hash, files_named, reading
 from stages.sources.known import KnownHashes
 from stages.sources.tar import Member, TarTruncated, members
-from stages.sources.text_rules import BadText, check_text, decode_text, printable
+from stages.sources.text_rules import BadText, clean_text, decode_text, printable
 
 _IMAGE_SUFFIXES = tuple(extension[1:] for extension in EXTENSIONS)
 _MAX_TARS = 100_000
@@ -34,17 +35,19 @@ class Webdataset(Section):
     json_key: str = "caption"  # the caption in key.json, where there is no key.txt
     missing_caption: Literal["skip", "empty"] = "skip"
     max_text_bytes: int = Field(65_536, gt=0)
+    follow_links: bool = neutral(False)  # its tars, by name and content, are in the fingerprint
     allow_truncated: bool = False  # keep the whole samples of a tar that was cut
 
     def documents(self) -> Iterator[Document | Omission]:
         """The samples in the order of the tars (by the bytes of their names) and of their members."""
-        root, tars = self._tars()
+        root, tars, passed = self._tars()
+        yield from passed
         for relative in tars:
             yield from self._samples(root / relative, relative)
 
     def count(self) -> tuple[int, int]:
         """The pictures in the tars, from their headers."""
-        root, tars = self._tars()
+        root, tars, _ = self._tars()
         pictures = 0
         for relative in tars:
             self._check_plain(root / relative)
@@ -57,23 +60,23 @@ class Webdataset(Section):
 
     def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the tar files."""
-        root, tars = self._tars()
+        root, tars, _ = self._tars()
         return {"files": files_hash(root, tars, known)}
 
     def describe(self) -> str:
         """Which tars."""
         return f"{len(self._tars()[1]):,} tar files at {printable(self.path)}, captions from .txt or .json"
 
-    def _tars(self) -> tuple[Path, list[str]]:
-        """(folder, paths of the tars relative to it)."""
+    def _tars(self) -> tuple[Path, list[str], list[Omission]]:
+        """(folder, paths of the tars relative to it, what was passed over)."""
         if "{" in self.path and not os.path.exists(self.path):
             paths = [existing(name, "tar file") for name in _expanded(self.path)]
             root = Path(os.path.commonpath([path.parent for path in paths]))
-            return root, [str(PurePosixPath(path.relative_to(root))) for path in paths]
+            return root, [str(PurePosixPath(path.relative_to(root))) for path in paths], []
         path = existing(self.path, "tar file or folder of tars")
         if not path.is_dir():
-            return path.parent, [path.name]
-        return path, files_named(self.path, path, ".tar", "tars")
+            return path.parent, [path.name], []
+        return path, *files_named(self.path, path, ".tar", "tars", self.follow_links)
 
     def _samples(self, path: Path, relative: str) -> Iterator[Document | Omission]:
         """webdataset's own grouping, fed with the places of the members instead of their bytes, so that pictures stay
@@ -84,10 +87,11 @@ class Webdataset(Section):
         self._check_plain(path)
         passed: Counter[str] = Counter()
         special: list[Omission] = []
+        late: list[TarTruncated] = []
         seen: set[str] = set()
         done = 0
         try:
-            for sample in group_by_keys(_grouping_input(path, relative, special, passed)):
+            for sample in group_by_keys(_grouping_input(path, relative, special, passed, late)):
                 yield from special
                 special.clear()
                 key = sample.pop("__key__")
@@ -97,6 +101,8 @@ class Webdataset(Section):
                 seen.add(key)
                 done += 1
                 yield self._document(path, relative, key, sample)
+            if late:
+                raise late[0]
         except TarTruncated as error:
             if not self.allow_truncated:
                 raise TfcliError(
@@ -148,17 +154,17 @@ class Webdataset(Section):
             return None
         if not isinstance(caption, str):
             raise BadText("JSON_BROKEN", f"{printable(self.json_key)} is not a string")
-        return check_text(caption, self.max_text_bytes).strip()
+        return clean_text(caption, self.max_text_bytes).strip()
 
 
 def _grouping_input(
-    path: Path, relative: str, special: list[Omission], passed: Counter[str]
+    path: Path, relative: str, special: list[Omission], passed: Counter[str], late: list[TarTruncated]
 ) -> Iterator[dict[str, Any]]:
     """What webdataset's tar_file_expander would give, with a Member in place of the bytes."""
     from webdataset.tariterators import base_plus_ext
 
     seen: set[tuple[str, str]] = set()
-    for member in members(path):
+    for member in _until(members(path), late):
         if isinstance(member, Omission):
             special.append(member)
             continue
@@ -178,10 +184,20 @@ def _grouping_input(
         yield {"fname": member.name, "data": member, "__url__": relative}
 
 
+def _until(found: Iterator[Member | Omission], late: list[TarTruncated]) -> Iterator[Member | Omission]:
+    """The members; what is wrong behind a whole archive goes to `late`, so that its last sample is not held for a cut one."""
+    try:
+        yield from found
+    except TarTruncated as error:
+        if not error.behind_end:
+            raise
+        late.append(error)
+
+
 def _check_count(path: Path, relative: str, found: int, allow_fewer: bool) -> None:
     """img2dataset writes `00000_stats.json` beside `00000.tar`: a tar that ends well may still lack what was downloaded."""
     try:
-        told = json.loads(path.with_name(f"{path.stem}_stats.json").read_bytes())["successes"]
+        told = json.loads(read_bounded(path.with_name(f"{path.stem}_stats.json"), 1 << 20))["successes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # it is none, or not that program's
     if isinstance(told, int) and found < told and not allow_fewer:

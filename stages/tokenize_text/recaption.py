@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from stages.artifacts.latents import StoredDocument, StoredImage, StoredText, with_caption
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Report, Warn
-from stages.sources.captions import Row, line_error, read_captions
+from stages.sources.captions import Row, read_captions
 from stages.sources.files import existing
-from stages.sources.text_rules import BadText, check_text, printable
+from stages.sources.lines import line_error
+from stages.sources.text_rules import BadText, clean_text, printable
 
 _MAX_TEXT_BYTES = 65_536
 
@@ -20,9 +22,9 @@ class Captions:
     def __init__(self, path: str) -> None:
         self.path = existing(path, "captions")
         self.rows = read_captions(self.path)
-        for row in self.rows.values():
+        for key, row in self.rows.items():
             try:
-                check_text(row.caption or "", _MAX_TEXT_BYTES)
+                self.rows[key] = replace(row, caption=clean_text(row.caption or "", _MAX_TEXT_BYTES))
             except BadText as bad:
                 raise line_error(self.path, row.line, f"{bad.reason}: {bad.message}") from bad
 

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from stages.core.files import (
 )
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
-from stages.sources.document import Document, Source
+from stages.sources.document import Picture, Source
+from stages.sources.reasons import LeftOut
 from stages.train_autoencoder.config import PretrainedVae, TrainVae
 from stages.train_autoencoder.losses import Discriminator, Perceptual, adversarial_loss, discriminator_loss
 
@@ -100,16 +102,23 @@ def _write_model(coder: Vae, folder: Path) -> dict[str, Any]:
 
 def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime) -> Pixels:
     """Up to `limit` good pictures from the start of the source, without those it holds out. Raises TfcliError (INPUT)."""
-    documents = (item for item in source.documents() if isinstance(item, Document) and not item.heldout)
-    pictures = (image.picture for document in documents for image in document.images)
+    left_out = LeftOut()
+    documents = (item for item in left_out.kept(source.documents()) if not item.heldout)
+    names: list[str] = []  # of those that were given to the reader and have not come back
+
+    def pictures() -> Iterator[Picture]:
+        for image in (image for document in documents for image in document.images):
+            names.append(image.name)
+            yield image.picture
+
     total = min(limit, source.count()[1])
     found: list[Pixels] = []
-    failed = 0
     with PictureReader(images.squares(), runtime.workers) as reader:
-        for fitted in reader.read(pictures):
+        for fitted in reader.read(pictures()):
             runtime.interrupts.check("nothing to save yet")
+            name = names.pop(0)
             if fitted.pixels is None:
-                failed += 1
+                left_out.add(fitted.reason, name, fitted.message)
             else:
                 found.append(fitted.pixels)
             if len(found) % 1000 == 0:
@@ -117,13 +126,7 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
             if len(found) >= limit:
                 break
     if not found:
-        why = f"{failed} pictures, none could be read" if failed else "the source has no pictures"
-        raise TfcliError(
-            "no pictures to train the autoencoder on",
-            why=why,
-            fix="see the source's path and format",
-            code=ExitCode.INPUT,
-        )
+        raise left_out.nothing("no pictures to train the autoencoder on", source.describe())
     return np.stack(found)
 
 

@@ -316,12 +316,6 @@ def test_no_flipped_bit_in_the_data_of_a_png_gives_other_pixels() -> None:
     assert refused == data.index(b"IEND") - data.index(b"IDAT") - 8 > 30
 
 
-def test_a_text_bomb_is_refused() -> None:
-    bomb = chunk(b"zTXt", b"Comment\x00\x00" + zlib.compress(b"A" * (70 << 20), 9))
-    row = b"\x00" + b"\x01\x02\x03" * 16
-    assert reason_of(png(16, 16, 8, 2, row * 16, bomb)) == "CORRUPT"
-
-
 def test_bytes_and_pixels_are_bounded_by_the_policy() -> None:
     data = saved(photo(64, 48))
     assert reason_of(data, PixelPolicy(max_bytes=len(data) - 1)) == "TOO_MANY_BYTES"

@@ -42,7 +42,7 @@ def test_any_number_of_pictures_in_order(tmp_path: Path) -> None:
     assert [image.picture.read() for image in two.images] == [b"7a.png", b"7b.png"]
     assert two.fixed_order
     assert none.group == "g"
-    assert none.segments == (TextSegment(" spaces stay \r\n"),)
+    assert none.segments == (TextSegment(" spaces stay \n"),)
     assert len(same.images) == 2
     assert source.count() == (3, 4)
 

@@ -141,6 +141,51 @@ def test_every_cut_is_found(tmp_path: Path) -> None:
     assert [item.reason for item in omissions] == ["TAR_TRUNCATED"]
 
 
+def joined(folder: Path, *between: bytes) -> Path:
+    """`cat` of two archives of three samples each, with bytes between and behind them."""
+    first = tar(folder / "a.tar", pairs(3)).read_bytes()
+    second = tar(folder / "b.tar", pairs(6)[6:]).read_bytes()
+    (folder / "a.tar").unlink()
+    (folder / "b.tar").unlink()
+    path = folder / "all.tar"
+    path.write_bytes(b"".join((first, between[0], second, *between[1:])))
+    return path
+
+
+@pytest.mark.parametrize("between", [b"", bytes(512), bytes(1 << 20)])
+def test_an_archive_behind_another_is_read(tmp_path: Path, between: bytes) -> None:
+    """`cat a.tar b.tar` gave the samples of the first, without a word."""
+    path = joined(tmp_path, between, bytes(5120))
+    documents, omissions = run(path)
+    assert [document.key for document in documents] == [f"all/{number:03}" for number in range(6)]
+    assert [document.images[0].picture.read() for document in documents] == [b"jpg %d" % n for n in range(6)]
+    assert omissions == []
+    assert Webdataset(path=str(path)).count() == (6, 6)
+
+
+@pytest.mark.parametrize("rest", [b"x", b"x" * 5000, b"\0" * 700 + b"x"])
+def test_what_is_no_archive_behind_the_end_is_named_by_its_byte(tmp_path: Path, rest: bytes) -> None:
+    path = joined(tmp_path, b"", rest)
+    whole = path.stat().st_size - len(rest)
+    error = refused(path)
+    assert "after 6 samples" in error.what
+    assert f"at byte {(whole + rest.index(b'x')) // 512 * 512:,}" in error.why
+    documents, omissions = run(path, allow_truncated=True)
+    assert (len(documents), [item.reason for item in omissions]) == (6, ["TAR_TRUNCATED"])
+
+
+def test_archives_of_other_blocks_are_not_half_read(tmp_path: Path) -> None:
+    """A first archive of odd length: the header of the second is in no block of its own."""
+    assert "at byte" in refused(joined(tmp_path, b"\0" * 100)).why
+
+
+def test_a_second_archive_that_is_cut_or_damaged(tmp_path: Path) -> None:
+    path = joined(tmp_path, b"")
+    data = path.read_bytes()
+    path.write_bytes(data[:-20_000] if len(data) > 40_000 else data[: len(data) // 2 + 700])
+    assert "TAR_TRUNCATED" in refused(path).what
+
+
 def test_a_damaged_header_is_not_the_end(tmp_path: Path) -> None:
     data = bytearray(tar(tmp_path / "s.tar", pairs(4)).read_bytes())
     data[4 * 1024 + 150] ^= 0xFF  # the checksum of the fifth member

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from stages.artifacts.manifest import MANIFEST, FileEntry
+from stages.artifacts.manifest import FileEntry
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import options, render
-from tfcli.commands.found import Found, artifacts_at, follow, partials
+from tfcli.commands.found import Found, artifact_around, artifacts_at, follow, partials
 from tfcli.commands.highlights import highlights
 
 _HINTS = {
@@ -114,8 +114,7 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
     kind = item.manifest.kind
     place = item.folder.resolve()
     out = out or Path(f"{place.parent.name}-{place.name}.html")
-    # a file more would be a stray one in an artifact
-    if any((parent / MANIFEST).is_file() for parent in out.resolve().parents):
+    if artifact_around(out.parent) is not None:
         raise TfcliError(f"--out {out} lies in an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
     if not out.resolve().parent.is_dir():
         raise TfcliError(f"--out {out}: no such folder", fix="make it first", code=ExitCode.USAGE)

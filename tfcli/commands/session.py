@@ -22,6 +22,7 @@ from stages.core.runtime import Launch, Runtime
 from stages.pipeline import Stage, Status, Workspace
 from stages.recipe import load_recipe, make_recipe
 from stages.sources.files import existing_folder
+from tfcli.commands.found import artifact_around
 from tfcli.options import Call
 from tfcli.render import Reporter, seconds_text, short, show
 
@@ -74,6 +75,8 @@ def open_checkpoint(given: str, call: Call, settings: tuple[str, ...]) -> Worksp
         why = "the first argument is the folder of a checkpoint, where no -r gives a recipe"
         fix = f'tfcli sample work/shapes "{given[:40]}"'
         raise TfcliError(error.what, why=why, fix=fix, code=error.code) from error
+    if folder.name in ("", ".."):  # "." has no name and no folder around it
+        folder = folder.resolve()
     if read_manifest(folder) is None and read_manifest(folder / "checkpoint") is not None:
         folder = folder / "checkpoint"
     open_artifact(folder, "checkpoint")
@@ -98,6 +101,10 @@ def work_folder(given: Path) -> Path:
         # os.path: a name that is too long is not there; pathlib raises
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise TfcliError(f"--work {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
+    if (artifact := artifact_around(work)) is not None:
+        why = f"{artifact} is a finished artifact, in which nothing else may lie"
+        fix = "give the folder around it, or another one"
+        raise TfcliError(f"--work {work} lies in an artifact", why=why, fix=fix, code=ExitCode.USAGE)
     return work
 
 
