@@ -67,7 +67,7 @@ def _run(world: World, case: Case, place: Place) -> Finding | None:
         good = {kind for kind in LEARNED if kind in seals and _is_reference(world, place, kind)}
         outcome = place.run(*command, limit=case.limit, kill=case.kills.get(index))
         outcomes.append(outcome)
-        broken = None if index in case.kills else _of_process(case, outcome)
+        broken = None if index in case.kills else _of_process(case, command, outcome)
         broken = broken or _outside(before, place)
         if broken is None and outcome.rc == 0 and case.digests:
             broken = _result(world, place, seals)
@@ -80,13 +80,13 @@ def _run(world: World, case: Case, place: Place) -> Finding | None:
     return None
 
 
-def _of_process(case: Case, outcome: Outcome) -> tuple[str, str] | None:
+def _of_process(case: Case, command: list[str], outcome: Outcome) -> tuple[str, str] | None:
     if outcome.rc is None:
         return "hang", f"did not end in {case.limit:.0f} s"
     if outcome.rc < 0:
         return "signal", f"ended by signal {-outcome.rc}"
     for words in ("Traceback (most recent call last)", "internal error", "a bug in tfcli"):
-        if words in outcome.stderr:
+        if words in outcome.stderr and not (words.startswith("Traceback") and "--debug" in command):
             return "traceback", f"rc {outcome.rc}, {words!r} in what it said"
     if outcome.rc not in case.codes:
         return "code", f"rc {outcome.rc}"
