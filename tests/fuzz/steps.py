@@ -39,13 +39,17 @@ class Step:
         name = shlex.quote(self.path)
         if self.op == "flip":
             byte, bit = divmod(self.value, 8)
-            change = f"p = sys.argv[1]; d = bytearray(open(p, 'rb').read()); d[{byte}] ^= {1 << bit}; open(p, 'wb').write(d)"
+            change = (
+                f"p = sys.argv[1]; d = bytearray(open(p, 'rb').read()); d[{byte}] ^= {1 << bit}; open(p, 'wb').write(d)"
+            )
             return f'python -c "import sys; {change}" {name}'
         if self.op == "edit":
             keys, value, reseal = self.value
             shown = json.dumps(value)
             shown = shown if len(shown) < 200 else f"{shown[:80]}... ({len(shown)} characters)"
-            return f"# in {self.path} set {'.'.join(map(str, keys))} to {shown}{', its sums made again' if reseal else ''}"
+            return (
+                f"# in {self.path} set {'.'.join(map(str, keys))} to {shown}{', its sums made again' if reseal else ''}"
+            )
         lines = {
             "cut": f"truncate -s {self.value} {name}",
             "swap": f"mv {name} /tmp/x; mv {shlex.quote(str(self.value))} {name}; mv /tmp/x {shlex.quote(str(self.value))}",
@@ -136,7 +140,9 @@ def _remove(path: Path) -> None:
 def _reseal(tree: Any, place: Place, path: Path) -> None:
     """Make the sums of a record agree with its content, as somebody who wants to be believed would."""
     if path.name == "manifest.json" and "digest" in tree:
-        listed = sorted([entry["path"], entry["bytes"], entry["sha256"]] for entry in tree["files"] if not entry["volatile"])
+        listed = sorted(
+            [entry["path"], entry["bytes"], entry["sha256"]] for entry in tree["files"] if not entry["volatile"]
+        )
         below = {name: entry["digest"] for name, entry in tree["inputs"].items()}
         with contextlib.suppress(ValueError, TypeError, KeyError):
             tree["digest"] = hash_value([hash_value(listed), tree["content"], below])
