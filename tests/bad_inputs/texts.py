@@ -159,6 +159,28 @@ def pipe(kind: str) -> Callable[[Lab], tuple[str, ...]]:
     return make
 
 
+def two_archives(lab: Lab) -> tuple[str, ...]:
+    members = good_members(lab)
+    (lab.folder / "set.tar").write_bytes(tar(*members[:6]) + tar(*members[6:]))
+    return sets(*SOURCE)
+
+
+def linked(lab: Lab) -> tuple[str, ...]:
+    (lab.folder / "blob").write_bytes(tar(*good_members(lab)))
+    (lab.folder / "tars").mkdir()
+    (lab.folder / "tars" / "a.tar").symlink_to(lab.folder / "blob")
+    return sets("source.kind=webdataset", "source.path=tars")
+
+
+def no_captions(lab: Lab) -> None:
+    for path in (lab.folder / "pictures").glob("*.txt"):
+        path.unlink()
+
+
+def all_there(lab: Lab, _outcome: Outcome) -> None:
+    assert lab.manifest("latents")["content"]["num_good"] == GOOD
+
+
 CASES = [
     Case(19, "caption missing, empty, too long, with NUL, not UTF-8, with U+2581", captions, 0,
          ("missing.png: CAPTION_MISSING", "empty.png: CAPTION_MISSING", "long.png: TEXT_TOO_LONG", "nul.png: TEXT_NUL", "latin.png: TEXT_NOT_UTF8", "mark.png: TEXT_U2581"),
@@ -177,6 +199,10 @@ CASES = [
     Case(23, "tar cut in a header", holds(keep=2148), 3, ("error: set.tar: TAR_TRUNCATED after",)),
     Case(23, "tar cut in data", holds(keep=700), 3, ("error: set.tar: TAR_TRUNCATED after",), held=(TAR + "test_every_cut_is_found",)),
     Case(23, "the same with allow_truncated", holds(keep=8700, settings=("source.allow_truncated=true",)), 0, ("set.tar: TAR_TRUNCATED (after",)),
+    Case(23, "two tars written into one file", two_archives, 0, ("goes through",), check=all_there),
+    Case(23, "a folder of tars that are symbolic links", linked, 3, ("no tars in tars", "SKIPPED_LINK", "source.follow_links=true")),
+    Case(19, "no picture has a caption: vae", no_captions, 3, ("6 CAPTION_MISSING", "missing_caption"), command="vae"),
+    Case(19, "no picture has a caption: encode", no_captions, 3, ("6 CAPTION_MISSING", "missing_caption")),
     Case(24, "tar: a key comes back", holds(("0.txt", b"again")), 3, ("the key 0 appears again", "tar --sort=name")),
     Case(24, "tar: names without extension, that climb, absolute; links", holds(("README", b"x"), ("../climb.png", b"x"), ("/abs.png", b"x"), ("", link(tarfile.SYMTYPE, "/etc/passwd"))), 0,
          ("UNSAFE_NAME", "SKIPPED_SPECIAL", "without an extension"), check=nothing_outside),
