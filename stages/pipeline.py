@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace as with_changes
+from functools import cached_property, partial
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
-from stages.artifacts.folder import RECIPE, Build, building, units_to_redo
+from stages.artifacts.folder import RECIPE, Build, building, saves_in_the_way, units_to_redo
 from stages.artifacts.manifest import (
     MAKERS,
     InputEntry,
@@ -26,6 +28,8 @@ from stages.artifacts.manifest import (
     Stamp,
     check_built_on,
     input_entry,
+    input_folder,
+    is_other,
     open_artifact,
     read_manifest,
     what_changed,
@@ -33,17 +37,21 @@ from stages.artifacts.manifest import (
 from stages.artifacts.tokens import tokenizer_at
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note
 from stages.core.files import write_json
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.recipe import Recipe, recipe_tree
 from stages.sources.files import existing
-from stages.sources.known import KnownHashes
+from stages.sources.known import KnownHashes, Unchanged
 from stages.tokenize_text.config import PretrainedTokenizer
 from stages.train_autoencoder.config import PretrainedVae
 
 HASHES = "source-hashes.json"  # in the work folder
+Identity = Callable[[KnownHashes], Any]  # of a source: the hashes of its files
+Watched = tuple[Identity, KnownHashes]
 State = Literal["fresh", "stale", "missing", "partial", "waits"]
+LEARNED = ("autoencoder", "checkpoint")  # kinds that take a training: a finished one is never replaced without the word
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,13 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 @dataclass(frozen=True)
 class Status:
-    """What `plan` found for a stage. reason: one line for people."""
+    """What `plan` found for a stage. reason: one line for people. damaged: made with these settings, but no longer whole."""
 
     stage: Stage
     state: State
     reason: str
     target: Path
+    damaged: bool = False
 
 
 class Workspace:
@@ -109,7 +118,8 @@ class Workspace:
         self.work = work
         self.samples = samples
         self.checkpoint = checkpoint
-        self._known = None if read_again else KnownHashes(work / HASHES)
+        self._hashes = None if read_again else work / HASHES
+        self._watched: dict[str, list[Watched]] = {}  # by the name of the stage
         self._seen_outside: dict[str, dict[str, Any]] = {}
 
     def target(self, kind: str) -> Path:
@@ -119,8 +129,13 @@ class Workspace:
         return self.work / (self.samples if kind == "samples" else kind)
 
     @cached_property
-    def _source_identity(self) -> Any:
-        return self.recipe.source.identity(self._known)
+    def _source(self) -> tuple[Any, Watched]:
+        return self._identity(self.recipe.source.identity)
+
+    def _identity(self, identity: Identity) -> tuple[Any, Watched]:
+        """The hashes of files of the user's, and what it takes to see whether they are still the same."""
+        known = KnownHashes(self._hashes)
+        return identity(known), (identity, known)
 
     def section(self, name: str) -> Any:
         return getattr(self.recipe, name)
@@ -149,6 +164,11 @@ class Workspace:
         if not named:
             return None
         folder = Path(os.path.expanduser(named))
+        own = self.target("checkpoint").resolve()
+        if folder.resolve() in (own, own.parent):
+            what = f"train.start_from: {named} is the checkpoint that this training makes"
+            why = "it would be replaced by one that starts from it, at every run again"
+            raise TfcliError(what, why=why, fix="give --work another folder", code=ExitCode.USAGE)
         if read_manifest(folder) is None:
             why, fix = "the folder has no manifest.json", "train it first, or give the folder of a finished checkpoint"
             raise TfcliError(f"train.start_from: no checkpoint at {named}", why=why, fix=fix, code=ExitCode.ARTIFACT)
@@ -163,21 +183,36 @@ class Workspace:
     def _outside(self, stage: Stage) -> dict[str, Any]:
         """What a stage reads that is no artifact: the source's files, and finished weights and vocabularies by path."""
         outside: dict[str, Any] = {}
+        watched = self._watched[stage.name] = []
+
+        def hashes(path: Path) -> Any:
+            identity, of_path = self._identity(partial(_hashes, path))
+            watched.append(of_path)
+            return identity
+
         if "source" in stage.sections:
-            outside["source"] = self._source_identity
+            outside["source"], of_source = self._source
+            watched.append(of_source)
         if stage.name == "vae":
             vae = self.recipe.vae
             path = weights_at(vae.path) if isinstance(vae, PretrainedVae) else vae.lpips_weights
-            outside["weights"] = _hashes(Path(path)) if path else None
+            outside["weights"] = hashes(Path(path)) if path else None
         if stage.name == "tokenize":
-            outside["text"] = [source.identity(self._known) for source in self.recipe.tokenize.text]
+            found = [self._identity(source.identity) for source in self.recipe.tokenize.text]
+            outside["text"] = [identity for identity, _ in found]
+            watched += [of_text for _, of_text in found]
             if self.recipe.tokenize.captions:
-                outside["captions"] = _hashes(existing(self.recipe.tokenize.captions, "captions"))
+                outside["captions"] = hashes(existing(self.recipe.tokenize.captions, "captions"))
             if isinstance(self.recipe.tokenize.tokenizer, PretrainedTokenizer):
-                outside["tokenizer"] = _hashes(tokenizer_at(self.recipe.tokenize.tokenizer.path))
+                outside["tokenizer"] = hashes(tokenizer_at(self.recipe.tokenize.tokenizer.path))
         if stage.name == "sample" and (pictures := self.recipe.sample.pictures()):
-            outside["pictures"] = {name: _hashes(existing(name, "picture")) for name in pictures}
+            outside["pictures"] = {name: hashes(existing(name, "picture")) for name in pictures}
         return outside
+
+    def _check_unchanged(self, stage: Stage) -> None:
+        """Raise TfcliError (INPUT) where a file that the stage was named by is another one than when it was hashed."""
+        for identity, known in self._watched.get(stage.name, ()):
+            identity(Unchanged(known))
 
     def status(self, stage: Stage) -> Status:
         """fresh, stale (and which setting or input changed), partial, missing, or waits for an input."""
@@ -201,8 +236,49 @@ class Workspace:
                 if (found := read_manifest(path)) is not None:
                     check_built_on(target, manifest, name, path, found)
         except TfcliError as error:
-            return Status(stage, "stale", f"{error.what}: {error.why}", target)
+            return Status(stage, "stale", f"{error.what}: {error.why}", target, damaged=True)
         return Status(stage, "fresh", manifest.digest[:12], target)
+
+    def refusal(self, stages: list[Stage], *, force: bool = False) -> TfcliError | None:
+        """Why a run of `stages` may not start without `replace` (or `force`, which makes each of them again): it would replace a
+        finished training, take away what one was built on, or delete the saves of one that was stopped. None where it may."""
+        if force:
+            return None
+        statuses = list(self.plan(tuple(stage.name for stage in stages)))
+        for status in statuses:
+            if status.state in ("fresh", "waits") or (status.damaged and status.stage.kind not in LEARNED):
+                continue  # what is damaged gives the same again
+            if (lost := self._trained_on(status.target)) is not None:
+                return self._would_replace(status, *lost)
+            if status.state == "partial" and status.stage.name == "train":
+                with suppress(TfcliError):  # inputs that are not there yet
+                    if (refused := saves_in_the_way(status.target, self.stamp(status.stage))) is not None:
+                        return refused
+        return None
+
+    def _trained_on(self, target: Path) -> tuple[Path, Manifest] | None:
+        """The finished training in this work folder that goes with the artifact at `target`: that one itself, or one that was
+        built on it. None where nothing is there."""
+        if _readable(target) is None:
+            return None
+        for kind in reversed(LEARNED):
+            folder = self.target(kind)
+            manifest = _readable(folder)
+            if manifest is not None and _is_learned(manifest) and target.resolve() in _lineage(folder, manifest):
+                return folder, manifest
+        return None
+
+    def _would_replace(self, status: Status, folder: Path, manifest: Manifest) -> TfcliError:
+        steps = manifest.content.get("steps") or manifest.config.get("vae", {}).get("steps")
+        what = f"{folder} is a finished training" + (f" of {steps:,} steps" if isinstance(steps, int) else "")
+        same = folder.resolve() == status.target.resolve()
+        does = "this run would replace it" if same else f"this run would replace {status.target}, which it was built on"
+        return TfcliError(
+            f"{what}: {does}",
+            why=f"{status.stage.name}: {status.reason}",
+            fix="give another --work, or add --replace to replace what has changed settings or inputs",
+            code=ExitCode.ARTIFACT,
+        )
 
     def plan(self, names: tuple[str, ...] = ()) -> Iterator[Status]:
         """The status of each stage in order; a stage behind one that is not fresh is reported as such."""
@@ -210,32 +286,46 @@ class Workspace:
         for stage in STAGES:
             if names and stage.name not in names:
                 continue
-            status = self.status(stage)
             behind = next((unsettled[kind] for kind in stage.inputs if kind in unsettled), None)
+            try:
+                status = self.status(stage)
+            except TfcliError:
+                if behind is None:
+                    raise
+                status = Status(stage, "waits", f"its inputs are made again by {behind}", self.target(stage.kind))
             if behind and status.state == "fresh":
                 status = Status(stage, "waits", f"runs again if {behind} gives another result", status.target)
             if status.state != "fresh":
                 unsettled[stage.kind] = behind or stage.name
             yield status
 
-    def run(self, stage: Stage, runtime: Runtime, *, force: bool = False) -> tuple[Status, Manifest | None]:
+    def run(
+        self, stage: Stage, runtime: Runtime, *, force: bool = False, replace: bool = False
+    ) -> tuple[Status, Manifest | None]:
         """Make the artifact of `stage` unless it is fresh. The status is the one before the run; no manifest where this was
-        a part of the work (`runtime.part`) and others are not done."""
+        a part of the work (`runtime.part`) and others are not done.
+
+        Raises TfcliError (ARTIFACT) as `refusal` says, unless `replace` or `force` is given.
+        """
         target = self.target(stage.kind)
         with runtime.interrupts.at_once():  # hashing a large source takes minutes, and keeps nothing
             # not asked where it is forced: a manifest that cannot be read is what --force is for
             before = Status(stage, "stale", "--force was given", target) if force else self.status(stage)
             if before.state == "fresh":
                 sealed = open_artifact(target, stage.kind)
+                if not sealed.has_sum:
+                    runtime.report(Note(f"{target}: an older tfcli made it; its manifest has no sum over itself yet"))
                 redo = units_to_redo(target) if runtime.retry_failed else 0
                 if not redo:
                     return before, sealed
                 before = Status(stage, "stale", f"{redo} shards have failures or are damaged", target)
+            elif not replace and (refused := self.refusal([stage], force=force)) is not None:
+                raise refused
             stamp = self.stamp(stage)
         if runtime.launch.rank:  # one of many processes at a training: the first makes the artifact
             self._call(stage, Build(target, stamp), runtime)
             return before, None
-        with building(target, stamp, runtime, force=force) as build:
+        with _named(target), building(target, stamp, runtime, force=force, replace=replace) as build:
             if build.sealed is None:
                 write_json(build.folder / RECIPE, recipe_tree(self.recipe))
                 self._call(stage, build, runtime)
@@ -248,11 +338,57 @@ class Workspace:
         sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
         sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
         inputs = {kind: self.target(kind) for kind in stage.inputs}
+        runtime = with_changes(runtime, inputs_unchanged=partial(self._check_unchanged, stage))
+        runtime.inputs_unchanged()  # they were hashed before the stages above were made, which may be days ago
         run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
 
 
-def _hashes(path: Path) -> dict[str, str]:
+def _readable(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None where there is none that can be read."""
+    try:
+        return read_manifest(folder)
+    except TfcliError:
+        return None
+
+
+def _is_learned(manifest: Manifest) -> bool:
+    """Whether it took a training; an autoencoder may be a finished one that was copied in."""
+    vae = manifest.config.get("vae")
+    return manifest.kind == "checkpoint" or (isinstance(vae, dict) and vae.get("kind") == "train")
+
+
+def _lineage(folder: Path, manifest: Manifest) -> set[Path]:
+    """The folder of an artifact, and those of all that it was made from that are still the same."""
+    found: set[Path] = set()
+    waiting = [(folder, manifest)]
+    while waiting:
+        here, own = waiting.pop()
+        if here.resolve() in found:
+            continue
+        found.add(here.resolve())
+        for entry in own.inputs.values():
+            path = input_folder(here, entry)
+            below = _readable(path)
+            if below is not None and not is_other(entry, below):
+                waiting.append((path, below))
+    return found
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """The system names no file where it refuses a read, a write or a lock of one that is open: then the artifact is named."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = f"a file of {target}"
+        raise
+
+
+def _hashes(path: Path, known: KnownHashes) -> dict[str, str]:
     """SHA-256 of a file, or of the files right inside a folder, by name; empty where there is nothing (a hub id)."""
     path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it leaves ~nobody as it is
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return {file.name: hash_file(file) for file in files if file.is_file()}
+    plain = [file for file in files if file.is_file()]
+    known.watch(path if path.is_dir() else path.parent, [file.name for file in plain])
+    return {} if isinstance(known, Unchanged) else {file.name: hash_file(file) for file in plain}

@@ -27,7 +27,7 @@ HOMES = {
     "zarr": ("stages/artifacts/arrays.py",),
     "diffusers": ("stages/coders/vae.py", "stages/diffusion/unipc.py"),
     "sentencepiece": ("stages/coders/text.py",),
-    "PIL": ("stages/coders/pixels.py", "stages/coders/glance.py"),
+    "PIL": ("stages/coders/pixels.py", "stages/coders/sheets.py", "stages/coders/glance.py"),
     "webdataset": ("stages/sources/",),
     "pyarrow": ("stages/sources/",),
     "ray": ("stages/encode_images/engines.py",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import platform
@@ -17,6 +16,7 @@ from typer.core import TyperGroup
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Launch
+from stages.core.system import system_failure
 from tfcli import options
 from tfcli.commands import artifacts, recipes
 from tfcli.commands.doctor import doctor
@@ -24,9 +24,6 @@ from tfcli.commands.plan import plan
 from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
 from tfcli.render import ReaderGone, show_error
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Commands(TyperGroup):
@@ -80,23 +77,8 @@ def as_failure(error: Exception) -> TfcliError:
         what = error.format_message()
         return TfcliError(what, fix=f"see '{path} --help'", code=ExitCode.USAGE)
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return TfcliError(
-            f"no space on the disk: {error}",
-            fix="free some space, then run the same command again",
-            code=ExitCode.ENVIRONMENT,
-        )
-    if isinstance(error, OSError) and error.errno in _NOT_ALLOWED:
-        return TfcliError(
-            f"not allowed: {error}", fix="check the owner and the mode of that path", code=ExitCode.ENVIRONMENT
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return TfcliError(f"not a usable path: {error}"[:300], fix="give another path", code=ExitCode.USAGE)
-    # torch.OutOfMemoryError is known by its name: torch is not imported here
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return TfcliError(
-            "out of memory", why=text, fix="use smaller batches (--set) or fewer --workers", code=ExitCode.ENVIRONMENT
-        )
+    if (refused := system_failure(error)) is not None:
+        return refused
     what = f"internal error: {text}"
     fix = "run the same command with --debug to see the traceback, and report it"
     return TfcliError(what, why="a bug in tfcli", fix=fix, code=ExitCode.BUG)

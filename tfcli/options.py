@@ -77,6 +77,14 @@ DryRunOption = Annotated[
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Make it again even where it is fresh.", rich_help_panel=_ACTION)
 ]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace a finished training, and delete saves, whose settings or inputs have changed. Without it that is refused.",
+        rich_help_panel=_ACTION,
+    ),
+]
 ShardsOption = Annotated[
     str,
     typer.Option(
@@ -122,6 +130,7 @@ class Call:
     verbose: bool
     dry_run: bool
     force: bool
+    replace: bool = False
 
     def __post_init__(self) -> None:
         if self.json + self.quiet > 1 or self.quiet + self.verbose > 1:
@@ -143,9 +152,10 @@ def _call(
     _debug: DebugOption = False,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
+    replace: ReplaceOption = False,
 ) -> Call:
     """What every command that makes artifacts takes: Typer reads the options off this signature."""
-    return Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force)
+    return Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force, replace)
 
 
 def takes_call(

@@ -17,19 +17,24 @@ from typing import Any
 import numpy as np
 
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import disk_errors
+from stages.core.files import disk_errors, sync_up
+from stages.core.system import refuse_unreadable
 
 ROWS_PER_SHARD = 1024
+DESCRIPTION = "zarr.json"
 _MISSING = np.uint64(2**64 - 1)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: str, shard_rows: int) -> None:
     """Describe an array (num_rows, *row_shape) filled with NaN; the shards are written by `write_shard`. Shards that are
-    there already stay."""
+    there already stay, a description is made again. It is on disk before any shard is: without it they could not be read."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
+    description = path / DESCRIPTION
+    with disk_errors(path):
+        description.unlink(missing_ok=True)
     with disk_errors(path), _own_settings():
         zarr.create_array(
             store=str(path),
@@ -43,6 +48,18 @@ def create_rows(path: Path, num_rows: int, row_shape: tuple[int, ...], dtype: st
             zarr_format=3,
             overwrite=False,
         )
+    sync_up([description], path.parent)
+
+
+def is_described(path: Path) -> bool:
+    """Whether the description of an array of `create_rows` is there and whole: a power cut may leave an empty one."""
+    try:
+        _metadata(path)
+    except TfcliError as error:
+        if error.code != ExitCode.ARTIFACT:
+            raise
+        return False
+    return True
 
 
 def write_shard(path: Path, shard: int, rows: Array) -> Path:
@@ -80,6 +97,7 @@ def write_flat(path: Path, values: Array) -> None:
         )
         if values.size:
             array[...] = values
+    sync_up((file for file in path.rglob("*") if file.is_file()), path.parent)
 
 
 def read_flat(path: Path) -> Array:
@@ -91,6 +109,7 @@ def read_flat(path: Path) -> Array:
             array = zarr.open_array(store=str(path), mode="r", zarr_format=3)
             values = np.asarray(array[...])
     except Exception as error:  # zarr and its codecs raise many kinds; each means that the bytes are not what we wrote
+        refuse_unreadable(path / DESCRIPTION, error)
         raise TfcliError(f"{path} cannot be read", why=str(error), fix=_FIX, code=ExitCode.ARTIFACT) from error
     return values
 
@@ -146,6 +165,7 @@ class RowReader:
         try:
             data = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:
+            refuse_unreadable(path, error)
             raise _damaged(path, str(error)) from error
         index_bytes = self.shard_rows * 16
         if len(data) < index_bytes + 4:
@@ -182,7 +202,7 @@ class RowReader:
 def _metadata(path: Path) -> dict[str, Any]:
     """zarr.json, checked against what `create_rows` writes."""
     try:
-        meta: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())
+        meta: dict[str, Any] = json.loads((path / DESCRIPTION).read_bytes())
         codec = meta["codecs"][0]
         inner = codec["configuration"]["codecs"]
         expected = {
@@ -198,11 +218,12 @@ def _metadata(path: Path) -> dict[str, Any]:
             and inner[0]["configuration"]["endian"] == "little",
         }
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise _damaged(path / "zarr.json", f"{type(error).__name__}: {error}") from error
+        refuse_unreadable(path / DESCRIPTION, error)
+        raise _damaged(path / DESCRIPTION, f"{type(error).__name__}: {error}") from error
     for name, holds in expected.items():
         if not holds:
             raise _damaged(
-                path / "zarr.json", f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}"
+                path / DESCRIPTION, f"not an array that tfcli writes: {name} is {json.dumps(meta[name])[:200]}"
             )
     return meta
 

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import disk_errors, read_jsonl, sync_file
+from stages.core.files import disk_errors, read_jsonl, replacing
+from stages.core.system import refuse_unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,22 +91,22 @@ def writing_tensors(path: Path) -> Iterator[None]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write and flush a safetensors file."""
+    """Write a safetensors file: whole on disk or absent, readable as the umask says."""
     from safetensors.torch import save_file
 
-    with writing_tensors(path):
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-        sync_file(path)
+    with writing_tensors(path), replacing(path) as temporary:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file. Raises TfcliError (ARTIFACT) if it is not one."""
+    """Read a safetensors file. Raises TfcliError: ARTIFACT if it is not one, ENVIRONMENT if it may not be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
+        refuse_unreadable(path, error)
         fix = "run 'tfcli train --force', or restore the file"
         raise TfcliError(f"{path} cannot be read", why=str(error), fix=fix, code=ExitCode.ARTIFACT) from error
     return tensors

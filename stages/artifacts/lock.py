@@ -1,10 +1,14 @@
-"""The lock beside an artifact's folder: one process makes it, or parts of one work on it together."""
+"""The lock next to an artifact's folder: one process makes it, or parts of one work on it together."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
+import re
+import stat
+from io import TextIOWrapper
 from pathlib import Path
 
 from stages.core.errors import ExitCode, TfcliError
@@ -19,9 +23,7 @@ class Lock:
         self.target = target
         self.who = who
         self.alone = False
-        path = target.with_name(f".{target.name}.lock")
-        with disk_errors(path):
-            self._file = path.open("a+")
+        self._file = open_lock(target.with_name(f".{target.name}.lock"))
 
     def __enter__(self) -> Lock:
         return self
@@ -64,3 +66,29 @@ class Lock:
         except BlockingIOError:
             return False
         return True
+
+
+_OURS = re.compile(rb"((whole run|part), pid \d+ on .{0,300})?", re.DOTALL)
+
+
+def open_lock(path: Path) -> TextIOWrapper:
+    """A file for flock, made where it is missing. Raises TfcliError (ENVIRONMENT) for a link, a pipe or a file of somebody else:
+    a lock is written over."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with disk_errors(path):
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise _foreign(path) from error
+            raise
+        plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if not plain or not _OURS.fullmatch(os.pread(descriptor, 1000, 0)):
+            os.close(descriptor)
+            raise _foreign(path)
+        return open(descriptor, "a+")
+
+
+def _foreign(path: Path) -> TfcliError:
+    why = "tfcli locks a plain file of its own there, and this is another one, a link or a pipe"
+    return TfcliError(f"{path} is not a lock", why=why, fix="move it away", code=ExitCode.ENVIRONMENT)

@@ -12,13 +12,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import check_sum, read_json, with_sum, write_json
 from stages.core.hashing import hash_value
+from stages.core.reading import inside, safe_name
+from stages.core.system import refuse_unreadable
 
 Content = TypeVar("Content", bound=BaseModel)
-ENVELOPE = 2  # 1: the digest covered the files alone
+ENVELOPE = 3  # 1: the digest covered the files alone; 2: no sum over the manifest itself
+_FIRST_WITH_SUM = 3
 MANIFEST = "manifest.json"
 # The content schema of each kind. A change of the files or of `content` bumps it.
 SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 2, "sequences": 2, "checkpoint": 2, "samples": 3, "scores": 1}
@@ -35,13 +39,19 @@ MAKERS = {
 
 
 class FileEntry(BaseModel):
-    """One file of an artifact. volatile: logs with times in them, which the digest leaves out."""
+    """One file of an artifact. volatile: logs with times in them, which the digest leaves out. path: inside the folder; every
+    reader of a manifest or a record gets this check."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str
-    bytes: int
+    bytes: int = Field(ge=0)
     sha256: str
     volatile: bool = False
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        return safe_name(path)
 
 
 class InputEntry(BaseModel):
@@ -52,6 +62,20 @@ class InputEntry(BaseModel):
     kind: str
     fingerprint: str
     digest: str
+
+    @field_validator("path")
+    @classmethod
+    def _relative(cls, path: str) -> str:
+        if not path or "\x00" in path or path.startswith("/"):
+            raise ValueError("not a relative path")
+        return path
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in SCHEMAS:
+            raise ValueError("no such kind of artifact")
+        return kind
 
 
 class Manifest(BaseModel):
@@ -78,6 +102,11 @@ class Manifest(BaseModel):
         """Whether the digest is the one of what the manifest lists."""
         found = _hash_files(self.files) if self.envelope == 1 else digest_of(self.files, self.content, self.inputs)
         return found == self.digest
+
+    @property
+    def has_sum(self) -> bool:
+        """Whether it was written with a sum over itself; older ones are checked by their digest and fingerprint."""
+        return self.envelope >= _FIRST_WITH_SUM
 
     def facts(self) -> dict[str, Any]:
         """The named facts behind the fingerprint, as `Stamp.facts`."""
@@ -185,19 +214,30 @@ def make_manifest(
     )
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of `folder`, None where there is none. Raises TfcliError (ARTIFACT) where it cannot be read."""
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write it with its sum."""
+    write_json(path, with_sum(manifest.model_dump()))
+
+
+def read_manifest(folder: Path, *, check: bool = True) -> Manifest | None:
+    """The manifest of `folder`, None where there is none. Raises TfcliError (ARTIFACT) where it cannot be read or is damaged.
+
+    check: the sum over all of it; of one that was written before there was a sum, the digest and the fingerprint.
+    """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_bytes())
+        raw = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(path, f"not JSON: {error}") from error
+    except TfcliError as error:
+        raise (_unreadable(path, error.why) if error.code == ExitCode.ARTIFACT else error) from error
     if not isinstance(raw, dict):
         raise _unreadable(path, "not a JSON object")
-    if isinstance(raw.get("envelope"), int) and raw["envelope"] > ENVELOPE:
-        raise _unreadable(path, f"made by a newer tfcli (envelope {raw['envelope']}, this one knows {ENVELOPE})")
+    envelope = raw.get("envelope")
+    if isinstance(envelope, int) and envelope > ENVELOPE:
+        raise _unreadable(path, f"made by a newer tfcli (envelope {envelope}, this one knows {ENVELOPE})")
+    if isinstance(envelope, int) and envelope >= _FIRST_WITH_SUM:
+        raw = _without_sum(raw, path, check)
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
@@ -206,7 +246,26 @@ def read_manifest(folder: Path) -> Manifest | None:
     known = SCHEMAS.get(manifest.kind)
     if known is None or manifest.schema_version > known:
         raise _unreadable(path, f"made by a newer tfcli ({manifest.kind}, schema {manifest.schema_version})")
+    if check and not manifest.has_sum:
+        _check_hashes(path, manifest)
     return manifest
+
+
+def _without_sum(raw: dict[str, Any], path: Path, check: bool) -> dict[str, Any]:
+    if not check:
+        return {key: value for key, value in raw.items() if key != "sha256"}
+    try:
+        return check_sum(raw, path)
+    except TfcliError as error:
+        raise _unreadable(path, "it is damaged: its sum differs from its content") from error
+
+
+def _check_hashes(path: Path, manifest: Manifest) -> None:
+    """What a manifest without a sum says of itself: its digest of its files, its fingerprint of its settings."""
+    if not manifest.digest_holds():
+        raise _unreadable(path, "it is damaged: what it lists does not give its digest")
+    if hash_value(manifest.facts()) != manifest.fingerprint:
+        raise _unreadable(path, "it is damaged: its settings do not give its fingerprint")
 
 
 def open_artifact(folder: Path, kind: str) -> Manifest:
@@ -250,10 +309,12 @@ def read_content(folder: Path, manifest: Manifest, model: type[Content]) -> Cont
 
 def check_size(folder: Path, entry: FileEntry, fix: str) -> None:
     """Raise TfcliError (ARTIFACT) if the file is missing or has another size than the manifest says."""
+    path = inside(folder, entry.path)
     try:
-        size = (folder / entry.path).stat().st_size
-    except (OSError, ValueError) as error:  # ValueError: NUL in the name
-        why = (error.strerror if isinstance(error, OSError) else str(error)) or "cannot be read"
+        size = path.stat().st_size
+    except OSError as error:
+        refuse_unreadable(path, error)
+        why = error.strerror or "cannot be read"
         raise TfcliError(f"{folder / entry.path} is missing", why=why, fix=fix, code=ExitCode.ARTIFACT) from error
     if size != entry.bytes:
         why = f"{size} bytes, the manifest says {entry.bytes}"
@@ -271,10 +332,15 @@ def input_entry(folder: Path, consumer: Path, manifest: Manifest) -> InputEntry:
 def open_input(folder: Path, manifest: Manifest, name: str) -> tuple[Path, Manifest]:
     """Follow an input of an artifact; ARTIFACT error if what lies there is no longer what it was built on."""
     entry = _input(folder, manifest, name)
-    path = (folder / entry.path).resolve()
+    path = input_folder(folder, entry)
     found = open_artifact(path, entry.kind)
     check_built_on(folder, manifest, name, path, found)
     return path, found
+
+
+def input_folder(folder: Path, entry: InputEntry) -> Path:
+    """Where an input of the artifact at `folder` is."""
+    return (folder / entry.path).resolve()
 
 
 def check_built_on(folder: Path, manifest: Manifest, name: str, path: Path, found: Manifest) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from stages.artifacts.manifest import Manifest, open_artifact
 from stages.core.files import read_jsonl
@@ -23,13 +23,22 @@ RECORDS, GRID, PAGE = "records.jsonl", "grid.png", "index.html"
 
 class Part(BaseModel):
     """A piece of a record: either text or the file of a picture, with its height and width, and where it was wanted a GIF of
-    its denoising."""
+    its denoising. original: of a given picture, the file of it as it was cropped, before the autoencoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     text: str | None = None
     image: str | None = None
     size: tuple[int, int] | None = None
     animation: str | None = None
+    original: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_original(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records of parts without an original are those of older versions to the byte."""
+        row: dict[str, Any] = serialise(self)
+        if self.original is None:
+            row.pop("original", None)
+        return row
 
 
 class Given(BaseModel):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from stages.coders import png
 from stages.coders.pixels import FORMATS
 
 _ORIENTATION_TAG = 0x0112
@@ -43,7 +44,10 @@ def glance(data: bytes) -> Glance | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of size and of broken EXIF: decoding judges both
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            readable = png.readable(data) if data.startswith(png.MAGIC) else png.Readable(data)
+            with Image.open(io.BytesIO(readable.data), formats=FORMATS) as image:
+                if readable.profile is not None:
+                    image.info["icc_profile"] = readable.profile
                 return _seen(image, data)
     except Exception:  # a hostile header raises anything
         return None

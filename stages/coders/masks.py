@@ -3,21 +3,61 @@ from black at its own resolution, and a pixel of the fitted picture is white whe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from stages.coders.config import Images
-from stages.coders.pixels import PixelPolicy, crop_box, decode
+from stages.coders.pixels import PixelPolicy, Pixels, crop_box, decode
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]  # (height, width), True: may change
+_HALF = 127.5
+_OPAQUE = 250  # alpha: a mask that was scaled or saved as WebP has a little less than all
+_NEAR = 25  # to black or white
+_SAME = 4  # mean difference to a picture that was a JPEG and was decoded by another program
 
 
-def read_mask(data: bytes, policy: PixelPolicy) -> Mask:
-    """Where an encoded picture is white, of its own size; transparent pixels are black. Raises BadImage as `decode` does."""
-    pixels = decode(data, policy.model_copy(update={"alpha": "black"})).pixels
-    white: Mask = pixels.mean(-1) > 127.5
-    return white
+class UnclearMask(ValueError):
+    """A mask with transparent parts of which it cannot be said what they mean. The message says why."""
+
+
+@dataclass(frozen=True)
+class ReadMask:
+    """may_change: of the mask's own size. reading: how transparent parts were understood, for people; "" where there are none."""
+
+    may_change: Mask
+    reading: str = ""
+
+
+def read_mask(data: bytes, policy: PixelPolicy, picture: Pixels) -> ReadMask:
+    """Where `picture` may change, by an encoded mask. Raises BadImage as `decode` does, UnclearMask.
+
+    Without transparency it may change where the mask is white. White strokes on a transparent layer are the same without their
+    black. Where all that is left to see is black, or is the picture itself, somebody has erased a hole: that may change. All
+    else is refused, because the opposite of what was meant would be drawn again.
+    """
+    over_black, over_white = (
+        decode(data, policy.model_copy(update={"alpha": alpha})).pixels for alpha in ("black", "white")
+    )
+    alpha = 255 - (over_white.astype(np.int16) - over_black).mean(-1)
+    white: Mask = over_black.mean(-1) > _HALF
+    if alpha.min() >= _OPAQUE:
+        return ReadMask(white)
+    seen = alpha > _HALF
+    if not seen.any():
+        raise UnclearMask("it is transparent everywhere")
+    colours = over_black[seen] * (255 / alpha[seen])[:, None]
+    is_picture = over_black.shape == picture.shape and bool(np.abs(colours - picture[seen]).mean() <= _SAME)
+    if colours.min() >= 255 - _NEAR:
+        if is_picture:
+            raise UnclearMask(
+                "all that is to see is white in it and in the picture: strokes, or the picture with a hole"
+            )
+        return ReadMask(white, "white strokes on a transparent layer: what is transparent stays")
+    if is_picture or colours.max() <= _NEAR:
+        return ReadMask(~seen, "a transparent hole: that may change, the rest stays")
+    raise UnclearMask("what is to see is neither all white, nor all black, nor the picture itself")
 
 
 def fit_mask(mask: Mask, images: Images) -> Mask:

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Event
@@ -20,9 +19,11 @@ import numpy as np
 
 from stages.coders.config import Images
 from stages.coders.pixels import BadImage, Pixels, crop, decode, pad, to_image
+from stages.core.errors import TfcliError
+from stages.core.processes import forkserver
 from stages.sources.document import Picture
 
-_CRASHED = "DECODER_CRASHED"
+_CRASHED, _CHANGED = "DECODER_CRASHED", "CHANGED_DURING_READ"
 _BATCH = 16  # pictures that go to a worker together
 _START_SECONDS = 60.0  # for a worker to start on a busy machine
 _MAX_MEMORY = 8 << 30  # of a worker; 64 MP with alpha in 16 bits, twice, is 1 GB
@@ -31,12 +32,13 @@ _MAX_MEMORY = 8 << 30  # of a worker; 64 MP with alpha in 16 bits, twice, is 1 G
 @dataclass(frozen=True)
 class Fitted:
     """pixels (height, width, 3) of one of Images.shapes, or None with a reason code and a message.
-    notes: codes of what was mended on the way."""
+    notes: codes of what was corrected on the way. refusal: what ends the run, not this picture alone."""
 
     pixels: Pixels | None
     reason: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
+    refusal: TfcliError | None = None
 
 
 def read_picture(picture: Picture, images: Images) -> Fitted:
@@ -50,6 +52,8 @@ def read_picture(picture: Picture, images: Images) -> Fitted:
         return Fitted(fit(decoded.image, images), notes=decoded.notes)
     except BadImage as bad:
         return Fitted(None, bad.reason, bad.message)
+    except TfcliError as changed:
+        return Fitted(None, _CHANGED, message=changed.what, refusal=changed)
     except OSError as error:
         return Fitted(None, "UNREADABLE", error.strerror or str(error))
 
@@ -86,7 +90,13 @@ class PictureReader:
                 self._idle.get().stop()
 
     def read(self, pictures: Iterable[Picture]) -> Iterator[Fitted]:
-        """The pictures in order, a bounded number ahead."""
+        """The pictures in order, a bounded number ahead. Raises TfcliError (INPUT) where one is written to meanwhile."""
+        for fitted in self._read(pictures):
+            if fitted.refusal is not None:
+                raise fitted.refusal
+            yield fitted
+
+    def _read(self, pictures: Iterable[Picture]) -> Iterator[Fitted]:
         if self.workers == 0:
             yield from (read_picture(picture, self.images) for picture in pictures)
             return
@@ -132,7 +142,7 @@ class _Worker:
         self.lost = False
         self._max_seconds = images.policy.max_seconds
         self._patience = _START_SECONDS + self._max_seconds
-        context = get_context("forkserver")
+        context = forkserver()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, images), daemon=True)
         self._process.start()

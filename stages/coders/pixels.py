@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, PngImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
-from stages.coders import sniff
+from stages.coders import png, sniff
 from stages.core.config import Section
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (height, width, 3) RGB
@@ -40,7 +40,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _FILTER = Image.Resampling.BICUBIC  # takes two thirds of the time of LANCZOS
-_MAX_ICC_BYTES = 4 << 20  # press profiles reach 2 MB
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262  # tags
+_WHITE_IS_ZERO = 0
 
 
 class PixelPolicy(Section):
@@ -89,18 +90,18 @@ def decode(data: bytes, policy: PixelPolicy, least: int = 0) -> Decoded:
     if len(data) > policy.max_bytes:
         raise BadImage("TOO_MANY_BYTES", f"more than {policy.max_bytes / 2**20:g} MiB (max_bytes)")
     notes: list[str] = []
+    readable = png.readable(data) if data.startswith(png.MAGIC) else png.Readable(data)
     with _guarded(policy) as caught:
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(readable.data), formats=FORMATS) as image:
                 _check_size(image.size, policy)
                 _check_frames(image, policy, notes)
                 if least and image.format in ("JPEG", "MPO"):
                     shorter = min(image.size)
                     image.draft(None, (-(-image.size[0] * least // shorter), -(-image.size[1] * least // shorter)))
                 image.load()
-                if image.format == "PNG" and sniff.png_sum_is_wrong(data):
-                    raise BadImage("CORRUPT", "the checksum of its pixels is wrong")
-                rgb = _to_rgb(_upright(image, notes), policy, notes)
+                clear = _settle_png(image, readable, notes) if image.format == "PNG" else None
+                rgb = _upright(_to_rgb(image, policy, notes, clear), image, notes)
         except BadImage:
             raise
         except UnidentifiedImageError as error:
@@ -125,8 +126,12 @@ def upright_rgb(image: object, policy: PixelPolicy) -> Image.Image:
     """An opened pillow image as `decode` makes of a file. TypeError where it is something else, BadImage where it is refused."""
     if not isinstance(image, Image.Image):
         raise TypeError(f"a {type(image).__name__} is no picture")
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and image.fp is not None:
+        # not loaded yet: as the file that it is, pillow alone loses transparent colours of it
+        image.fp.seek(0)
+        return decode(image.fp.read(policy.max_bytes + 1), policy).image
     _check_size(image.size, policy)
-    return _to_rgb(_upright(image, []), policy, [])
+    return _upright(_to_rgb(image, policy, [], None), image, [])
 
 
 def crop(image: Image.Image, height: int, width: int) -> Pixels:
@@ -175,26 +180,6 @@ def encode_gif(frames: Sequence[Pixels], frame_ms: int = 80, last_ms: int = 1500
     return buffer.getvalue()
 
 
-def contact_sheet(
-    pictures: Sequence[Pixels], columns: int, gap: int = 4, background: tuple[int, int, int] = (255, 255, 255)
-) -> Pixels:
-    """All pictures in rows of `columns`, each in the middle of a cell as large as the largest, `gap` pixels between."""
-    assert pictures, "a contact sheet of nothing"
-    assert columns > 0
-    cell_height = max(picture.shape[0] for picture in pictures)
-    cell_width = max(picture.shape[1] for picture in pictures)
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    shape = (rows * (cell_height + gap) + gap, columns * (cell_width + gap) + gap, 3)
-    sheet = np.broadcast_to(np.array(background, dtype=np.uint8), shape).copy()
-    for index, picture in enumerate(pictures):
-        height, width = picture.shape[:2]
-        top = gap + (index // columns) * (cell_height + gap) + (cell_height - height) // 2
-        left = gap + (index % columns) * (cell_width + gap) + (cell_width - width) // 2
-        sheet[top : top + height, left : left + width] = picture
-    return sheet
-
-
 @contextmanager
 def _guarded(policy: PixelPolicy) -> Iterator[list[warnings.WarningMessage]]:
     """pillow's own pixel limit set to ours and made an error (it warns up to twice the limit); other warnings kept."""
@@ -235,27 +220,68 @@ def _check_frames(image: Image.Image, policy: PixelPolicy, notes: list[str]) -> 
     notes.append("FIRST_FRAME")
 
 
-def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    """The picture turned as its EXIF orientation says. Only that tag is read: ImageOps.exif_transpose also writes the
-    EXIF block anew, which fails on a rational of 0/0 somewhere else in it."""
+def _settle_png(image: Image.Image, readable: png.Readable, notes: list[str]) -> Image.Image | None:
+    """What pillow leaves open in a PNG: the sum of the last chunk, a large profile, and alpha of the one colour that stands for
+    transparent (None where there is none)."""
+    if png.sum_is_wrong(readable.data):
+        raise BadImage("CORRUPT", "the checksum of its pixels is wrong")
+    if readable.profile is not None:
+        image.info["icc_profile"] = readable.profile
+    if readable.profile_too_large:
+        notes.append("ICC_BROKEN")
+    return _alpha_of_colour(image, readable.data)
+
+
+def _alpha_of_colour(image: Image.Image, data: bytes) -> Image.Image | None:
+    """Alpha of a PNG with one transparent colour. pillow compares that with samples that it has scaled to 8 bits, or cut to
+    their high bytes, so that 2 and 4 bits of grey and 16 of RGB would stay opaque."""
+    colour, depth = png.clear_colour(data), png.bit_depth(data)
+    if colour is None:
+        return None
+    image.info.pop("transparency", None)
+    if len(colour) == 1 and depth == 16:
+        return Image.fromarray(np.where(np.array(image) == colour[0], 0, 255).astype(np.uint8))
+    if depth < 16:
+        scale = 255 // ((1 << depth) - 1)
+        return _differs(image, [sample * scale for sample in colour])
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
+        # as if little-endian: then what pillow keeps of each sample is its low byte
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        low.load()
+        lows = _differs(low, [sample & 255 for sample in colour])
+    return ImageChops.lighter(_differs(image, [sample >> 8 for sample in colour]), lows)
+
+
+def _differs(image: Image.Image, colour: Sequence[int]) -> Image.Image:
+    """255 where 8-bit samples are another colour, 0 where they are this one."""
+    channels = (image.convert("L") if image.mode == "1" else image).split()
+    found = [
+        channel.point([0 if value == sample else 255 for value in range(256)])
+        for channel, sample in zip(channels, colour, strict=True)
+    ]
+    for each in found[1:]:
+        found[0] = ImageChops.lighter(found[0], each)
+    return found[0]
+
+
+def _upright(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:
+    """The picture turned as EXIF of the file says that it came from. Only that tag is read: ImageOps.exif_transpose also writes
+    the EXIF block anew, which fails on a rational of 0/0 somewhere else in it."""
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # the parser of a broken EXIF block raises anything; the pixels are good all the same
         notes.append("EXIF_BROKEN")
-        return image
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    turned.info = image.info
-    return turned
+        return rgb
+    return rgb if method is None else rgb.transpose(method)
 
 
-def _to_rgb(image: Image.Image, policy: PixelPolicy, notes: list[str]) -> Image.Image:
-    """8-bit RGB from any mode that pillow opens."""
+def _to_rgb(image: Image.Image, policy: PixelPolicy, notes: list[str], clear: Image.Image | None) -> Image.Image:
+    """8-bit RGB from any mode that pillow opens. clear: alpha that the picture itself does not carry."""
     if image.mode == "F" or image.mode.startswith("I"):
         colour, alpha = _deep_grey(image)
     else:
         colour, alpha = _split_alpha(image)
+    alpha = alpha if clear is None else clear
     rgb = _to_srgb(colour, image.info.get("icc_profile"), notes)
     if alpha is None or alpha.getextrema() == (255, 255):
         return rgb
@@ -268,23 +294,26 @@ def _to_rgb(image: Image.Image, policy: PixelPolicy, notes: list[str]) -> Image.
 
 
 def _deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """More than 8 bits of grey. pillow's own convert() clips at 255: 99.6 % of a 16-bit picture turns white."""
+    """More than 8 bits of grey. pillow's own convert() clips at 255: 99.6 % of a 16-bit picture turns white. Nor does it scale
+    12 bits, or turn a TIFF around of which 0 is white."""
     values = np.array(image)
     low, high = float(values.min()), float(values.max())
+    tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
         top = 1.0 if high <= 1 else 255.0
     else:
-        top = 65535.0
+        top = 4095.0 if tags.get(_TIFF_BITS) == (12,) else 65535.0
     if not (low >= 0 and high <= top):  # also true for NaN
         raise BadImage("RANGE", f"grey values from {low:g} to {high:g} lie outside 0 to {top:g}")
-    if image.mode == "F":
-        grey = Image.fromarray(np.floor(values * (255 / top) + 0.5).astype(np.uint8))
+    if image.mode == "F" or top == 4095:
+        grey = np.floor(values * (255 / top) + 0.5).astype(np.uint8)
     else:
-        grey = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey
     clear = image.info.get("transparency")
-    if not isinstance(clear, int):
-        return grey, None
-    return grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    alpha = np.where(values == clear, 0, 255).astype(np.uint8) if isinstance(clear, int) else None
+    return Image.fromarray(grey), None if alpha is None else Image.fromarray(alpha)
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -306,7 +335,7 @@ def _to_srgb(image: Image.Image, profile_bytes: bytes | None, notes: list[str]) 
     """sRGB through the picture's own profile if it has one that works, by pillow's formulas otherwise."""
     if profile_bytes:
         try:
-            if len(profile_bytes) > _MAX_ICC_BYTES:
+            if len(profile_bytes) > png.MAX_PROFILE_BYTES:
                 raise ValueError("profile too large")
             profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
             if image.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":

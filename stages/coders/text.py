@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.system import refuse_unreadable
 
 MAX_MODEL_BYTES = 64 * 2**20
 BOI, EOI, PAD = "<boi>", "<eoi>", "<pad>"
@@ -96,6 +97,7 @@ def read_model(path: Path) -> bytes:
             raise _not_a_model(str(path), f"{size / 2**20:.0f} MiB is too large for a vocabulary")
         model = path.read_bytes()
     except OSError as error:
+        refuse_unreadable(path, error)
         raise _not_a_model(str(path), error.strerror or "cannot be read") from error
     TextCoder(model, str(path))
     return model

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor
 
 from stages.coders.pixels import Pixels
+from stages.coders.vae_files import class_of, refuse_pipeline, refused
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import apply_umask
 from stages.core.hashing import hash_file, hash_value
+from stages.core.system import memory_refused, refuse_unreadable
 
-CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
+_WEIGHTS, _WEIGHTS_FP16 = (f"diffusion_pytorch_model{kind}.safetensors" for kind in ("", ".fp16"))
 _WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
 _MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -122,12 +126,6 @@ def to_pixels(signed: Tensor) -> Pixels:
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def psnr(first: Iterable[Pixels], second: Iterable[Pixels]) -> float:
-    """Mean over pictures of 10 log10(255^2 / mean squared error), in dB."""
-    errors = [((one.astype(np.float64) - two) ** 2).mean() for one, two in zip(first, second, strict=True)]
-    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-6))).mean())
-
-
 def build_vae(channels: tuple[int, ...], layers_per_block: int, latent_channels: int, norm_groups: int) -> Any:
     """A small AutoencoderKL with fresh weights, no attention."""
     from diffusers import AutoencoderKL
@@ -160,12 +158,17 @@ def load_vae(
     folder = Path(os.path.expanduser(path))
     if folder.is_dir():
         _check_folder(folder)
-        model = _from_pretrained(str(folder), _class_of(folder), local_files_only=True)
+        model = _from_pretrained(str(folder), class_of(folder), local_files_only=True, variant=_variant(folder))
+    elif folder.exists():
+        fix = f"give the folder of config.json and {_WEIGHTS}, such as {folder.parent}"
+        raise refused(path, "it is a file, not a folder", fix)
+    elif _is_path(str(path)):
+        raise refused(path, "no such folder", "check the path, or give a hub id such as org/name with its commit")
     else:
         model = _from_hub(str(path), revision)
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor.float()).all()):
-            raise _refused(path, f"the weight {name} holds non-finite numbers", "get a clean copy of the weights")
+            raise refused(path, f"the weight {name} holds non-finite numbers", "get a clean copy of the weights")
     return Vae(model, target, precision, compiled)
 
 
@@ -173,7 +176,9 @@ def save_vae(vae: Vae, folder: Path) -> dict[str, Any]:
     """Write the autoencoder as diffusers does; returns what identifies it (the fields of Identity in stages.artifacts)."""
     probe = vae.probe()
     vae.model.to("cpu").save_pretrained(folder, safe_serialization=True)
-    hashes = [hash_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    files = sorted(folder.glob("*.safetensors"))
+    apply_umask(files)
+    hashes = [hash_file(file) for file in files]
     return {
         "class_name": vae.class_name,
         "weights_sha256": hashes[0] if len(hashes) == 1 else hash_value(hashes),
@@ -184,19 +189,50 @@ def save_vae(vae: Vae, folder: Path) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path) -> None:
+    refuse_pipeline(folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         others = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
         why = f"only {others[0]}, a pickle that could run code" if others else "no *.safetensors file in it"
-        raise _refused(folder, why, "convert the weights to diffusion_pytorch_model.safetensors")
+        raise refused(folder, why, "convert the weights to diffusion_pytorch_model.safetensors")
     for file in weights:
-        with file.open("rb") as handle:
-            start = handle.read(64)
+        try:
+            with file.open("rb") as handle:
+                start = handle.read(64)
+        except OSError as error:
+            refuse_unreadable(file, error)
+            raise
         if start.startswith(b"version https://git-lfs"):
-            raise _refused(folder, f"{file.name} is a git-lfs pointer, not the weights", "run 'git lfs pull' there")
+            raise refused(folder, f"{file.name} is a git-lfs pointer, not the weights", "run 'git lfs pull' there")
         if start.lstrip()[:1] == b"<":
-            raise _refused(folder, f"{file.name} is an HTML page", "download the file again")
+            raise refused(folder, f"{file.name} is an HTML page", "download the file again")
         _check_types(file)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that is not there is meant as a path: it is no hub id, or its first part is a folder here."""
+    parts = name.split("/")
+    hub_like = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9._-]+", name) is not None
+    return not hub_like or os.path.isdir(parts[0]) or name.endswith((".safetensors", ".bin", ".pt", ".ckpt"))
+
+
+def _variant(folder: Path) -> str | None:
+    """The half of a download that is there: in float32 (None), or in float16 alone."""
+    return "fp16" if not (folder / _WEIGHTS).exists() and (folder / _WEIGHTS_FP16).exists() else None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what diffusers logs: of weights that are missing it says that they were made up, and asks to train them. They are
+    refused here."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _check_types(file: Path) -> None:
@@ -212,33 +248,25 @@ def _check_types(file: Path) -> None:
     for name, found in types.items():
         if found not in _WEIGHT_TYPES:
             told = f"the weight {name} is {found}, not one of {', '.join(_WEIGHT_TYPES)}"
-            raise _refused(file.parent, told, "get the weights in float16, bfloat16 or float32")
-
-
-def _class_of(folder: Path) -> str:
-    try:
-        name = json.loads((folder / "config.json").read_bytes())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"config.json is missing or names no class ({type(error).__name__})"
-        raise _refused(folder, why, "give the folder that diffusers' save_pretrained wrote") from error
-    if name not in CLASSES:
-        raise _refused(folder, f"its class is {str(name)[:60]!r}", f"use one of {', '.join(CLASSES)}")
-    return str(name)
+            raise refused(file.parent, told, "get the weights in float16, bfloat16 or float32")
 
 
 def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
     import diffusers
 
     try:
-        model, info = getattr(diffusers, class_name).from_pretrained(
-            path, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise _refused(path, " ".join(str(error).split())[:300], "give a complete diffusers autoencoder") from error
+        with _silent():
+            model, info = getattr(diffusers, class_name).from_pretrained(
+                path, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
+            )
+    except Exception as error:  # it raises anything on files that do not belong together
+        if memory_refused(error) is not None:
+            raise
+        raise refused(path, " ".join(str(error).split())[:300], "give a complete diffusers autoencoder") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             word = kind.removesuffix("_keys")
-            raise _refused(
+            raise refused(
                 path,
                 f"{len(info[kind])} weights are {word}, e.g. {sorted(map(str, info[kind]))[0]}",
                 "get the whole weights",
@@ -247,13 +275,11 @@ def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
 
 
 def _from_hub(name: str, revision: str | None) -> Any:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", name):
-        raise _refused(name, "no such folder", "give a folder, or a hub id such as org/name")
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise TfcliError(
             f"{name}: a hub id needs its commit",
-            why="names on the hub can change what they hold",
-            fix="set vae.revision to the 40-hex commit",
+            why="no folder of that name is here, and names on the hub can change what they hold",
+            fix="check the path, or set vae.revision to the 40-hex commit",
             code=ExitCode.USAGE,
         )
     from huggingface_hub import hf_hub_download
@@ -267,11 +293,14 @@ def _from_hub(name: str, revision: str | None) -> Any:
         raise TfcliError(
             f"cannot get {name}", why=why, fix="give vae.path a local folder", code=ExitCode.ENVIRONMENT
         ) from error
-    model = _from_pretrained(name, _class_of(config.parent), revision=revision)
+    found = class_of(config.parent)
+    try:
+        model = _from_pretrained(name, found, revision=revision)
+    except TfcliError as first:
+        try:  # some have float16 alone
+            model = _from_pretrained(name, found, revision=revision, variant="fp16")
+        except TfcliError:
+            raise first from None
     for file in sorted(config.parent.glob("*.safetensors")):  # where the hub's client has put them
         _check_types(file)
     return model
-
-
-def _refused(path: Path | str, why: str, fix: str) -> TfcliError:
-    return TfcliError(f"autoencoder {path} cannot be used", why=why, fix=fix, code=ExitCode.ARTIFACT)

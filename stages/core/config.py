@@ -18,12 +18,20 @@ def neutral(default: Any, **options: Any) -> Any:
     return Field(default, json_schema_extra={"neutral": True}, **options)
 
 
+def later(default: Any, **options: Any) -> Any:
+    """A field that came after artifacts were made without it and changes the result only when set: at its default it stays out
+    of the fingerprint, so that those artifacts stay what they are."""
+    return Field(default, json_schema_extra={"later": True}, **options)
+
+
 def result_config(section: BaseModel) -> dict[str, Any]:
-    """The JSON of a section without its neutral fields: what goes into the fingerprint."""
+    """The JSON of a section without neutral fields, and without later ones at their default: what goes into the fingerprint."""
     config: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, dict) and extra.get("neutral"):
+            continue
+        if isinstance(extra, dict) and extra.get("later") and getattr(section, name) == info.default:
             continue
         config[name] = _plain(getattr(section, name))
     return config

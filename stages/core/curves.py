@@ -1,11 +1,13 @@
-"""Curves as inline SVG for static pages: no script, no fetched font; colours from the page's own variables --c0, --c1, ..."""
+"""Curves as inline SVG for static pages: the one plotter, and STYLE, which every page with curves begins with. No script, no
+fetched font; colours are the variables --c0, --c1, ... that STYLE defines."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 Point = tuple[float, float]
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 230, 52, 12, 10, 24
@@ -72,6 +74,22 @@ def chart(
         f"<figure><figcaption><b>{escape(title)}</b>{marks}</figcaption>"
         f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{escape(title)}'>{body}</svg></figure>"
     )
+
+
+def loss_charts(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The figures of the text loss and of the image loss, each of training and held-out rows. metrics: rows of metrics.jsonl."""
+    rows = list(metrics)
+
+    def line(name: str, key: str, colour: int, raw: bool) -> Line:
+        return Line(name, [(row["step"], row[key]) for row in rows if row.get(key) is not None], colour, raw)
+
+    return [
+        chart(
+            f"{kind.capitalize()} loss, {unit}",
+            [line("training", f"{kind}_loss", 0, True), line("held out", f"heldout_{kind}_loss", 1, False)],
+        )
+        for kind, unit in (("text", "nats a piece"), ("image", "squared error of the noise"))
+    ]
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:

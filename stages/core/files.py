@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,26 +17,67 @@ from typing import Any
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_value
 from stages.core.reading import MAX_SMALL_BYTES, open_plain, read_bounded, unreadable
+from stages.core.system import write_failure
 
 _SUM = "sha256"  # the key of a record's own sum
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename inside it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Flush a folder's entries, so that a rename inside it survives a power cut. Some network file systems have no such
+    operation: they say so, and nothing can be done."""
+    with disk_errors(folder):
+        try:
+            _sync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
 
 
 def sync_file(path: Path) -> None:
     """Flush a file that another library wrote."""
+    with disk_errors(path):
+        _sync(path)
+
+
+def sync_up(paths: Iterable[Path], top: Path) -> None:
+    """Flush the files, and the entries of every folder from theirs up to and including `top`, each once."""
+    folders: dict[Path, None] = {}
+    for path in paths:
+        sync_file(path)
+        for folder in path.parents:
+            folders[folder] = None
+            if folder == top:
+                break
+    for folder in folders:
+        sync_folder(folder)
+
+
+def apply_umask(paths: Iterable[Path]) -> None:
+    """Give files that a library wrote for their owner alone the mode of any other new file. The mode is read off a new file:
+    the umask cannot be asked for without changing it, which other threads would see."""
+    for path in paths:
+        with disk_errors(path):
+            probe = _temporary(path)
+            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            finally:
+                os.close(descriptor)
+                probe.unlink(missing_ok=True)
+            path.chmod(mode)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    """Another name in the same folder, which the sweep after a kill knows."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 class GrowingFile:
@@ -44,7 +86,7 @@ class GrowingFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        self._temporary = _temporary(path)
         with disk_errors(path):
             self._file = self._temporary.open("wb")
 
@@ -58,14 +100,16 @@ class GrowingFile:
             with disk_errors(self.path):
                 self._file.flush()
                 os.fsync(self._file.fileno())
+                self._file.close()  # a network disk may refuse here what it took before
                 os.replace(self._temporary, self.path)
                 sync_folder(self.path.parent)
         finally:
             self.discard()
 
     def discard(self) -> None:
-        """Leave no trace of it; once it is kept, nothing."""
-        self._temporary.unlink(missing_ok=True)
+        """Leave no trace of it; once it is kept, nothing. A disk that refuses even this has been reported already."""
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
         with suppress(OSError):  # of a full disk: what was not flushed is not wanted
             self._file.close()
 
@@ -77,6 +121,23 @@ class GrowingFile:
             self.keep()
         else:
             self.discard()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name in the same folder for another library to write to; behind the block that file has the mode of the umask, is
+    flushed, and takes the place of `path`. Where the block fails nothing of it stays."""
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        apply_umask([temporary])
+        sync_file(temporary)
+        with disk_errors(path):
+            os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -177,26 +238,13 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     )
 
 
-_REFUSALS = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-
-
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an ENVIRONMENT error that names the path."""
+    """Turn every OSError of a write into an ENVIRONMENT error that names the path and the system's word. Not a broken pipe:
+    that is a process that went away."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        # a folder that cannot be made (below /proc), or that somebody has deleted; not a file that was to be read
-        gone = error.errno == errno.ENOENT and str(error.filename) in map(str, (path, *path.parents))
-        if not (full or gone or error.errno in _REFUSALS):
-            raise
-        # os.path.exists, not Path.exists: that one raises PermissionError below a folder that may not be entered
-        existing = next(parent for parent in [path, *path.parents] if os.path.exists(parent))
-        free = f"; {shutil.disk_usage(existing).free / 2**20:,.0f} MiB are free there" if full else ""
-        raise TfcliError(
-            f"cannot write {path}",
-            why=f"{error.strerror}{free}",
-            fix="free some space, then run the same command again" if full else "give --work a folder you may write",
-            code=ExitCode.ENVIRONMENT,
-        ) from error
+        raise write_failure(path, error) from error

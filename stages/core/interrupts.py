@@ -55,12 +55,14 @@ def stopped_by(number: int, saved: str) -> TfcliError:
 
 @contextmanager
 def watch_signals() -> Iterator[Interrupts]:
-    """Install the handlers for the life of the block (only in the main thread) and restore the old ones."""
+    """Install the handlers for the life of the block (only in the main thread) and restore the old ones. A signal that was
+    ignored when the process began stays ignored: 'nohup tfcli train &' outlives its terminal."""
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, interrupts._handle) for number in numbers}
     try:
         yield interrupts

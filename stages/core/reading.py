@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.system import read_failure, system_word
 
 MAX_SMALL_BYTES = 1 << 30  # of a file that is read whole: a manifest of millions of files has some hundred MB
 
@@ -51,12 +52,10 @@ def read_bounded(path: Path | str, limit: int = MAX_SMALL_BYTES, *, links: bool 
 def unreadable(path: Path, error: OSError) -> TfcliError:
     """What an OSError of reading one of our files means: ARTIFACT for a name that is no plain file, gone or too large, else
     ENVIRONMENT with the system's word."""
-    why = error.strerror or str(error)
-    if isinstance(error, NotPlainFile) or error.errno in (errno.EFBIG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-        return TfcliError(f"{path} cannot be used", why=why, code=ExitCode.ARTIFACT)
-    refused = error.errno in (errno.EACCES, errno.EPERM)
-    fix = "check the owner and the mode of that path" if refused else "check the disk, then run the same command again"
-    return TfcliError(f"cannot read {path}", why=why, fix=fix, code=ExitCode.ENVIRONMENT)
+    gone = (errno.EFBIG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+    if isinstance(error, NotPlainFile) or error.errno in gone:
+        return TfcliError(f"{path} cannot be used", why=system_word(error), code=ExitCode.ARTIFACT)
+    return read_failure(path, error)
 
 
 def safe_name(name: str) -> str:

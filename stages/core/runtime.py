@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stages.core.events import Report, silent
@@ -48,7 +49,8 @@ class Runtime:
     """report: listener for events. interrupts: the stop flag. device: "auto", "cpu", "cuda", "cuda:0". workers: processes
     for decoding (0: in this process). part: which units this process does. engine: where units run, "local" or "ray".
     retry_failed: units with failures, and damaged ones, of an artifact that is there are made again.
-    launch: the processes that torchrun started for one training."""
+    launch: the processes that torchrun started for one training. inputs_unchanged: raises TfcliError (INPUT) where a file
+    that the stage was named by is another one now; a stage calls it behind its last look at the user's files."""
 
     report: Report = silent
     interrupts: Interrupts = field(default_factory=Interrupts)
@@ -58,3 +60,4 @@ class Runtime:
     engine: str = "local"
     retry_failed: bool = False
     launch: Launch = Launch()
+    inputs_unchanged: Callable[[], None] = lambda: None

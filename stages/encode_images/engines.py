@@ -13,11 +13,14 @@ from stages.coders.pictures import PictureReader
 from stages.coders.vae import Vae
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.processes import short_folder
 from stages.core.runtime import Runtime
 from stages.encode_images.cutting import Shard
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.failures import Failures
 from stages.encode_images.shards import Job, Record, encode_shards
+
+_SOCKETS_OF_RAY = len("/ray/session_2026-11-29_05-36-28_123456_1234567/sockets/plasma_store")
 
 
 def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterator[tuple[Shard, Record]]:
@@ -32,8 +35,15 @@ def encode_on_ray(job: Job, shards: Iterator[Shard], runtime: Runtime) -> Iterat
         raise TfcliError("--engine ray needs Ray", fix="pip install 'tfcli[ray]'", code=ExitCode.ENVIRONMENT) from error
     # a cluster where RAY_ADDRESS names one, else Ray on this machine; its log would mix with ours
     ours = signal.getsignal(signal.SIGTERM)
+    address = os.environ.get("RAY_ADDRESS")
+    # a cluster that runs has its folder; RAY_TMPDIR is the user's word
+    short = None if address or os.environ.get("RAY_TMPDIR") else short_folder(_SOCKETS_OF_RAY)
     ray.init(
-        address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True
+        address=address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        ignore_reinit_error=True,
+        **({"_temp_dir": f"{short}/ray"} if short else {}),
     )
     signal.signal(signal.SIGTERM, ours)  # Ray's own would end the process without a word
     device = resolve_device(job.device).type  # an actor sees its own GPU only, as the first

@@ -1,27 +1,62 @@
-"""When a run of encoding has seen too many pictures that cannot be used."""
+"""When a run of encoding has left out too much of its source: pictures that cannot be used, and samples that have no caption,
+no picture or no row that can be read.
+
+Counted is each thing that the source takes for a sample of its own and that becomes none. Not counted is what never was one
+(`_NO_SAMPLE`): files of other kinds in a tar, pipes and devices, and the rest of a tar that allow_truncated gives up by name.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.sources.document import Omission
 from stages.sources.text_rules import printable
+
+_NO_SAMPLE = ("IGNORED_MEMBERS", "SKIPPED_SPECIAL", "TAR_TRUNCATED")
+# What helps against the reason that dominates; else the source has to be corrected.
+_FIXES = {
+    "CAPTION_MISSING": 'write the captions, or keep the pictures without with --set source.missing_caption="empty"',
+    "SKIPPED_LINK": "follow the links with --set source.follow_links=true",
+    "PERMISSION": "let this user read the files",
+    "UNREADABLE": "let this user read the files, and check their disk",
+    "TEXT_NOT_UTF8": "write the captions in UTF-8",
+    "TEXT_TOO_LONG": "shorten the captions, or raise source.max_text_bytes",
+    "DUPLICATE_KEY": "give the files of a name other names",
+    "LATENT_NONFINITE": "set encode.dtype=float32, or use another autoencoder",
+}
 
 
 class Failures:
     """Stops the run where too many pictures fail: a wrong folder or a missing codec must not be found at the end.
 
-    The limit is max_bad of the pictures seen so far, of the first 100 where fewer were seen, and of the last `window`: a
-    disk that goes away after millions of good pictures is found as well.
+    The limit for pictures is max_bad of those seen so far, of the first 100 where fewer were seen, and of the last `window`: a
+    disk that goes away after millions of good pictures is found as well. The limit for all that is left out is max_bad of
+    what was listed so far, counted shard by shard before the pictures of a shard are read.
     """
 
     def __init__(self, max_bad: float, window: int) -> None:
         self.max_bad = max_bad
         self.bad = self.seen = 0
+        self.listed = self.omitted = 0
+        self._omissions: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self._recent: deque[int] = deque(maxlen=window)
         self._recent_bad = 0
+
+    def lists(self, pictures: int, omissions: Sequence[Omission]) -> None:
+        """A shard's pictures, not yet read, and what the source left out among them. Raises TfcliError (INPUT) where that is
+        too much even if all the pictures are good."""
+        lost = [omission for omission in omissions if omission.reason not in _NO_SAMPLE]
+        self.listed += pictures + len(lost)
+        self.omitted += len(lost)
+        self._omissions.update(omission.reason for omission in lost)
+        left_out = self.bad + self.omitted
+        if lost and left_out > self.max_bad * max(100, self.listed):
+            which, reasons = f"{left_out} of the first {self.listed} samples", self.reasons + self._omissions
+            raise _too_many(which, reasons, {"path": lost[-1].path, "message": lost[-1].message})
 
     def saw_record(self, record: dict[str, Any]) -> None:
         """The same of a finished shard."""
@@ -39,18 +74,23 @@ class Failures:
             self._recent_bad += len(errors)
         if not errors:
             return
-        reason, count = self.reasons.most_common(1)[0]
         if self.bad > self.max_bad * max(100, self.seen):
-            raise self._too_many(f"{self.bad} of the first {self.seen}", f"mostly {reason} ({count})", errors[-1])
+            raise _too_many(f"{self.bad} of the first {self.seen} pictures", self.reasons, errors[-1])
+        if self.omitted and self.bad + self.omitted > self.max_bad * max(100, self.listed):
+            which = f"{self.bad + self.omitted} of the first {self.listed} samples"
+            raise _too_many(which, self.reasons + self._omissions, errors[-1])
         window = self._recent.maxlen or 0
         if len(self._recent) == window and self._recent_bad > self.max_bad * window:
-            raise self._too_many(f"{self._recent_bad} of the last {window}", f"now {errors[-1]['reason']}", errors[-1])
+            which = f"{self._recent_bad} of the last {window} pictures"
+            raise _too_many(which, Counter([errors[-1]["reason"]]), errors[-1], how="now")
 
-    @staticmethod
-    def _too_many(which: str, mostly: str, example: dict[str, Any]) -> TfcliError:
-        return TfcliError(
-            f"{which} pictures cannot be used",
-            why=f"{mostly}, e.g. {printable(example['path'])}: {example['message']}",
-            fix="mend the source, or raise encode.max_bad if that is expected",
-            code=ExitCode.INPUT,
-        )
+
+def _too_many(which: str, reasons: Counter[str], example: dict[str, Any], how: str = "mostly") -> TfcliError:
+    reason, count = reasons.most_common(1)[0]
+    named = reason if how == "now" else f"{reason} ({count})"
+    return TfcliError(
+        f"{which} cannot be used",
+        why=f"{how} {named}, e.g. {printable(example['path'])}: {example['message']}",
+        fix=f"{_FIXES.get(reason, 'correct the source')}, or raise encode.max_bad if that is expected",
+        code=ExitCode.INPUT,
+    )

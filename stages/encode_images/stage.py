@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.arrays import RowReader, create_rows, write_flat
+from stages.artifacts.arrays import RowReader, create_rows, is_described, write_flat
 from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identity
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
-from stages.coders.vae import Vae, psnr
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.quality import ADVICE, psnr, too_low
+from stages.coders.sheets import compared_sheet
+from stages.coders.vae import Vae
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import require_space, write_atomic, write_jsonl
@@ -31,7 +33,7 @@ from stages.encode_images.failures import Failures
 from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
 from stages.encode_images.shards import Job, Record, encode_shards, num_shards
-from stages.sources.document import Source, count_documents, pictures_of
+from stages.sources.document import Omission, Source, count_documents, pictures_of
 from stages.sources.reasons import LeftOut
 from stages.sources.text_rules import printable
 
@@ -65,7 +67,7 @@ def run(
     job = Job(model, images, encode, build.folder, facts.latent_channels, facts.downsampling, runtime.device)
     with build.claim("array", wait=True):
         for grid in range(job.num_grids):
-            if not (job.array(grid) / "zarr.json").exists():
+            if not is_described(job.array(grid)):
                 create_rows(job.array(grid), num_images, job.row_shape(grid), encode.dtype, encode.shard_rows)
     (build.folder / DOCUMENTS).mkdir(exist_ok=True)
     left = _pictures_left(num_images, encode, build, runtime)
@@ -109,6 +111,8 @@ def _seal(
     """All shards are there: what was left out, the statistics, the check, the manifest."""
     whole = Failures(job.encode.max_bad, job.encode.bad_window)  # each part knew its own pictures only
     for record in records:
+        omissions = [Omission(**error) for error in record["errors"] if "row" not in error]
+        whole.lists(record["good"] + record["failed"], omissions)
         whole.saw_record(record)
     errors = [row for record in records for row in record["errors"]]
     write_jsonl(build.folder / ERRORS, errors)
@@ -135,10 +139,17 @@ def _seal(
         channel_std=deviation,
     )
     failed = {row["row"] for row in errors if "row" in row}
+    runtime.inputs_unchanged()  # before the check, which would blame the pictures
     quality = _check(source, job, vae, grid_of_row, failed, runtime)
     runtime.report(Note(f"{num_good} of {len(grid_of_row)} pictures encoded, {quality:.2f} dB PSNR from the store"))
+    if why := too_low(quality, f"the first {job.encode.check_pictures} pictures", job.encode.min_psnr):
+        if job.encode.psnr_check == "refuse":
+            what = "the autoencoder does not fit these pictures (encode.psnr_check)"
+            raise TfcliError(what, why=why, fix=f"{ADVICE}; or lower encode.min_psnr", code=ExitCode.INPUT)
+        runtime.report(Warn(f"{why}; {ADVICE}"))
     notes: Counter[str] = sum((Counter(record["notes"]) for record in records), Counter())
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
+    runtime.inputs_unchanged()
     # the sheet is for people; decoding rounds by the number of threads, and no later stage may depend on that
     build.seal(content.model_dump(), stats, volatile=(SHEET,))
 
@@ -170,6 +181,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
                 break
             if not runtime.part.has(shard.number):
                 continue
+            failures.lists(len(shard.images), shard.omissions)
             record = build.unit(_unit(shard.number))
             if record is None:
                 yield shard
@@ -297,5 +309,5 @@ def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes, failed: set[i
             before.append(fitted.pixels)
             after.append(vae.decode(stored)[0])
     shown = min(8, len(before))
-    write_atomic(job.folder / SHEET, encode_png(contact_sheet([*before[:shown], *after[:shown]], columns=shown)))
+    write_atomic(job.folder / SHEET, encode_png(compared_sheet(before[:shown], after[:shown])))
     return psnr(before, after)

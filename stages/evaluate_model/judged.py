@@ -18,7 +18,7 @@ from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
-from stages.sources.shapes.judge import Verdict, claims_of, judge, judge_caption, see
+from stages.sources.shapes.judge import Seen, Verdict, claims_of, judge, judge_caption, see
 from stages.sources.shapes.language import claims
 from stages.sources.shapes.world import scene_from_json
 
@@ -35,6 +35,21 @@ class Judged:
 
     def row(self) -> dict[str, Any]:
         return {"mode": self.mode, "key": self.key, "text": self.text, "right": self.right}
+
+    def label(self) -> str:
+        """What was asked or written, and what the judge finds in the picture: for the sheet of mistakes."""
+        said = "written" if self.mode in _WRITTEN else "asked"
+        seen = [] if self.picture is None else see(self.picture)
+        found = ", ".join(f"{one.size} {one.colour} {one.shape} {_place(one)}" for one in seen)
+        return f"{self.mode.replace('_', ' ')}; {said}: {self.text or 'nothing'}\nfound: {found or 'nothing'}"
+
+
+_WRITTEN = ("image_to_text", "free", "continued")  # modes whose text is the model's own
+
+
+def _place(seen: Seen) -> str:
+    column, row = seen.cell
+    return f"{('top', 'middle', 'bottom')[row]} {('left', 'centre', 'right')[column]}"
 
 
 @dataclass(frozen=True)

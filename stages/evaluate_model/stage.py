@@ -11,7 +11,8 @@ from typing import Any
 
 from stages.artifacts.folder import Build
 from stages.artifacts.scores import JUDGED, MISTAKES, SCORES
-from stages.coders.pixels import contact_sheet, encode_png
+from stages.coders.pixels import encode_png
+from stages.coders.sheets import labelled_sheet
 from stages.core.events import Note
 from stages.core.files import write_atomic, write_json, write_jsonl
 from stages.core.runtime import Runtime
@@ -49,9 +50,9 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
         runtime.report(Note("no judge for this source: the scores are the held-out losses"))
     write_json(build.folder / SCORES, figures)
     write_jsonl(build.folder / JUDGED, [item.row() for item in judged])
-    mistakes = [item.picture for item in judged if not item.right and item.picture is not None]
+    mistakes = [(item.picture, item.label()) for item in judged if not item.right and item.picture is not None][:64]
     if mistakes:
-        sheet = contact_sheet(mistakes[:64], columns=8, gap=4)
+        sheet = labelled_sheet([one for one, _ in mistakes], [label for _, label in mistakes], columns=8)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
     build.seal({"judge": "shapes" if judged else None}, figures)
 

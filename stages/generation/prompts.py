@@ -23,9 +23,11 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class ImagePiece:
-    """A clean, normalised latent (C, h, w), of any grid that patches divide."""
+    """A clean, normalised latent (C, h, w), of any grid that patches divide. pixels: the picture that it was made of, uint8
+    (height, width, 3), where a file was given."""
 
     latent: Tensor
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = field(default=None, compare=False, repr=False)
 
 
 Piece = TextPiece | ImagePiece
@@ -38,13 +40,15 @@ class Edit:
 
     latent: clean, normalised, (C, h, w). change_hw: True where the image may change, None for everywhere (inpainting).
     strength: share of the noise levels that the image goes through, 1 for all of them (variations). pixels: the image itself,
-    uint8 (height, width, 3), where what is kept of it shall have its very pixels.
+    uint8 (height, width, 3), where what is kept of it shall have its very pixels. reading: how a mask with transparent parts
+    was understood, for people.
     """
 
     latent: Tensor
     change_hw: Tensor | None = None
     strength: float = 1.0
     pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+    reading: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from stages.artifacts.autoencoder import SHEET, Autoencoder
+from stages.artifacts.latents import SHEET as CHECK
 from stages.artifacts.latents import Latents, StoredDocument, StoredImage, StoredText
 from stages.artifacts.manifest import open_artifact
 from stages.artifacts.samples import Part, Record, Samples
@@ -22,8 +23,14 @@ from stages.preview.rows import PackedDocument, read_rows
 
 Item = TypeVar("Item")
 _BATCH = 32  # pictures that are decoded together
+_CHECKED = "the first pictures as they were, and below them as the stored latents give them back"
 _SHEETS = {"autoencoder": (SHEET, "held-out pictures above, what the autoencoder makes of them below")}
 _SHEETS["scores"] = (MISTAKES, "what the judge found wrong")
+
+
+# What a reader of the page must know of pictures that are not the files of the source.
+_THROUGH = "Pictures are shown as the autoencoder gives them back from stored latents, not as the source has them."
+ABOUT = dict.fromkeys(("latents", "sequences"), _THROUGH)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ def _of_latents(latents: Latents, count: int, device: str) -> list[Card]:
     chosen = [document for document in latents.documents() if document.index in wanted]
     places = {(image.grid, image.row) for document in chosen for image in _images(document) if image.ok}
     pixels = decode_rows(latents, places, device)
-    return [Card(document.key, tuple(_latent_parts(document, pixels))) for document in chosen]
+    checked = [Card(_CHECKED, (_file(latents.folder, CHECK),))] if (latents.folder / CHECK).is_file() else []
+    return checked + [Card(document.key, tuple(_latent_parts(document, pixels))) for document in chosen]
 
 
 def _images(document: StoredDocument) -> list[StoredImage]:

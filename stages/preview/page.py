@@ -29,14 +29,15 @@ article footer { font-size: .72rem; opacity: .65; } i { opacity: .7; }
 """
 
 
-def cards_page(title: str, facts: str, cards: Sequence[Card]) -> str:
-    """The whole HTML text."""
+def cards_page(title: str, facts: str, cards: Sequence[Card], about: str = "") -> str:
+    """The whole HTML text. about: a line on what the pictures are."""
     body = "".join(_card(card) for card in cards) or "<p>nothing to show</p>"
     key = (
         "<p class='facts'>Blue: given to the model. Orange: what it wrote and drew.</p>"
         if any(card.given is not None for card in cards)
         else ""
     )
+    key += f"<p class='facts'>{_text(about)}</p>" if about else ""
     # no script may run and nothing may be fetched, whatever a caption holds
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (

@@ -26,8 +26,8 @@ class PicturePart(Section):
 
 class Beginning(Section):
     """A picture that drawing begins from, instead of from noise alone. mask: a picture of the same size, white where it may
-    change (inpainting). strength: share of the noise levels that it goes through (variations), 1 for all; then nothing of the
-    picture is left but what the mask keeps."""
+    change, or with a hole erased there (inpainting). strength: share of the noise levels that it goes through (variations), 1
+    for all; then nothing of the picture is left but what the mask keeps."""
 
     image: str
     mask: str | None = None

@@ -10,9 +10,9 @@ from itertools import groupby
 from typing import Any
 
 from stages.artifacts.samples import GRID, Part, Record
+from stages.core.curves import loss_charts
 from stages.sample_model.events import REASONS
 from stages.sample_model.page_assets import POLICY, SCRIPT, STYLE
-from stages.sample_model.plots import plot
 from stages.sources.text_rules import printable
 
 _SHOWN = 160  # pixels of the shorter side; smaller pictures are enlarged without smoothing
@@ -36,9 +36,7 @@ def render_page(
 ) -> str:
     """The whole HTML text. summary: a line below the title; metrics: rows of metrics.jsonl; sections: heading -> records."""
     facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in settings.items())
-    plots = plot(metrics, "text_loss", "Text: nats per token") + plot(
-        metrics, "image_loss", "Images: squared noise error"
-    )
+    plots = "".join(loss_charts(metrics))
     shown = {heading: records for heading, records in sections.items() if records}
     drawn = any(part.image for records in shown.values() for record in records for part in record.output)
     sheet = f" All drawn pictures on one sheet: <a href='{GRID}'>{GRID}</a>." if drawn else ""
@@ -48,7 +46,7 @@ def render_page(
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body>"
         f"<header><h1>{_text(title)}</h1><p class='facts'>{_text(summary)}{sheet}</p>{_KEYS}</header><main>{body}</main>"
-        f"<details><summary>Settings and losses</summary><dl>{facts}</dl><div class='plots'>{plots}</div></details>"
+        f"<details><summary>Settings and losses</summary><dl>{facts}</dl><div class='curves'>{plots}</div></details>"
         f"{_DIALOG}<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -104,6 +102,12 @@ def _parts(parts: list[Part], alt: str) -> str:
     shown = []
     for part in parts:
         if part.image is not None:
+            if part.original is not None:
+                before = Part(image=part.original, size=part.size)
+                shown.append(
+                    f"<p class='note'>the given picture</p>{_picture(before, 'given picture, as it was cropped')}"
+                )
+                shown.append("<p class='note'>as the autoencoder gives it back: what the model sees</p>")
             shown.append(_picture(part, alt))
         elif part.text and part.text.strip():
             scrolls = " tabindex='0'" if len(part.text) > 600 else ""  # a box that scrolls must be reached by keys

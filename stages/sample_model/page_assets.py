@@ -5,8 +5,12 @@ from __future__ import annotations
 from base64 import b64encode
 from hashlib import sha256
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8885; --card: #8881; --given: #1d4ed8; --made: #b93c05; }
+from stages.core.curves import STYLE as CURVES
+
+STYLE = (
+    CURVES
+    + """
+:root { --given: #1d4ed8; --made: #b93c05; }
 @media (prefers-color-scheme: dark) { :root { --given: #8ab4ff; --made: #ffa36b; } }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 82rem; margin: 1.5rem auto; padding: 0 1rem; }
@@ -40,10 +44,9 @@ dialog button { font: inherit; margin: .5rem .2rem 0; padding: .1rem .7rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .85rem; overflow-wrap: anywhere; }
 dt { opacity: .75; } dd { margin: 0; }
 details { margin-top: 2.5rem; } summary { cursor: pointer; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem; } figure { margin: 0; max-width: 100%; }
-figcaption { font-size: .85rem; }
-svg { border: 1px solid var(--line); border-radius: 8px; max-width: 100%; } svg text { fill: currentColor; font-size: 11px; }
+.curves { margin-top: 1rem; }
 """
+)
 
 # Arrow keys are taken only where a picture has the focus or is shown large (left and right also from the page itself, where
 # they do nothing), so that the page still scrolls.

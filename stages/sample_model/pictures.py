@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
 
 from stages.artifacts.latents import Latents
 from stages.coders.config import Images
-from stages.coders.masks import Mask, fit_mask, read_mask
+from stages.coders.masks import Mask, UnclearMask, fit_mask, read_mask
 from stages.coders.pictures import read_picture
 from stages.coders.pixels import BadImage, Pixels, decode
+from stages.coders.quality import psnr, too_low
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note, Warn
+from stages.core.runtime import Runtime
 from stages.diffusion.editing import cells_to_change, pasted
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Edit, ImagePiece
+from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
 from stages.sources.document import FileSpan
 from stages.sources.text_rules import printable
 
@@ -26,7 +30,7 @@ def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel
     all or nothing of the picture would be left.
     """
     pixels = _fitted(image, loaded)
-    change = None if mask is None else _change(image, mask, loaded)
+    change, reading = (None, "") if mask is None else _change(image, mask, loaded)
     levels = loaded.diffusion.num_steps
     begun = round(strength * levels)
     if begun == 0 or (begun == levels and (change is None or bool(change.all()))):
@@ -38,7 +42,7 @@ def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel
             fix="give another strength" + (", or a mask with something black in it" if begun else ""),
             code=ExitCode.USAGE,
         )
-    return Edit(loaded.read_picture(pixels), change, strength, pixels)
+    return Edit(loaded.read_picture(pixels), change, strength, pixels, reading)
 
 
 def drawn_pixels(latents_IChw: Tensor, edit: Edit | None, loaded: LoadedModel) -> Pixels:
@@ -56,16 +60,21 @@ def shown_mask(change_hw: Tensor, loaded: LoadedModel) -> Mask:
     return change_hw.cpu().numpy().repeat(factor, 0).repeat(factor, 1)
 
 
-def _change(image: Path, mask: Path, loaded: LoadedModel) -> Tensor:
+def _change(image: Path, mask: Path, loaded: LoadedModel) -> tuple[Tensor, str]:
+    """Which latent pixels may change, and how a mask with transparent parts was understood."""
     images, name = fit_of(loaded.latents), f"mask {printable(str(mask))}"
+    picture = decode(_read(image), images.policy).pixels
     try:
-        white = read_mask(_read(mask), images.policy)
+        read = read_mask(_read(mask), images.policy, picture)
     except BadImage as bad:
         raise _unusable(mask, bad.reason, bad.message) from bad
-    size, own = decode(_read(image), images.policy).image.size, (white.shape[1], white.shape[0])
-    if own != size:
+    except UnclearMask as unclear:
+        fix = "paint white what may change and black what stays, and save it without transparency"
+        raise TfcliError(f"{name} has transparent parts", why=str(unclear), fix=fix, code=ExitCode.USAGE) from unclear
+    white = read.may_change
+    if white.shape != picture.shape[:2]:
         raise TfcliError(
-            f"{name} is {own[0]}x{own[1]}, the picture is {size[0]}x{size[1]}",
+            f"{name} is {white.shape[1]}x{white.shape[0]}, the picture is {picture.shape[1]}x{picture.shape[0]}",
             fix="give a mask of the picture's size, white where it may change",
             code=ExitCode.USAGE,
         )
@@ -75,12 +84,27 @@ def _change(image: Path, mask: Path, loaded: LoadedModel) -> Tensor:
         if white.any():
             why = "it is white only where the picture is cropped away, so nothing may change"
         raise TfcliError(name, why=why, fix="paint what may change white", code=ExitCode.USAGE)
-    return change.to(loaded.device)
+    return change.to(loaded.device), f"{name}: {read.reading}" if read.reading else ""
 
 
 def picture_piece(path: Path, loaded: LoadedModel) -> ImagePiece:
     """A picture file as the model sees it. Raises TfcliError (INPUT) with the reason where it cannot be read."""
-    return ImagePiece(loaded.read_picture(_fitted(path, loaded)))
+    pixels = _fitted(path, loaded)
+    return ImagePiece(loaded.read_picture(pixels), pixels)
+
+
+def tell_quality(prompts: Iterable[Prompt], loaded: LoadedModel, runtime: Runtime) -> None:
+    """Report what the autoencoder makes of each picture that was given: what it loses the model never sees."""
+    given = [piece for prompt in prompts for piece in (*prompt.pieces, prompt.edit) if not isinstance(piece, TextPiece)]
+    for number, piece in enumerate(one for one in given if one is not None and one.pixels is not None):
+        assert piece.pixels is not None
+        quality = psnr([piece.pixels], loaded.draw_pictures(piece.latent[None].to(loaded.device)))
+        if why := too_low(quality, f"given picture {number + 1}"):
+            runtime.report(
+                Warn(f"{why}; give a picture like those of the training, or see index.html for what is left")
+            )
+        else:
+            runtime.report(Note(f"given picture {number + 1}: {quality:.1f} dB PSNR through the autoencoder"))
 
 
 def _fitted(path: Path, loaded: LoadedModel) -> Pixels:

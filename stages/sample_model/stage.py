@@ -9,10 +9,11 @@ from typing import Any
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import Build
 from stages.artifacts.samples import GRID, PAGE, RECORDS, Record
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.sheets import contact_sheet
 from stages.core.config import result_config
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.events import Progress, Warn
+from stages.core.events import Note, Progress, Warn
 from stages.core.files import write_atomic, write_jsonl
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
@@ -21,6 +22,7 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page
+from stages.sample_model.pictures import tell_quality
 from stages.sample_model.tasks import MODES, Task, make_tasks
 from stages.sample_model.writing import Facts, Writer
 
@@ -31,9 +33,15 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     loaded = load_model(checkpoint, runtime.device, sample.generation.precision)
     sample = _within(sample, loaded, runtime)
     tasks = make_tasks(sample, loaded)
+    runtime.inputs_unchanged()  # the given pictures are read
     if not tasks:
         fix = "give a prompt, or set sample.heldout_prompts, captions or free above 0"
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
+    own = (task.prompt for task in tasks if task.mode == "prompts" and task.take == 0)
+    tell_quality(own, loaded, runtime)
+    for reading in dict.fromkeys(task.prompt.edit.reading for task in tasks if task.prompt.edit is not None):
+        if reading:
+            runtime.report(Note(reading))
     _warn_of_guidance(sample.generation, loaded, runtime)
     _warn_of_sizes(tasks, sample.generation, loaded, runtime)
     (build.folder / "images").mkdir(exist_ok=True)

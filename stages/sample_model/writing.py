@@ -189,7 +189,11 @@ class Writer:
                 parts.append(Part(text=piece.text))
                 continue
             name = f"images/{task.mode}-{task.index:03d}-prompt-{sum(part.image is not None for part in parts)}.png"
-            parts.append(self._given_picture(name, drawn_pixels(piece.latent[None], None, self.loaded)[0]))
+            part = self._given_picture(name, drawn_pixels(piece.latent[None], None, self.loaded)[0])
+            if piece.pixels is not None:
+                original = self._given_picture(f"{name.removesuffix('.png')}-original.png", piece.pixels)
+                part = part.model_copy(update={"original": original.image})
+            parts.append(part)
         return parts
 
     def _given_picture(self, name: str, pixels: Pixels) -> Part:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from stages.sources.known import KnownHashes
+from stages.sources.known import KnownHashes, changed_during_read
 
 # No picture is read beyond this, whatever its file claims. PixelPolicy.max_bytes lies below it, so that the decoder
 # sees that there was more and refuses the picture.
@@ -35,14 +35,24 @@ class FileSpan:
     size: int | None = None
 
     def read(self) -> bytes:
-        """The bytes, at most MAX_READ_BYTES + 1 of them. OSError if the file cannot be read or is not a plain file."""
+        """The bytes, at most MAX_READ_BYTES + 1 of them. OSError if the file cannot be read or is not a plain file; TfcliError
+        (INPUT, CHANGED_DURING_READ) if somebody writes to it meanwhile."""
         limit = MAX_READ_BYTES + 1 if self.size is None else min(self.size, MAX_READ_BYTES + 1)
         # O_NONBLOCK: a pipe that took the file's place since the folder was listed must not hang the worker
         with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(f"not a plain file: {self.path}")
+            before = _facts(file.fileno())
             file.seek(self.offset)
-            return file.read(limit)
+            data = file.read(limit)
+            if _facts(file.fileno()) != before:
+                raise changed_during_read(self.path)
+            return data
+
+
+def _facts(descriptor: int) -> tuple[int, ...]:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @dataclass(frozen=True)

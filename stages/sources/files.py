@@ -7,14 +7,16 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_file, hash_value
+from stages.core.system import read_failure
 from stages.sources.document import Omission
-from stages.sources.known import KnownHashes, signature_of
+from stages.sources.known import KnownHashes
 from stages.sources.text_rules import printable
 
 
@@ -166,6 +168,15 @@ def file_below(root: Path, name: str, follow_links: bool = False) -> str:
     return relative
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError of reading a file of the user's into an INPUT error that names it, with the system's word."""
+    try:
+        yield
+    except OSError as error:
+        raise read_failure(Path(printable(str(path))), error, ExitCode.INPUT) from error
+
+
 class Names:
     """Names of files that are there, found by names as people and other systems write them: as they are, else in another form
     of Unicode (a Mac writes NFD) or with other capitals, where exactly one is meant."""
@@ -201,18 +212,10 @@ def files_hash(root: Path, relatives: Iterable[str], known: KnownHashes | None =
     """SHA-256 of the list of (relative path, bytes, SHA-256 of content); an unreadable file counts as such. From `known` where
     no file has changed since."""
     names = list(relatives)
-    if known is None:
-        return _hash_all(root, names)[0]
-    signature, at_rest = signature_of(root, names)
-    value = known.find(signature)
-    if value is None:
-        value, readable = _hash_all(root, names)
-        if readable and at_rest and signature_of(root, names)[0] == signature:  # none changed while it was read
-            known.keep(signature, value)
-    return value
+    return _hash_all(root, names)[0] if known is None else known.value_of(root, names, _hash_all)
 
 
-def _hash_all(root: Path, relatives: list[str]) -> tuple[str, bool]:
+def _hash_all(root: Path, relatives: Sequence[str]) -> tuple[str, bool]:
     """The hash, and whether all could be read."""
     rows: list[tuple[str, int, str]] = []
     for relative in relatives:

@@ -11,12 +11,17 @@ import json
 import os
 import stat
 import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.errors import TfcliError
+from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_json
+from stages.sources.text_rules import printable
+
+Hasher = Callable[[Path, Sequence[str]], tuple[str, bool]]  # the hash, and whether all could be read
 
 _MAX_LISTS = 64
 # A file that changed within this time before it was hashed could change again without another time: clocks of file systems
@@ -32,6 +37,9 @@ class KnownHashes:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self.seen: list[
+            array[int]
+        ] = []  # of each list that was asked for: its files as they were before they were read
 
     def find(self, signature: str) -> str | None:
         """The hash of the list with that signature."""
@@ -46,6 +54,24 @@ class KnownHashes:
         with suppress(TfcliError, OSError):
             write_json(self._path, dict(list(lists.items())[-_MAX_LISTS:]))
 
+    def value_of(self, root: Path, relatives: Sequence[str], hash_all: Hasher) -> str:
+        """The hash of a list of files: the one that is known, or the one that `hash_all` makes."""
+        seen = self.watch(root, relatives)
+        value = self.find(seen.signature)
+        if value is None:
+            value, readable = hash_all(root, relatives)
+            if (
+                readable and seen.at_rest and look_at(root, relatives).signature == seen.signature
+            ):  # none changed meanwhile
+                self.keep(seen.signature, value)
+        return value
+
+    def watch(self, root: Path, relatives: Sequence[str]) -> Seen:
+        """Note what the files are before they are read, for `Unchanged`."""
+        seen = look_at(root, relatives)
+        self.seen.append(seen.facts)
+        return seen
+
     def _read(self) -> dict[str, object]:
         try:
             lists = json.loads(self._path.read_bytes()) if self._path else {}
@@ -54,19 +80,66 @@ class KnownHashes:
         return lists if isinstance(lists, dict) else {}
 
 
-def signature_of(root: Path, relatives: Sequence[str]) -> tuple[str, bool]:
-    """What the file system says of the files, as one hash; and whether all of them are at rest, so that no change since could
-    leave it as it is."""
+@dataclass(frozen=True)
+class Seen:
+    """What the file system said of a list of files. signature: of all, as one hash. at_rest: whether no change since could
+    leave it as it is. facts: of each file, 8 bytes of a hash, so that a hundred million files fit into memory."""
+
+    signature: str
+    at_rest: bool
+    facts: array[int]
+
+
+def look_at(root: Path, relatives: Sequence[str]) -> Seen:
+    """One `stat` of each file."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(root)))
     newest = 0
+    each = array("Q")
     for relative in relatives:
         try:
             found = os.stat(f"{root}/{relative}")
         except OSError as error:
-            digest.update(os.fsencode(f"\0{relative}\0{error.errno}"))
-            continue
-        times = (found.st_mtime_ns, found.st_ctime_ns)
-        facts = (stat.S_IFMT(found.st_mode), found.st_dev, found.st_ino, found.st_size, *times)
-        digest.update(os.fsencode(f"\0{relative}\0{facts}"))
-        newest = max(newest, *times)
-    return digest.hexdigest(), newest < time.time_ns() - _YOUNG_NS
+            facts = f"\0{relative}\0{error.errno}"
+        else:
+            times = (found.st_mtime_ns, found.st_ctime_ns)
+            of_file = (stat.S_IFMT(found.st_mode), found.st_dev, found.st_ino, found.st_size, *times)
+            facts = f"\0{relative}\0{of_file}"
+            newest = max(newest, *times)
+        digest.update(os.fsencode(facts))
+        each.frombytes(hashlib.blake2b(os.fsencode(facts), digest_size=8).digest())
+    return Seen(digest.hexdigest(), newest < time.time_ns() - _YOUNG_NS, each)
+
+
+class Unchanged(KnownHashes):
+    """In place of hashes: whether the files that an identity is made of are those that `known` saw when it was made. Nothing
+    is read but the lists of files."""
+
+    def __init__(self, known: KnownHashes) -> None:
+        super().__init__()
+        self._then = iter(known.seen)
+
+    def value_of(self, root: Path, relatives: Sequence[str], hash_all: Hasher) -> str:
+        del hash_all
+        self.watch(root, relatives)
+        return ""
+
+    def watch(self, root: Path, relatives: Sequence[str]) -> Seen:
+        """Raises TfcliError (INPUT) naming the first file that is another one now, or that came."""
+        then, now = next(self._then, array("Q")), look_at(root, relatives)
+        if then != now.facts:
+            pairs = enumerate(zip(then, now.facts, strict=False))
+            place = next((place for place, (old, new) in pairs if old != new), min(len(then), len(now.facts)))
+            counts = f"{len(then):,} files then, {len(now.facts):,} now" if len(then) != len(now.facts) else ""
+            raise changed_during_read(root / relatives[place] if place < len(relatives) else root, counts)
+        return now
+
+
+def changed_during_read(path: Path, more: str = "") -> TfcliError:
+    """A file of a source is not what it was when the source was hashed: what was made of it would have a wrong name."""
+    why = "its size, times or inode are not what they were when the source was hashed or its reading began"
+    return TfcliError(
+        f"{printable(str(path))}: CHANGED_DURING_READ",
+        why=f"{why}; {more}" if more else why,
+        fix="run the same command again when the source is at rest",
+        code=ExitCode.INPUT,
+    )

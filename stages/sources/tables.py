@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.system import read_failure
 from stages.sources.columns import holds_turns
 from stages.sources.text_rules import printable
 
@@ -25,6 +26,7 @@ def open_table(path: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        _refuse_unreadable(path, error)
         raise TfcliError(
             f"not a parquet file: {printable(str(path))}", why=_first_line(error), fix="fetch it again"
         ) from error
@@ -130,8 +132,16 @@ def _damage(path: Path, group: int) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
+        _refuse_unreadable(path, error)
         what = f"{printable(str(path))} is damaged in row group {group}"
         raise TfcliError(what, why=_first_line(error), fix="fetch the file again, or leave it out") from error
+
+
+def _refuse_unreadable(path: Path, error: Exception) -> None:
+    """Raise an INPUT error with the system's word where the file may be whole and cannot be read; pyarrow has an OSError
+    without a number for damage."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise read_failure(Path(printable(str(path))), error, ExitCode.INPUT) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,8 @@ shorter data set (Python's tarfile and webdataset both take a cut at a header fo
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tarfile
 from collections.abc import Generator, Iterator
@@ -16,6 +18,7 @@ from typing import Any, BinaryIO
 from stages.core.errors import TfcliError
 from stages.core.reading import open_plain
 from stages.sources.document import Omission
+from stages.sources.files import reading
 from stages.sources.text_rules import printable
 
 _BLOCK = 512
@@ -69,8 +72,8 @@ def members(path: Path) -> Iterator[Member | Omission]:
     Behind the end of an archive another one may follow (`cat a.tar b.tar`): it is read as well. Zeros may follow; anything else
     is TarTruncated with the byte.
     """
-    size = path.stat().st_size
-    with open_plain(path) as file:
+    with reading(path), open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
         _check_start(path, file)
         headers = _Headers(path, file, size)
         start: int | None = 0
@@ -98,6 +101,9 @@ def _archive(headers: _Headers, start: int, size: int) -> Generator[Member | Omi
             yield _member(headers.path, info)
             archive.members = []  # type: ignore[attr-defined]  # it keeps all headers otherwise
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, OSError) as error:
+        # EINVAL: a seek to a damaged place
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise TarTruncated(f"{type(error).__name__}: {error}") from error
     if start and reached < start:  # tarfile takes a block that is no header for the end
         what = f"behind the end mark of an archive, at byte {start:,}, is something that is no archive"

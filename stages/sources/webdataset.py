@@ -18,7 +18,7 @@ from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import read_bounded
 from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, caption_pair
-from stages.sources.files import existing, files_hash, files_named
+from stages.sources.files import existing, files_hash, files_named, reading
 from stages.sources.known import KnownHashes
 from stages.sources.tar import Member, TarTruncated, members
 from stages.sources.text_rules import BadText, clean_text, decode_text, printable
@@ -217,7 +217,8 @@ def _unsorted(relative: str, key: str) -> TfcliError:
 
 
 def _head(path: Path, member: Member, limit: int) -> bytes:
-    return FileSpan(path, member.offset, min(member.size, limit + 1)).read()
+    with reading(path):
+        return FileSpan(path, member.offset, min(member.size, limit + 1)).read()
 
 
 def _expanded(pattern: str) -> list[str]:

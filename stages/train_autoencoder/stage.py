@@ -20,12 +20,22 @@ from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_ten
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
-from stages.coders.vae import Vae, build_vae, load_vae, psnr, save_vae, to_signed
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.quality import ADVICE, psnr, too_low
+from stages.coders.sheets import contact_sheet
+from stages.coders.vae import Vae, build_vae, load_vae, save_vae, to_signed
 from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.events import Note, Progress
-from stages.core.files import read_jsonl, write_atomic, write_json, write_jsonl
+from stages.core.events import Note, Progress, Warn
+from stages.core.files import (
+    disk_errors,
+    read_jsonl,
+    sync_folder,
+    sync_up,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
 from stages.sources.document import Picture, Source
@@ -48,17 +58,20 @@ def run(
     history: list[dict[str, Any]] = []
     if isinstance(vae, PretrainedVae):
         coder = load_vae(weights_at(vae.path), revision=vae.revision, device=runtime.device)
+        runtime.inputs_unchanged()
     else:
+        runtime.inputs_unchanged()  # here, not before the seal: training takes hours and reads no picture
         coder = _train(vae, training if len(training) else heldout, heldout, build, runtime, seed)
         history = list(read_jsonl(build.folder / METRICS))
     after = _reconstruct(coder, heldout)
     quality = psnr(heldout, after)
     runtime.report(Note(f"autoencoder: {quality:.2f} dB PSNR on {len(heldout)} held-out pictures"))
+    if why := too_low(quality, "held-out pictures"):
+        runtime.report(Warn(f"{why}; {ADVICE}"))
     shown = min(8, len(heldout))
     sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
     write_atomic(build.folder / SHEET, encode_png(sheet))
-    with writing_tensors(build.folder / MODEL):
-        facts = save_vae(coder, build.folder / MODEL)
+    facts = _write_model(coder, build.folder / MODEL)
     # the commit goes first: a kill between the two must not leave a state.json that names a file already gone
     (build.folder / "state" / "state.json").unlink(missing_ok=True)
     shutil.rmtree(build.folder / "state", ignore_errors=True)
@@ -72,6 +85,19 @@ def run(
     )
     stats = {"psnr_heldout": quality, "parameters": parameters, "pictures": len(pictures), "history": history[-50:]}
     build.seal(content.model_dump(), stats)
+
+
+def _write_model(coder: Vae, folder: Path) -> dict[str, Any]:
+    """Write the autoencoder and flush it: the saved state, from which it could be made again, is deleted next. Where that
+    fails nothing of it stays on a disk that may be full."""
+    try:
+        with writing_tensors(folder):
+            facts = save_vae(coder, folder)
+        sync_up(sorted(path for path in folder.iterdir() if path.is_file()), folder.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return facts
 
 
 def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime) -> Pixels:
@@ -217,7 +243,9 @@ def _rate(step: int, vae: TrainVae) -> float:
 def _save(folder: Path, state: _State) -> None:
     """One safetensors file with everything, then a JSON that names it: the JSON is the commit."""
     place = folder / "state"
-    place.mkdir(exist_ok=True)
+    with disk_errors(place):
+        place.mkdir(exist_ok=True)
+    sync_folder(folder)
     file = f"step-{state.step:08d}.safetensors"
     if state.saved == file:
         return  # committed: writing it again in place could tear it

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.core.config import Section, neutral
+from stages.core.config import Section, later, neutral
 from stages.train_model.trackers import Tracker
 
 Kernel = Literal["auto", "grouped", "dense", "flex"]
@@ -35,6 +35,7 @@ class TrainConfig(Section):
     Neither these nor the number of processes changes more than rounding, as a device does: they are no part of what a
     checkpoint is, and may change when a training goes on.
     eval_rows: held-out rows in each measurement of the held-out losses.
+    keep_best: the weights that sampling uses are those of the measurement at which this figure was lowest; "": the last ones.
     preview_every: draw some held-out captions every so many steps, with the settings of [sample.generation] (0: never).
     on_nonfinite: of a loss or gradient that is not finite, "stop" before the optimizer step, or "skip" the step, at most
     skip_limit in a row. trackers: where figures go beside the checkpoint's own files, such as [{ kind = "tensorboard" }].
@@ -61,6 +62,7 @@ class TrainConfig(Section):
     attention: Kernel = "auto"
     eval_every: int = Field(250, ge=1)
     eval_rows: int = Field(8, ge=1)
+    keep_best: Literal["", "heldout_image_loss", "heldout_text_loss"] = later("")
     on_nonfinite: Literal["stop", "skip"] = "stop"
     skip_limit: int = Field(8, ge=1)
     preview_every: int = neutral(0, ge=0)

@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
+from stages.core.system import system_failure
 from stages.train_model.config import TrainConfig
 from stages.train_model.ranks import Ranks, shard_mesh
 
@@ -62,10 +63,11 @@ def joined(runtime: Runtime, train: TrainConfig) -> Iterator[Ranks]:
             board.post(error)
         raise
     except Exception as error:
-        if not (isinstance(error, RuntimeError) and _BROKEN.search(str(error))):
-            board.post(TfcliError(f"{type(error).__name__}: {error}", code=ExitCode.BUG))
-            raise
-        raise board.cause(error) from error
+        refused = system_failure(error)
+        if refused is None and isinstance(error, RuntimeError) and _BROKEN.search(str(error)):
+            raise board.cause(error) from error
+        board.post(refused or TfcliError(f"{type(error).__name__}: {error}", code=ExitCode.BUG))
+        raise
     finally:
         # nccl waits here for processes that are gone: there the end of this one has to do
         if device.type == "cpu" or sys.exc_info()[0] is None:

@@ -11,7 +11,8 @@ from stages.artifacts.checkpoint import PREVIEWS, Checkpoint, CheckpointContent
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import caption_of
 from stages.artifacts.manifest import make_manifest
-from stages.coders.pixels import Pixels, contact_sheet, encode_png
+from stages.coders.pixels import Pixels, encode_png
+from stages.coders.sheets import contact_sheet
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.files import write_atomic, write_json

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from stages.artifacts.checkpoint import PREVIEWS, REPORT
 from stages.artifacts.folder import Build
 from stages.artifacts.manifest import InputEntry, read_manifest
-from stages.core.curves import STYLE, Line, chart
+from stages.core.curves import STYLE, Line, chart, loss_charts
 from stages.core.errors import TfcliError
 from stages.core.files import write_atomic
 from stages.train_model.journal import SKIPPED, Journal
@@ -81,11 +81,9 @@ def curves(metrics: list[dict[str, Any]], timing: list[dict[str, Any]]) -> Itera
 
     def line(name: str, key: str, colour: int = 0, *, raw: bool = False) -> Line:
         rows = timing if key not in _METRICS and not key.startswith("heldout") else metrics
-        return Line(name, [(row["step"], row[key]) for row in rows if key in row], colour, raw)
+        return Line(name, [(row["step"], row[key]) for row in rows if row.get(key) is not None], colour, raw)
 
-    for kind, unit in (("text", "nats a piece"), ("image", "squared error of the noise")):
-        lines = [line("training", f"{kind}_loss", raw=True), line("held out", f"heldout_{kind}_loss", 1)]
-        yield chart(f"{kind.capitalize()} loss, {unit}", lines)
+    yield from loss_charts(metrics)
     levels = sorted(
         {key for row in metrics for key in row if key.startswith("heldout_image_loss_t")}, key=lambda k: (len(k), k)
     )
@@ -111,7 +109,7 @@ def curves(metrics: list[dict[str, Any]], timing: list[dict[str, Any]]) -> Itera
     yield chart("Memory, GB", [Line("now", gigabytes), Line("at most", most, 1)], from_zero=True)
 
 
-_METRICS = {"text_loss", "image_loss", "grad_norm", "learning_rate", SKIPPED}
+_METRICS = {"grad_norm", "learning_rate", SKIPPED}
 
 
 def previews(folder: Path) -> str:
@@ -123,7 +121,7 @@ def previews(folder: Path) -> str:
     texts = "".join(f"<span>{escape(caption)}</span>" for caption in captions)
     chosen = _spread(found)
     rows = [
-        ("the pictures themselves", folder / PREVIEWS / TRUTH),
+        ("held-out pictures, through the autoencoder", folder / PREVIEWS / TRUTH),
         *((f"step {step:,}", path) for step, path in chosen),
     ]
     body = "".join(f"<span>{label}</span>{_image(path, label)}" for label, path in rows)

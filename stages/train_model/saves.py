@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from stages.artifacts.checkpoint import EMA, OPTIMIZER, STATE, WEIGHTS, read_tensors, write_tensors
 from stages.artifacts.manifest import FileEntry, check_size
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import sync_folder, write_json
+from stages.core.files import disk_errors, sync_folder, sync_up, write_json
 from stages.core.hashing import hash_file
 from stages.model.transformer import Transfusion
 from stages.train_model.ranks import Ranks, part, put, put_all, whole
@@ -75,25 +75,33 @@ def read_state(folder: Path, state: TrainState) -> None:
 
 
 def save(saves: Path, state: TrainState, keep: int) -> None:
-    """Write a save beside the others, rename it into place, then drop all but the newest `keep` complete ones."""
+    """Write a save beside the others, rename it into place, then drop all but the newest `keep` complete ones. One that cannot
+    be written whole is removed at once: the disk may be full of it."""
     final = saves / f"step-{state.step:08d}"
     temporary = saves / f"{final.name}.tmp"
     main = state.ranks.main
     if state.ranks.most(main and final.exists()):
         return
-    if main:
-        saves.mkdir(exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-    state.ranks.wait()
-    write_state(temporary, state, cut=state.ranks.mesh is not None)
-    if main:
-        sync_folder(temporary)
-        os.replace(temporary, final)
-        sync_folder(saves)
-        for old in complete_saves(saves)[:-keep]:
-            shutil.rmtree(old)
-    state.ranks.wait()
+    try:
+        if main:
+            with disk_errors(temporary):
+                saves.mkdir(exist_ok=True)
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+        state.ranks.wait()
+        write_state(temporary, state, cut=state.ranks.mesh is not None)
+        if main:
+            sync_up(sorted(temporary.iterdir()), saves.parent)  # parts that others wrote are flushed here too
+            with disk_errors(final):
+                os.replace(temporary, final)
+            sync_folder(saves)
+            for old in complete_saves(saves)[:-keep]:
+                shutil.rmtree(old)
+        state.ranks.wait()
+    except BaseException:
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def half_saves(saves: Path) -> list[Path]:

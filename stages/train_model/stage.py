@@ -16,6 +16,7 @@ from stages.artifacts.checkpoint import PREVIEWS, REPORT, TIMING, CheckpointCont
 from stages.artifacts.folder import SAVES, Build
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
+from stages.coders.quality import too_low
 from stages.coders.scale import LatentScale
 from stages.core.device import autocast
 from stages.core.errors import TfcliError
@@ -35,6 +36,7 @@ from stages.train_model.journal import SKIPPED, Journal
 from stages.train_model.meter import Meter, fields
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
+from stages.train_model.overfitting import Overfitting, epochs
 from stages.train_model.previews import Previews
 from stages.train_model.ranks import Ranks, clip, let_go, put_all
 from stages.train_model.report import write_report
@@ -96,10 +98,15 @@ def _train(
         runtime.report(Note(f"going on from step {state.step}"))
     journal = Journal(build.folder, train.trackers if ranks.main else (), state.step)
     health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
+    watch = Overfitting(train, journal, saves, runtime.report)
+    if found and found != build.folder:
+        watch.require_best(state.step)
     parameters = sum(weight.numel() for weight in network.parameters())
     where = str(device) if ranks.count == 1 else f"{ranks.count} x {device.type}, sharding {train.sharding}"
     runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {where}, {train.precision}"))
     content = _content(model, diffusion, train, data, parameters)
+    if why := too_low(data.psnr, "the pictures of this training"):
+        runtime.report(Warn(why))
     previews = Previews(content, sequences, build, generation, runtime, seed)
     meter = Meter(model, data.facts, device, train.precision, ranks.count)
     draws = train.preview_every and ranks.mesh is None
@@ -119,6 +126,8 @@ def _train(
         with meter.aside():
             if done or state.step % train.eval_every == 0:
                 journal.add_metrics(state.step, _heldout_losses(state, data, train, seed), "heldout_")
+                if found != build.folder:
+                    watch.look(state)
             due = draws and state.step and (done or state.step % train.preview_every == 0)
             if due and ranks.main:
                 previews.draw(state)
@@ -176,6 +185,7 @@ def _train(
             measured = _measured(figures[1], num_targets, figures[2], num_images)
             journal.add_metrics(state.step, measured | {"grad_norm": figures[3], "learning_rate": rate})
             shown = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in measured.items()}
+            shown |= {"epoch": epochs(min(state.step, data.late_from(train)), train, data.content.num_rows)}
             shown |= {"norm": f"{figures[3]:.2g}", "rate": f"{rate:.1e}"}
             if ranks.main:  # another one may have had no row at all
                 row = meter.row(train.steps - state.step)
@@ -186,13 +196,14 @@ def _train(
     if found != build.folder:  # else it was killed between this and the seal
         if ranks.main:
             journal.flush()  # a state that is complete stands beside all of its log
+        watch.put_best(state)
         write_state(build.folder, state)
     if not ranks.main:
         return
     report()
     journal.close()
     shutil.rmtree(saves, ignore_errors=True)
-    stats = {"losses": journal.last(), "parameters": parameters, "start_from": start.facts() if start else None}
+    stats = {**watch.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
     volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
     build.seal(content.model_dump(), stats, volatile=volatile)
     runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
@@ -207,6 +218,7 @@ class Data:
         sequences = Sequences.open(folder)
         self.content = start.rescaled(sequences.content) if start else sequences.content
         latents = Latents.open(sequences.latents_folder())
+        self.psnr = float(latents.manifest.stats.get("psnr_check", math.inf))  # of the autoencoder; tests have none
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
         self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
         process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -12,8 +15,11 @@ from stages.artifacts import folder as folder_module
 from stages.artifacts.folder import SAVES, Build, building, units_to_redo
 from stages.artifacts.manifest import Manifest, Stamp, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.events import Event, Note
+from stages.core.events import Event, Note, Warn
+from stages.core.files import with_sum
+from stages.core.hashing import hash_bytes
 from stages.core.runtime import Runtime
+from tests.builders import edit_manifest
 
 
 class Killed(BaseException):
@@ -77,15 +83,17 @@ def test_saves_of_other_settings_are_kept_and_the_setting_is_named(tmp_path: Pat
         (build.folder / SAVES / "step-00000250").mkdir(parents=True)
     other = Stamp(kind="tokens", stage="tokenize", stage_version=1, seed=0, config={"size": 4})
     with (
-        pytest.raises(TfcliError, match="begun with other settings") as caught,
+        pytest.raises(TfcliError, match="started with other settings") as caught,
         building(tmp_path / "t", other, Runtime()),
     ):
         pass
     assert caught.value.code == ExitCode.ARTIFACT
     assert caught.value.why == "size changed; it holds saves up to step-00000250"
-    assert "--force" in caught.value.fix
+    assert "--replace" in caught.value.fix
     with building(tmp_path / "t", stamp(), Runtime()) as build:
         assert (build.folder / SAVES / "step-00000250").is_dir()
+    with building(tmp_path / "t", other, Runtime(), replace=True) as build:
+        assert not (build.folder / SAVES).exists()
     with building(tmp_path / "t", other, Runtime(), force=True) as build:
         assert not (build.folder / SAVES).exists()
 
@@ -179,16 +187,16 @@ def test_a_kill_while_units_are_taken_over_loses_none_and_force_takes_none(
                         raise Killed
             build.seal({}, {})
 
-    def copy(source: Path, target: Path) -> None:
-        if target.name == "three.txt":
-            target.write_text("th")
+    def copy(source: BinaryIO, target: BinaryIO, _size: int) -> None:
+        if str(target.name).endswith("three.txt"):
+            target.write(b"th")
             raise Killed
-        target.write_bytes(source.read_bytes())
+        target.write(source.read())
 
     run()
     (tmp_path / "t" / "four.txt").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.copyfile", copy)
+        patch.setattr("shutil.copyfileobj", copy)
         with pytest.raises(Killed):
             run(force=force)
     run()
@@ -224,7 +232,7 @@ def test_other_settings_begin_anew_and_so_does_force(tmp_path: Path) -> None:
             assert (build.folder / "one.txt").exists() == kept
 
 
-@pytest.mark.parametrize("place", ["write_json", "_put_in_place"])
+@pytest.mark.parametrize("place", ["write_manifest", "put_in_place"])
 @pytest.mark.parametrize("old", [False, True])
 def test_a_kill_while_sealing_leaves_the_old_or_nothing_and_the_next_run_ends_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, old: bool
@@ -241,7 +249,7 @@ def test_a_kill_while_sealing_leaves_the_old_or_nothing_and_the_next_run_ends_we
         with pytest.raises(Killed):
             build.seal({"n": 1}, {}, volatile=("log.txt",))
     assert read_manifest(tmp_path / "t") == before
-    sealed = place == "_put_in_place"
+    sealed = place == "put_in_place"
     assert (tmp_path / "t.partial" / "manifest.json").exists() == sealed
     with building(tmp_path / "t", stamp(), Runtime()) as build:
         assert (build.sealed is not None) == sealed
@@ -260,16 +268,16 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path, monkeypatch: p
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("stages.artifacts.folder.os.replace", first_only)
+        patch.setattr("stages.artifacts.removal.os.replace", first_only)
         with pytest.raises(Killed):
             make(tmp_path / "t")
-    assert len(list(tmp_path.glob("t.old-*"))) == 1
+    assert len(list(tmp_path.glob(".t.replaced-*"))) == 1
     events: list[Event] = []
     with building(tmp_path / "t", stamp(), Runtime(report=events.append)) as build:
         assert build.sealed is not None
     assert open_artifact(tmp_path / "t", "tokens").fingerprint == stamp().fingerprint
-    assert not list(tmp_path.glob("t.old-*"))
-    assert any(isinstance(event, Note) and ".old-" in event.text for event in events)
+    assert not list(tmp_path.glob(".t.replaced-*"))
+    assert any(isinstance(event, Note) and ".replaced-" in event.text for event in events)
 
 
 def test_what_tfcli_did_not_make_is_left_alone(tmp_path: Path) -> None:
@@ -332,24 +340,183 @@ def test_a_command_line_that_is_no_unicode_does_not_spoil_the_seal(
     assert open_artifact(tmp_path / "t", "tokens").provenance["command"] == command
 
 
-def test_a_damaged_plan_begins_anew(tmp_path: Path) -> None:
-    for text in ("", "[]", '"x"', json.dumps({"fingerprint": 1})):
-        with building(tmp_path / "t", stamp(), Runtime()) as build:
+def test_a_folder_whose_plan_does_not_prove_that_it_is_ours_is_never_deleted(tmp_path: Path) -> None:
+    foreign = {"fingerprint": "0" * 64, "facts": {"kind": "a plan of another program"}, "take_over": True}
+    for text in ("", "[]", '"x"', json.dumps({"fingerprint": 1}), json.dumps(foreign)):
+        with building(tmp_path / "t", stamp(), Runtime(), replace=True) as build:
             write_unit(build, "one", "x")
+        plan = (tmp_path / "t.partial" / "plan.json").read_bytes()
         (tmp_path / "t.partial" / "plan.json").write_text(text)
-        with building(tmp_path / "t", stamp(), Runtime()) as build:
-            assert build.unit("one") is None
+        for force in (False, True):
+            with pytest.raises(TfcliError, match="will not delete") as caught:
+                make(tmp_path / "t", force=force)
+            assert caught.value.code == ExitCode.USAGE
+        assert (tmp_path / "t.partial" / "one.txt").read_text() == "x"
+        (tmp_path / "t.partial" / "plan.json").write_bytes(plan)
+
+
+def test_a_plan_of_before_there_was_a_sum_is_resumed(tmp_path: Path) -> None:
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        write_unit(build, "one", "x")
+    for path in (tmp_path / "t.partial" / "plan.json", tmp_path / "t.partial" / "units" / "one.json"):
+        raw = json.loads(path.read_bytes())
+        del raw["sha256"]
+        path.write_text(json.dumps(raw))
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        assert build.unit("one") == {"letters": 1}
 
 
 def test_a_foreign_partial_or_old_folder_is_left_alone(tmp_path: Path) -> None:
-    for name in ("t.partial", "u.old-12"):
+    for name in ("t.partial", ".u.replaced-0123456789abcdef", ".u.partial.replaced-0123456789abcdef"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("x")
-    with pytest.raises(TfcliError, match="will not write"):
+    (tmp_path / ".u.partial.replaced-0123456789abcdef" / "plan.json").write_text("{}")
+    with pytest.raises(TfcliError, match="will not delete"):
         make(tmp_path / "t")
-    make(tmp_path / "u")
     assert (tmp_path / "t.partial" / "mine.txt").exists()
-    assert (tmp_path / "u.old-12" / "mine.txt").exists()
+    make(tmp_path / "u")
+    assert len(list(tmp_path.rglob("mine.txt"))) == 3
+
+
+def test_a_backup_of_an_artifact_stays(tmp_path: Path) -> None:
+    """Names that a person types: `cp -r checkpoint checkpoint.old-1`."""
+    make(tmp_path / "t")
+    for name in ("t.old-1", "t.old", "t.partial.stale-1", ".t.replaced-1"):
+        shutil.copytree(tmp_path / "t", tmp_path / name)
+    make(tmp_path / "t", seed=1)
+    make(tmp_path / "t", force=True)
+    for name in ("t.old-1", "t.old", "t.partial.stale-1", ".t.replaced-1"):
+        assert (tmp_path / name / "one.txt").exists()
+
+
+def test_what_tfcli_did_not_make_inside_of_an_artifact_is_kept_and_named(tmp_path: Path) -> None:
+    make(tmp_path / "t")
+    (tmp_path / "t" / "deep").mkdir()
+    (tmp_path / "t" / "deep" / "notes.txt").write_text("thoughts")
+    (tmp_path / "elsewhere.txt").write_text("x")
+    (tmp_path / "t" / "link").symlink_to(tmp_path / "elsewhere.txt")
+    events: list[Event] = []
+    with building(tmp_path / "t", stamp(seed=1), Runtime(report=events.append)) as build:
+        write_unit(build, "one", "first")
+        build.seal({}, {})
+    (kept,) = tmp_path.glob("t.kept-*")
+    assert (kept / "deep" / "notes.txt").read_text() == "thoughts"
+    assert sorted(path.name for path in kept.iterdir()) == ["deep", "link"]
+    assert any(isinstance(event, Warn) and str(kept) in event.text and "deep" in event.text for event in events)
+    assert (tmp_path / "elsewhere.txt").read_text() == "x"
+    assert not list(tmp_path.glob(".t.replaced*"))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_manifest_of_another_program_protects_its_folder(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "manifest.json").write_text('{"name": "my web page", "icons": []}')
+    (tmp_path / "t" / "thesis.txt").write_text("years")
+    with pytest.raises(TfcliError, match="will not write") as caught:
+        make(tmp_path / "t", force=force)
+    assert caught.value.code == ExitCode.USAGE
+    assert "--force" not in caught.value.fix
+    assert (tmp_path / "t" / "thesis.txt").exists()
+    make(tmp_path / "u")
+    other = Stamp(kind="latents", stage="encode", stage_version=1, seed=0, config={})
+    with pytest.raises(TfcliError, match="will not write"), building(tmp_path / "u", other, Runtime(), force=force):
+        pass
+    assert (tmp_path / "u" / "one.txt").exists()
+
+
+def test_a_damaged_manifest_of_ours_is_replaced_by_force_alone(tmp_path: Path) -> None:
+    make(tmp_path / "t")
+    path = tmp_path / "t" / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(TfcliError, match="cannot be used") as caught:
+        make(tmp_path / "t")
+    assert caught.value.code == ExitCode.ARTIFACT
+    assert make(tmp_path / "t", force=True) == open_artifact(tmp_path / "t", "tokens")
+    assert not list(tmp_path.glob("t.kept-*"))
+    path.write_bytes(path.read_bytes()[:-9])  # no JSON any more: which files were ours is not known
+    make(tmp_path / "t", force=True)
+    (kept,) = tmp_path.glob("t.kept-*")
+    assert (kept / "one.txt").exists()
+
+
+def hostile(folder: Path, victim: Path) -> list[str]:
+    """Ways to name a file outside of a folder, of which the last leads over a link inside of it."""
+    (folder / "d").symlink_to(victim.parent)
+    return [f"../{victim.name}", f"d/{victim.name}", str(victim), f"x/../../{victim.name}"]
+
+
+def test_records_of_units_cannot_name_files_outside(tmp_path: Path) -> None:
+    """A sealed folder from elsewhere, whose records copy, and a growing one, whose records delete."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    make(tmp_path / "t")
+    (tmp_path / "t" / "one.txt").unlink()  # so that units are taken over
+    for name in hostile(tmp_path / "t", victim):
+        row = {
+            "unit": "one",
+            "facts": {"failed": 1},
+            "files": [{"path": name, "bytes": 4, "sha256": hash_bytes(b"mine")}],
+        }
+        data = (json.dumps(row) + "\n").encode()
+        (tmp_path / "t" / "units.jsonl").write_bytes(data)
+
+        def resealed(raw: dict[str, Any], data: bytes = data) -> None:
+            (entry,) = [entry for entry in raw["files"] if entry["path"] == "units.jsonl"]
+            entry.update(bytes=len(data), sha256=hash_bytes(data))
+
+        edit_manifest(tmp_path / "t", resealed)
+        with (
+            pytest.raises(TfcliError, match=r"outside|damaged") as caught,
+            building(tmp_path / "t", stamp(), Runtime()) as build,
+        ):
+            pass
+        assert caught.value.code == ExitCode.ARTIFACT
+        assert victim.read_text() == "mine"
+    for name in (f"../{victim.name}", str(victim)):
+        with building(tmp_path / "v", stamp(), Runtime()) as build:
+            write_unit(build, "one", "x")
+        row = {"facts": {"failed": 1}, "files": [{"path": name, "bytes": 4, "sha256": hash_bytes(b"mine")}]}
+        (tmp_path / "v.partial" / "units" / "one.json").write_text(json.dumps(with_sum(row)))
+        with building(tmp_path / "v", stamp(), Runtime(retry_failed=True)) as build:
+            assert build.unit("one") is None
+        assert victim.read_text() == "mine"
+
+
+def test_a_growing_folder_with_links_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        write_unit(build, "one", "x")
+    (tmp_path / "t.partial" / "deep").symlink_to(tmp_path / "outside")
+    with pytest.raises(TfcliError, match="will not go on in") as caught:
+        make(tmp_path / "t")
+    assert caught.value.code == ExitCode.ARTIFACT
+    (tmp_path / "t.partial" / "deep").unlink()
+    (tmp_path / "t.partial").rename(tmp_path / "moved")
+    (tmp_path / "t.partial").symlink_to("moved")
+    with pytest.raises(TfcliError, match="will not go on in"):
+        make(tmp_path / "t")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_a_lock_is_a_plain_file_of_ours(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    lock = tmp_path / ".t.lock"
+    makers: list[Callable[[], object]] = [
+        lambda: lock.symlink_to(victim),
+        lambda: os.mkfifo(lock),
+        lambda: lock.mkdir(),
+        lambda: lock.write_text("notes"),
+    ]
+    for put in makers:
+        put()
+        with pytest.raises(TfcliError, match="is not a lock") as caught:
+            make(tmp_path / "t")
+        assert caught.value.code == ExitCode.ENVIRONMENT
+        assert victim.read_text() == "mine"
+        lock.rmdir() if lock.is_dir() else lock.unlink()
+    make(tmp_path / "t")
+    make(tmp_path / "t", seed=1)
 
 
 def test_a_kill_while_hashing_keeps_the_finished_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

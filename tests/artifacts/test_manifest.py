@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from stages.artifacts.manifest import (
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_bytes, hash_value
 from stages.core.runtime import Runtime
+from tests.builders import edit_manifest
 
 
 def make(folder: Path, kind: str = "latents", text: str = "x", inputs: dict[str, InputEntry] | None = None) -> Manifest:
@@ -57,7 +57,7 @@ def test_a_missing_one_is_none_and_says_which_command_makes_it(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"envelope": 3, "surprise": 1}, "newer tfcli"),
+        ({"envelope": 4, "surprise": 1}, "newer tfcli"),
         ({"schema_version": 9}, "newer tfcli"),
         ({"schema_version": 1}, "reads 2"),
         ({"kind": "dreams"}, "newer tfcli"),
@@ -68,9 +68,55 @@ def test_a_missing_one_is_none_and_says_which_command_makes_it(tmp_path: Path) -
 )
 def test_what_this_version_does_not_know_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
     make(tmp_path / "a")
-    path = tmp_path / "a" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    edit_manifest(tmp_path / "a", lambda raw: raw.update(changes))
     assert why in refusal(tmp_path / "a").why
+
+
+def test_each_single_bit_of_a_manifest_is_checked(tmp_path: Path) -> None:
+    """Whatever the bit belongs to (config, seed, statistics, time, command): the manifest is as it was sealed or is refused."""
+    before = make(tmp_path / "a")
+    path = tmp_path / "a" / "manifest.json"
+    data = path.read_bytes()
+    refused = 0
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert read_manifest(tmp_path / "a") == before  # a blank, a number that is written otherwise
+        except TfcliError:
+            refused += 1
+    assert refused > 0.8 * len(data)
+
+
+def test_a_manifest_without_a_sum_is_checked_by_its_digest_and_its_fingerprint(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+
+    def without_sum(raw: dict[str, Any]) -> None:
+        raw["envelope"] = 2
+
+    edit_manifest(tmp_path / "a", without_sum)
+    found = open_artifact(tmp_path / "a", "latents")
+    assert not found.has_sum
+    for change in ({"seed": 1}, {"config": {"text": "y"}}, {"content": {"n": 1}}, {"fingerprint": "0" * 64}):
+        make(tmp_path / "a")
+        edit_manifest(tmp_path / "a", lambda raw, change=change: raw.update(change, envelope=2))
+        assert "damaged" in refusal(tmp_path / "a").why
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\0b", ""])
+def test_names_that_lead_out_of_the_folder_are_refused_where_they_are_parsed(tmp_path: Path, name: str) -> None:
+    make(tmp_path / "a")
+    edit_manifest(tmp_path / "a", lambda raw: raw["files"][0].update(path=name))
+    assert "files.0.path" in refusal(tmp_path / "a").why
+
+
+def test_no_link_inside_of_an_artifact_is_followed(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "x").write_text("x")
+    (tmp_path / "a" / "data.txt").unlink()
+    (tmp_path / "a" / "data.txt").symlink_to(tmp_path / "x")
+    assert "symbolic link" in refusal(tmp_path / "a").why
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff\xfe\x00", b"[" * 100_000])
@@ -110,7 +156,7 @@ def test_an_input_is_followed_until_it_changes(tmp_path: Path) -> None:
     assert consumer.inputs["latents"].path == "../a"
     assert open_input(tmp_path / "b", consumer, "latents") == ((tmp_path / "a").resolve(), source)
     make(tmp_path / "a")  # made again, the same
-    open_input(tmp_path / "b", consumer, "latents")
+    assert open_input(tmp_path / "b", consumer, "latents")[1].digest == source.digest
     make(tmp_path / "a", text="y")
     with pytest.raises(TfcliError, match="made from other latents") as caught:
         open_input(tmp_path / "b", consumer, "latents")
@@ -174,8 +220,11 @@ def test_an_older_manifest_whose_digest_is_of_files_alone_is_known_by_its_finger
     old = hash_value([["data.txt", 1, hash_bytes(b"x")]])
 
     def envelope_1(folder: Path, **changes: Any) -> Manifest:
-        path = folder / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "envelope": 1, "digest": old, **changes}))
+        def change(raw: dict[str, Any]) -> None:
+            raw.update(changes, envelope=1, digest=old)
+            raw["fingerprint"] = hash_value(Manifest.model_validate(raw).facts())
+
+        edit_manifest(folder, change)
         return open_artifact(folder, "latents")
 
     make(tmp_path / "a")
@@ -184,7 +233,7 @@ def test_an_older_manifest_whose_digest_is_of_files_alone_is_known_by_its_finger
     assert not source.model_copy(update={"envelope": 2}).digest_holds()
     consumer = make(tmp_path / "b", "tokens", inputs={"latents": input_entry(tmp_path / "a", tmp_path / "b", source)})
     open_input(tmp_path / "b", consumer, "latents")
-    envelope_1(tmp_path / "a", fingerprint="0" * 64)
+    other = envelope_1(tmp_path / "a", seed=1)
     with pytest.raises(TfcliError, match="made from other latents") as caught:
         open_input(tmp_path / "b", consumer, "latents")
-    assert caught.value.why.startswith("fingerprint 000000000000,")
+    assert caught.value.why.startswith(f"fingerprint {other.fingerprint[:12]},")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-from tests.bad_inputs import faults, models, pictures, settings, texts
+from tests.bad_inputs import faults, models, pictures, places, settings, texts
 from tests.bad_inputs.faults import Held
 from tests.bad_inputs.lab import Case, Outcome
 
 DOCUMENT = Path(__file__).parents[2] / "stages" / "ERRORS.md"
 BAD_INPUTS: list[Case] = sorted(
-    [*pictures.CASES, *texts.CASES, *models.CASES, *settings.CASES], key=lambda case: case.number
+    [*pictures.CASES, *texts.CASES, *models.CASES, *settings.CASES, *places.CASES], key=lambda case: case.number
 )
 FAULTS: list[Case] = faults.CASES
 HELD: list[Held] = faults.HELD

@@ -26,7 +26,8 @@ def captions(lab: Lab) -> tuple[str, ...]:
     }.items():
         lab.add(f"{name}.png", data, caption)
     lab.add("mark.png", data, "a \u2581 b")
-    return sets("source.max_text_bytes=1000")
+    # encode.max_bad: six of the first hundred are more than a run takes by default
+    return sets("source.max_text_bytes=1000", "encode.max_bad=0.5")
 
 
 def cleaned(lab: Lab) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.coders.config import Images
-from stages.coders.masks import fit_mask, read_mask
+from stages.coders.masks import UnclearMask, fit_mask, read_mask
 from stages.coders.pictures import fit
-from stages.coders.pixels import PixelPolicy, crop_box
+from stages.coders.pixels import PixelPolicy, Pixels, crop_box
 from stages.diffusion.editing import cells_to_change
 from tests.bad_inputs.lab import png
 
@@ -72,11 +74,56 @@ def test_padding_is_black_and_does_not_move_what_is_white() -> None:
     assert np.flatnonzero(rows).tolist() == list(range(10, 30))
 
 
-def test_transparent_pixels_are_black_whatever_lies_behind_pictures() -> None:
+def layer(colours: object, alpha: np.ndarray[Any, Any]) -> bytes:
+    """A picture of these colours with this alpha, as a PNG."""
     painted = np.zeros((32, 32, 4), np.uint8)
-    painted[:8, :8] = 255
-    painted[8:, 8:, :3] = 255  # white below full transparency
-    for alpha in ("white", "skip"):
-        white = read_mask(png(Image.fromarray(painted)), PixelPolicy(alpha=alpha))
-        assert white.sum() == 64
-        assert white[:8, :8].all()
+    painted[..., :3] = colours
+    painted[..., 3] = alpha
+    return png(Image.fromarray(painted))
+
+
+def photo(low: int = 0, high: int = 256) -> Pixels:
+    return np.random.default_rng(0).integers(low, high, (32, 32, 3)).astype(np.uint8)
+
+
+CORNER = np.zeros((32, 32), bool)
+CORNER[:8, :8] = True
+
+
+@pytest.mark.parametrize("alpha", ["white", "black", "skip"])
+def test_white_strokes_on_a_transparent_layer_may_change(alpha: str) -> None:
+    data = layer(255, CORNER * 255)  # white also below full transparency
+    found = read_mask(data, PixelPolicy.model_validate({"alpha": alpha}), photo())
+    assert np.array_equal(found.may_change, CORNER)
+    assert "strokes" in found.reading
+
+
+@pytest.mark.parametrize("rest", [0, photo(), photo(0, 40), np.clip(photo(2, 250) + np.uint8(2), 0, 255)])
+def test_a_hole_that_was_erased_may_change(rest: object) -> None:
+    """From black, from the picture, from it after a JPEG decoder that differs a little."""
+    picture = photo() if isinstance(rest, int) else np.asarray(rest)
+    found = read_mask(layer(rest, ~CORNER * 255), POLICY, picture)
+    assert np.array_equal(found.may_change, CORNER)
+    assert "hole" in found.reading
+
+
+@pytest.mark.parametrize(
+    ("colours", "alpha", "picture"),
+    [
+        (photo(), ~CORNER * 255, photo()[::-1]),  # a hole in another picture
+        ((255, 0, 0), CORNER * 255, photo()),  # red strokes
+        (255, ~CORNER * 255, np.full((32, 32, 3), 255, np.uint8)),  # a white page with a hole, or strokes
+        (np.where(CORNER, 255, 0)[..., None], np.where(np.arange(32) < 16, 255, 0), photo()),  # all three
+        (0, CORNER * 0, photo()),  # nothing at all
+    ],
+)
+def test_what_may_mean_both_is_refused(colours: object, alpha: np.ndarray[Any, Any], picture: Pixels) -> None:
+    with pytest.raises(UnclearMask):
+        read_mask(layer(colours, alpha), POLICY, picture)
+
+
+def test_a_mask_without_transparency_is_read_by_its_brightness() -> None:
+    for alpha in (255, 252):
+        found = read_mask(layer(np.where(CORNER, 255, 0)[..., None], np.full((32, 32), alpha)), POLICY, photo())
+        assert np.array_equal(found.may_change, CORNER)
+        assert found.reading == ""

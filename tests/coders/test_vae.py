@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
-from stages.coders.vae import CLASSES, Vae, build_vae, load_vae, psnr, save_vae, to_pixels, to_signed
+from stages.coders.quality import psnr
+from stages.coders.vae import Vae, build_vae, load_vae, save_vae, to_pixels, to_signed
+from stages.coders.vae_files import CLASSES
 from stages.core.errors import ExitCode, TfcliError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -176,3 +181,46 @@ def test_weights_of_eight_bits_are_refused(folder: Path, kind: torch.dtype) -> N
 def test_weights_of_other_float_types_are_taken(folder: Path, kind: torch.dtype) -> None:
     save_file({name: tensor.to(kind) for name, tensor in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
     assert load_vae(folder, device="cpu").probe()
+
+
+# paths and downloads
+
+
+def test_a_path_that_exists_or_is_mistyped_is_a_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "it is a file" in refused(folder / WEIGHTS)
+    assert "it is a file" in refused(f"vae/{WEIGHTS}")  # of the form of a hub id
+    for mistyped in ("vae/vea", "./vea", "models/vae.safetensors", "/nowhere/vae"):
+        assert "no such folder" in refused(mistyped)
+
+
+def test_a_pipelines_folder_names_its_autoencoder(folder: Path) -> None:
+    (folder.parent / "model_index.json").write_text("{}")
+    assert f"give the autoencoder inside: {folder}" in refused(folder.parent)
+
+
+def test_a_download_in_float16_alone_is_read(folder: Path) -> None:
+    expected = load_vae(folder, device="cpu").probe()
+    tensors = {name: tensor.half() for name, tensor in load_file(folder / WEIGHTS).items()}
+    (folder / WEIGHTS).unlink()
+    save_file(tensors, folder / "diffusion_pytorch_model.fp16.safetensors")
+    np.testing.assert_allclose(load_vae(folder, device="cpu").probe(), expected, atol=0.01)
+
+
+def test_diffusers_does_not_ask_to_train(folder: Path) -> None:
+    """In a process of its own: its log goes to the stderr that was there when it was imported."""
+    change_weights(folder, "encoder.conv_in.bias", None)
+    code = "import sys; from stages.coders.vae import load_vae; load_vae(sys.argv[1], device='cpu')"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert "cannot be used" in done.stderr
+    assert "TRAIN" not in done.stderr
+
+
+def test_a_config_is_not_read_from_a_pipe_or_above_a_bound(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b" " * (2 << 20) + b"{}")
+    assert "config.json" in refused(folder)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    assert "config.json" in refused(folder)

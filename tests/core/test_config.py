@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import Field, ValidationError
 
-from stages.core.config import Section, neutral, result_config
+from stages.core.config import Section, later, neutral, result_config
 
 
 class Inner(Section):
@@ -74,3 +74,16 @@ def test_what_a_section_does_not_know_is_refused(changes: dict[str, Any]) -> Non
 def test_a_section_never_changes() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Outer().name = "b"
+
+
+class Grown(Section):
+    """A section that has got a field since artifacts were made with it."""
+
+    steps: int = 3
+    keep: str = later("")
+
+
+def test_a_later_field_is_in_the_fingerprint_only_when_set() -> None:
+    assert result_config(Grown()) == {"steps": 3}
+    assert result_config(Grown(keep="")) == {"steps": 3}
+    assert result_config(Grown(keep="x")) == {"steps": 3, "keep": "x"}

@@ -105,3 +105,24 @@ def test_another_thread_gets_a_flag_without_handlers() -> None:
     thread.start()
     thread.join()
     assert [interrupts.requested for interrupts in found] == [False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> None:
+    """As 'nohup' does with SIGHUP, and a shell with SIGINT for what runs in the background."""
+    script = f"""
+import os, signal
+from stages.core.interrupts import watch_signals
+with watch_signals() as interrupts:
+    os.kill(os.getpid(), {int(number)})
+    print(interrupts.requested)
+"""
+    for ignored in (True, False):
+
+        def begin(how: signal.Handlers = signal.SIG_IGN if ignored else signal.SIG_DFL) -> None:
+            signal.signal(number, how)
+
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False, preexec_fn=begin
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, str(not ignored)), done.stderr

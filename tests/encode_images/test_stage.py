@@ -413,3 +413,25 @@ def test_the_sheet_does_not_make_other_latents(
     second = encode(tmp_path / "second", autoencoder)
     assert (tmp_path / "first" / "check.png").read_bytes() != (tmp_path / "second" / "check.png").read_bytes()
     assert second.manifest.digest == first.manifest.digest
+
+
+@pytest.mark.parametrize(("floor", "check"), [(20.0, "warn"), (1.0, "warn"), (20.0, "refuse"), (1.0, "refuse")])
+def test_an_autoencoder_that_does_not_fit_the_pictures_is_named(
+    tmp_path: Path, autoencoder: Path, floor: float, check: Any
+) -> None:
+    """The autoencoder of these tests is untrained: some 5 dB. By default a warning, an error where the recipe wants one."""
+    told: list[Any] = []
+    options: dict[str, Any] = {"min_psnr": floor, "psnr_check": check}
+    failed = None
+    try:
+        work(tmp_path / "latents", autoencoder, Runtime(report=told.append), **options)
+    except TfcliError as error:
+        failed = error
+    warned = [event.text for event in told if isinstance(event, Warn) and "dB PSNR, below 20 dB" in event.text]
+    assert (failed is not None) == (floor == 20 and check == "refuse")
+    assert len(warned) == (floor == 20 and check == "warn")
+    assert (tmp_path / "latents").exists() == (failed is None)
+    if failed is not None:
+        assert failed.code == ExitCode.INPUT
+        assert "encode.min_psnr" in (failed.fix or "")
+    assert result_config(EncodeConfig(**options)) == result_config(EncodeConfig())

@@ -10,6 +10,7 @@ import pytest
 
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences
+from stages.coders.pixels import encode_png
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences.config import PackConfig
 from stages.preview.cards import Card, Note, caption_of, cards_of, decode_rows, pictures_of_cards
@@ -107,6 +108,16 @@ def test_cards_show_documents_in_order_with_their_own_pictures(latents: Latents)
 def test_fewer_cards_are_spread_over_the_source(latents: Latents) -> None:
     cards = cards_of(latents.folder, "latents", count=3, side="train", device="cpu")
     assert [card.title for card in cards] == ["d0", "d4", "d9"]
+
+
+def test_latents_are_shown_with_the_originals_where_these_were_kept(latents: Latents) -> None:
+    """check.png of encoding holds originals: the cards themselves can show only what the latents give back."""
+    before = len(cards_of(latents.folder, "latents", count=3, side="train", device="cpu"))
+    (latents.folder / "check.png").write_bytes(encode_png(np.zeros((32, 64, 3), np.uint8)))
+    cards = cards_of(latents.folder, "latents", count=3, side="train", device="cpu")
+    assert len(cards) == before + 1
+    assert "as they were" in cards[0].title
+    assert pictures_of_cards(cards[:1])[0].shape == (32, 64, 3)
 
 
 class Reader(HTMLParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -502,3 +503,27 @@ def test_a_changed_picture_is_another_sampling(lab: Lab) -> None:
     lab.add("good0.png", lab.shelf.pictures[1])
     assert lab.run("sample work", *words).code == 0
     assert len(list((lab.folder / "work").glob("samples-*"))) == 2
+
+
+def test_a_given_picture_is_shown_above_what_the_autoencoder_makes_of_it(lab: Lab) -> None:
+    """And its loss is said: the autoencoder of these tests is untrained, so that the model sees a blob."""
+    outcome: Outcome = lab.run("sample work", "--image", "pictures/good0.png", *QUICK)
+    assert outcome.code == 0, outcome.stderr
+    assert re.search(r"given picture 1 back with [\d.]+ dB PSNR, below 20 dB", " ".join(outcome.stderr.split()))
+    (folder,) = (lab.folder / "work").glob("samples-*")
+    (record,) = map(json.loads, (folder / "records.jsonl").read_text().splitlines())
+    (part,) = record["prompt"]
+    page = (folder / "index.html").read_text()
+    assert 0 < page.index(f"src='{part['original']}'") < page.index(f"src='{part['image']}'")
+    found = {name: pixels(lab, part[name]).astype(float) for name in ("original", "image")}
+    with Image.open("pictures/good0.png") as image:
+        given = np.array(image.convert("RGB").resize(found["original"].shape[1::-1])).astype(float)
+    assert np.abs(found["original"] - given).mean() < 12
+    assert np.abs(found["image"] - given).mean() > 24
+    assert "original" not in json.dumps(record["output"])
+
+
+def test_what_drawing_begins_from_is_judged_as_well(lab: Lab) -> None:
+    outcome: Outcome = lab.run("sample work", "a", "--begin", "pictures/good0.png", "--strength", "0.5", *QUICK)
+    assert outcome.code == 0, outcome.stderr
+    assert "dB PSNR, below 20 dB" in " ".join(outcome.stderr.split())

@@ -12,7 +12,7 @@ import pytest
 
 from stages.sources import files
 from stages.sources.files import files_hash
-from stages.sources.known import KnownHashes, signature_of
+from stages.sources.known import KnownHashes, look_at
 
 NAMES = ["a", "b"]
 
@@ -95,7 +95,7 @@ def test_files_that_have_just_been_written_are_not_trusted(tmp_path: Path) -> No
     files_hash(tmp_path, ["a"], known)
     assert not (tmp_path / "known.json").exists()
     os.utime(tmp_path / "a", (4e9, 4e9))  # a time in the future says nothing
-    assert not signature_of(tmp_path, ["a"])[1]
+    assert not look_at(tmp_path, ["a"]).at_rest
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_trusted(
@@ -132,7 +132,7 @@ def test_a_damaged_memory_is_no_memory(root: Path, tmp_path: Path, content: byte
     (tmp_path / "known.json").write_bytes(content)
     known = KnownHashes(tmp_path / "known.json")
     assert files_hash(root, NAMES, known) == files_hash(root, NAMES)
-    assert signature_of(root, NAMES)[0] in json.loads((tmp_path / "known.json").read_bytes())
+    assert look_at(root, NAMES).signature in json.loads((tmp_path / "known.json").read_bytes())
 
 
 def test_only_the_latest_are_kept(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders import edit_manifest
 from tfcli.commands.artifacts import sum_line
 
 WORK = Path("work/tiny")
@@ -19,13 +19,6 @@ WORK = Path("work/tiny")
 def made(world: Any) -> Any:
     assert world.call("run", "tiny", "--until", "pack").exit_code == 0
     return world
-
-
-def edit(folder: Path, change: Any) -> None:
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
 
 
 def test_inspect(made: Any) -> None:
@@ -72,12 +65,12 @@ def test_verify_does_not_trust_the_manifest(made: Any) -> None:
     def outside(manifest: Any) -> None:
         manifest["files"][0]["path"] = "../../../novel.txt"
 
-    edit(WORK / "tokens", outside)
+    edit_manifest(WORK / "tokens", outside)
     result = made.call("verify", "work/tiny/tokens")
     assert result.exit_code == 4
-    assert "outside of its folder" in result.stderr
-    edit(WORK / "latents", lambda manifest: manifest["files"].pop(0))
-    assert "does not give its digest" in made.call("verify", "work/tiny/latents").stderr
+    assert "files.0.path" in result.stderr
+    edit_manifest(WORK / "latents", lambda manifest: manifest["files"].pop(0))
+    assert "damaged" in made.call("verify", "work/tiny/latents").stderr
 
 
 def test_sha256sum_agrees(made: Any) -> None:
@@ -101,7 +94,7 @@ def test_lineage_marks_what_has_changed(made: Any) -> None:
     assert text.count("source: text novel.txt") == 2
     assert "(as above)" in text
     assert "!!" not in text
-    made.call("run", "tiny", "--only", "encode", "--set", "encode.batch_size=3")
+    made.call("run", "tiny", "--only", "encode", "--set", "encode.batch_size=3", "--replace")
     assert "changed since" in made.call("lineage", "work/tiny/sequences").stdout
     shutil.rmtree(WORK / "autoencoder")
     tree = made.json("lineage", "work/tiny/latents", "--json")
@@ -112,7 +105,9 @@ def test_lineage_marks_what_has_changed(made: Any) -> None:
 def test_hostile_names_are_shown_as_text(made: Any) -> None:
     evil = WORK.parent / "[red]x[/b]\x1b[31m\n%s\u202e"
     shutil.copytree(WORK, evil)
-    edit(evil / "tokens", lambda manifest: manifest["stats"].update({"[/b]\x1b]0;title\x07": "\x1b[2J[blink]"}))
+    edit_manifest(
+        evil / "tokens", lambda manifest: manifest["stats"].update({"[/b]\x1b]0;title\x07": "\x1b[2J[blink]"})
+    )
     for args in (["inspect", str(evil)], ["inspect", str(evil / "tokens")], ["lineage", str(evil / "tokens")]):
         result = made.call(*args)
         assert result.exit_code == 0, result.stderr

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.builders import edit_manifest
+
 ALL = ["vae", "encode", "tokenize", "pack", "train", "sample", "eval"]
 
 
@@ -36,7 +38,7 @@ def test_a_second_run_makes_nothing(world: Any) -> None:
 )
 def test_a_setting_reruns_the_stages_that_read_it(world: Any, setting: str, expected: list[str], reason: str) -> None:
     world.call("run", "tiny")
-    result = world.json("run", "tiny", "--set", setting, "--json")
+    result = world.json("run", "tiny", "--set", setting, "--replace", "--json")
     assert world.made == expected
     stale = [stage for stage in result["stages"] if stage["state"] != "fresh"]
     assert not stale or stale[0]["reason"] == reason
@@ -45,8 +47,75 @@ def test_a_setting_reruns_the_stages_that_read_it(world: Any, setting: str, expe
 def test_a_changed_source_is_named(world: Any) -> None:
     world.call("run", "tiny")
     (world.folder / "novel.txt").write_text("twice upon a time")
-    result = world.json("vae", "-r", "tiny", "--json")
+    result = world.json("vae", "-r", "tiny", "--replace", "--json")
     assert (result["state"], result["reason"]) == ("stale", "source files changed")
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (["run", "tiny", "--set", "train.steps=8"], "train: train.steps changed"),
+        (["train", "-r", "tiny", "--set", "train.steps=8"], "train: train.steps changed"),
+        (["run", "tiny", "--set", "encode.batch_size=3"], "encode: encode.batch_size changed"),
+        (["encode", "-r", "tiny", "--set", "encode.batch_size=3"], "encode: encode.batch_size changed"),
+        (["pack", "-r", "tiny", "--set", "pack.row_length=64"], "pack: pack.row_length changed"),
+        (["run", "tiny", "--set", "seed=5"], "vae: seed changed"),
+    ],
+)
+def test_a_finished_training_is_not_replaced_without_the_word(world: Any, args: list[str], why: str) -> None:
+    """Neither itself nor what it was built on, by no command; a dry run says the same, and the checkpoint stays."""
+    world.call("run", "tiny")
+    before = (world.folder / "work/tiny/checkpoint/manifest.json").read_bytes()
+    for more in ([], ["--dry-run"], ["-q"], ["--json"]):
+        result = world.call(*args, *more)
+        assert result.exit_code == 4, result.stderr
+        assert "work/tiny/checkpoint is a finished training" in result.stderr
+        assert f"why: {why}" in result.stderr
+        assert "--work" in result.stderr
+        assert "--replace" in result.stderr
+        assert "would run" not in result.stdout
+    assert world.made == []
+    assert (world.folder / "work/tiny/checkpoint/manifest.json").read_bytes() == before
+    assert world.call(*args, "--replace").exit_code == 0
+    assert world.made
+
+
+def test_what_no_training_was_built_on_is_made_again_without_a_word(world: Any) -> None:
+    world.call("run", "tiny", "--until", "pack")
+    assert world.call("run", "tiny", "--set", "pack.row_length=64", "--until", "pack").exit_code == 0
+    world.call("run", "tiny", "--set", "pack.row_length=64")
+    assert world.call("run", "tiny", "--set", "pack.row_length=64", "--set", "sample.free=1").exit_code == 0
+    assert world.made == ["sample"]
+
+
+def test_somebody_at_the_terminal_is_asked(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.pipeline import BY_NAME
+    from tfcli.commands import session
+    from tfcli.options import Call
+
+    world.call("run", "tiny")
+    call = Call("tiny", ("train.steps=8",), None, "cpu", 0, False, False, False, False, False)
+    workspace = session.open_workspace(call)
+    for attended, answer in ((False, True), (True, False), (True, True)):
+        asked: list[str] = []
+        monkeypatch.setattr("sys.stdin.isatty", lambda attended=attended: attended, raising=False)
+        monkeypatch.setattr("sys.stderr.isatty", lambda attended=attended: attended, raising=False)
+        monkeypatch.setattr(session.typer, "confirm", lambda text, a=answer, q=asked, **_: q.append(text) or a)
+        if attended and answer:
+            assert session.may_replace(workspace, [BY_NAME["train"]], call)
+        else:
+            with pytest.raises(Exception, match="finished training"):
+                session.may_replace(workspace, [BY_NAME["train"]], call)
+        assert bool(asked) == attended
+
+
+def test_an_older_manifest_is_used_and_said_once(world: Any) -> None:
+    world.call("run", "tiny")
+    edit_manifest(world.folder / "work/tiny/tokens", lambda raw: raw.update(envelope=2))
+    result = world.call("run", "tiny")
+    assert result.exit_code == 0, result.stderr
+    assert world.made == []
+    assert result.stderr.count("an older tfcli made it") == 1
 
 
 def test_a_forced_stage_with_the_same_digest_leaves_later_stages_fresh(world: Any) -> None:
@@ -59,10 +128,10 @@ def test_a_forced_stage_with_the_same_digest_leaves_later_stages_fresh(world: An
 
 def test_other_settings_with_the_same_digest_leave_later_stages_fresh(world: Any) -> None:
     world.call("run", "tiny")
-    plan = world.json("run", "tiny", "--set", "vae.steps=9", "--dry-run", "--json")
+    plan = world.json("run", "tiny", "--set", "vae.steps=9", "--replace", "--dry-run", "--json")
     assert world.made == []
     assert [stage["state"] for stage in plan["stages"]] == ["stale"] + ["waits"] * 6
-    world.call("run", "tiny", "--set", "vae.steps=9")
+    world.call("run", "tiny", "--set", "vae.steps=9", "--replace")
     assert world.made == ["vae"]
 
 
@@ -267,10 +336,12 @@ def test_neither_a_checkpoint_nor_a_recipe(world: Any) -> None:
     world.call("run", "tiny")
     checkpoint = world.folder / "work/tiny/checkpoint"
     (checkpoint / "recipe.json").write_text('{"train": {}}')  # as it was once
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    for entry in manifest["files"]:
-        entry["bytes"] = (checkpoint / entry["path"]).stat().st_size
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+    def sizes(manifest: Any) -> None:
+        for entry in manifest["files"]:
+            entry["bytes"] = (checkpoint / entry["path"]).stat().st_size
+
+    edit_manifest(checkpoint, sizes)
     result = world.call("sample", "work/tiny", "a")
     assert (result.exit_code, "does not say how to sample it" in result.stderr) == (4, True)
 

@@ -16,6 +16,7 @@ from stages.artifacts.checkpoint import write_tensors
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
+from stages.core.events import Warn
 from stages.core.runtime import Runtime
 from stages.sources.document import Document, ImageSegment
 from stages.sources.folder import Folder
@@ -129,3 +130,17 @@ def test_an_autoencoder_for_buckets_is_trained_on_squares(tmp_path: Path) -> Non
     with building(tmp_path / "out", stamp, Runtime()) as build:
         stage.run(source, images, TINY, build, Runtime(device="cpu", workers=0), 0)
     assert Autoencoder.open(tmp_path / "out").content.fit == "buckets"
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_autoencoder_below_the_floor_is_named(tmp_path: Path, steps: int) -> None:
+    told: list[Any] = []
+    stamp = Stamp("autoencoder", "vae", 1, 0, {})
+    runtime = Runtime(device="cpu", workers=0, report=told.append)
+    with building(tmp_path / "vae", stamp, runtime) as build:
+        stage.run(Pictures(), Images(size=16), TINY.model_copy(update={"steps": steps}), build, runtime, 0)
+    quality = Autoencoder.open(tmp_path / "vae").manifest.stats["psnr_heldout"]
+    warned = [event.text for event in told if isinstance(event, Warn)]
+    assert quality < 20
+    assert len(warned) == 1
+    assert f"{quality:.1f} dB PSNR, below 20 dB" in warned[0]

@@ -165,3 +165,28 @@ def test_shards_that_cannot_be_read_are_an_exception(tmp_path: Path) -> None:
     write_shards(tmp_path, {"weight": torch.ones(4)})
     with pytest.raises(RuntimeError, match="Missing key"):
         read_shards(tmp_path, {"another": torch.ones(4)})
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 5])
+def test_a_save_that_the_disk_refuses_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """The disk may be full of it; the older one stays."""
+    current, calls, real = state(), [], os.fsync
+    step(current, 0)
+    save(tmp_path, current, keep=2)
+    step(current, 1)
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == place + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TfcliError, match="cannot write") as caught:
+        save(tmp_path, current, keep=2)
+    assert caught.value.code == ExitCode.ENVIRONMENT
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    save(tmp_path, current, keep=2)
+    assert [path.name for path in complete_saves(tmp_path)] == ["step-00000001", "step-00000002"]

@@ -79,7 +79,7 @@ def test_a_training_writes_its_figures_and_its_report(sequences: Path, tmp_path:
     assert all(0 < row["mfu"] < 1 and 0 < row["loading_share"] < 1 for row in timing)
     assert timing[-1]["seconds_left"] == 0 < timing[0]["seconds_left"]
     shown = [event for event in events if isinstance(event, Progress)][-1].fields
-    assert {"text", "image", "norm", "rate", "el/s", "padding", "MFU", "data", "GB"} == set(shown)
+    assert {"text", "image", "epoch", "norm", "rate", "el/s", "padding", "MFU", "data", "GB"} == set(shown)
     assert any(isinstance(event, Note) and "report.html" in event.text for event in events)
     page = (tmp_path / "checkpoint" / "report.html").read_text()
     assert page.count("<svg") >= 8

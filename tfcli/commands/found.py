@@ -39,6 +39,18 @@ def artifacts_at(path: Path) -> list[Found]:
     return sorted(found, key=lambda item: (order.index(item.manifest.kind), item.folder.name))
 
 
+def artifact_around(path: Path) -> Path | None:
+    """The artifact that `path` is or lies in, by whatever spelling or links; a file more would be a stray one in there."""
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        try:
+            if read_manifest(folder) is not None:
+                return folder
+        except TfcliError:  # a manifest.json of something else
+            continue
+    return None
+
+
 def partials(path: Path) -> list[str]:
     return sorted(folder.name for folder in path.glob("*.partial")) if path.is_dir() else []
 

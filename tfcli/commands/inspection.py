@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from stages.artifacts.manifest import MANIFEST, FileEntry
+from stages.artifacts.manifest import FileEntry
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import options, render
-from tfcli.commands.found import Found, artifacts_at, follow, partials
+from tfcli.commands.found import Found, artifact_around, artifacts_at, follow, partials
 from tfcli.commands.highlights import highlights
 
 _HINTS = {
@@ -105,16 +105,16 @@ def _check_options(images: bool, row: int | None, out: Path | None) -> None:
 def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | None, json: bool) -> None:
     import numpy as np
 
-    from stages.coders.pixels import contact_sheet, encode_png
+    from stages.coders.pixels import encode_png
+    from stages.coders.sheets import contact_sheet
     from stages.core.files import write_atomic
-    from stages.preview.cards import caption_of, cards_of, pictures_of_cards
+    from stages.preview.cards import ABOUT, caption_of, cards_of, pictures_of_cards
     from stages.preview.page import cards_page, scale_of
 
     kind = item.manifest.kind
     place = item.folder.resolve()
     out = out or Path(f"{place.parent.name}-{place.name}.html")
-    # a file more would be a stray one in an artifact
-    if any((parent / MANIFEST).is_file() for parent in out.resolve().parents):
+    if artifact_around(out.parent) is not None:
         raise TfcliError(f"--out {out} lies in an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
     if not out.resolve().parent.is_dir():
         raise TfcliError(f"--out {out}: no such folder", fix="make it first", code=ExitCode.USAGE)
@@ -128,7 +128,7 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
         write_atomic(out, encode_png(contact_sheet(large, columns, gap=8)))
     else:
         facts = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
-        write_atomic(out, cards_page(f"{kind}: {item.folder}", facts, cards).encode("utf-8"))
+        write_atomic(out, cards_page(f"{kind}: {item.folder}", facts, cards, ABOUT.get(kind, "")).encode("utf-8"))
     if json:
         shown = [{"title": card.title, "text": caption_of(card)} for card in cards]
         render.show_json({"path": str(out), "kind": kind, "pictures": len(pictures), "documents": shown})

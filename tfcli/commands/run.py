@@ -33,7 +33,7 @@ def run(only: OnlyOption = None, until: UntilOption = None, *, call: options.Cal
     Examples: tfcli run smoke
               tfcli run smoke --set train.steps=500 --until train
     """
-    from tfcli.commands.session import make, open_workspace
+    from tfcli.commands.session import make, may_replace, open_workspace
 
     stages = _chosen(only or [], until)
     workspace = open_workspace(call)
@@ -43,9 +43,10 @@ def run(only: OnlyOption = None, until: UntilOption = None, *, call: options.Cal
         _show_plan(workspace, stages, call)
         return
     began = time.monotonic()
+    replace = may_replace(workspace, stages, call)  # before the first stage: not after hours of encoding
     with watch_signals() as interrupts:
         # one after the other: a stage that gives the same digest again leaves the later ones fresh
-        outcomes = [make(workspace, stage, call, interrupts) for stage in stages]
+        outcomes = [make(workspace, stage, call, interrupts, replace=replace) for stage in stages]
     _show_result(workspace, outcomes, time.monotonic() - began, call)
 
 
@@ -63,16 +64,23 @@ def _chosen(only: list[str], until: str | None) -> list[Stage]:
 
 
 def _show_plan(workspace: Workspace, stages: list[Stage], call: options.Call) -> None:
-    from tfcli.commands.session import status_json
+    from tfcli.commands.session import refused, status_json
 
+    failure = refused(workspace, stages, call)
     plan = list(workspace.plan(tuple(stage.name for stage in stages)))
     if call.json:
         lines = [{**status_json(status), "would_run": call.force or status.state != "fresh"} for status in plan]
-        render.show_json({"recipe": workspace.recipe.name, "work": str(workspace.work), "stages": lines})
+        plain = {"recipe": workspace.recipe.name, "work": str(workspace.work), "stages": lines}
+        render.show_json({**plain, "refused": failure.what if failure else None})
+        if failure:
+            raise failure
         return
     cells = [(status.stage.name, status.state, status.reason) for status in plan]
+    render.show(render.rows(("stage", "state", "why"), cells))
+    if failure:
+        raise failure
     would = [status.stage.name for status in plan if call.force or status.state != "fresh"]
-    render.show(render.rows(("stage", "state", "why"), cells), f"would run: {', '.join(would) or 'nothing'}")
+    render.show(f"would run: {', '.join(would) or 'nothing'}")
 
 
 def _show_result(workspace: Workspace, outcomes: list[Outcome], seconds: float, call: options.Call) -> None:

@@ -66,7 +66,13 @@ Begin = Annotated[
     ),
 ]
 Mask = Annotated[
-    str | None, _option(_PROMPTS, "--mask", metavar="FILE", help="Where the picture of --begin may change: white.")
+    str | None,
+    _option(
+        _PROMPTS,
+        "--mask",
+        metavar="FILE",
+        help="Where the picture of --begin may change: white, or a hole erased from that picture or from black.",
+    ),
 ]
 Strength = Annotated[
     float | None, _option(_PROMPTS, "--strength", metavar="S", help="How far from --begin, above 0 and up to 1 (all).")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from stages.artifacts.folder import RECIPE
 from stages.artifacts.manifest import Manifest, open_artifact, read_manifest
@@ -18,6 +22,7 @@ from stages.core.runtime import Launch, Runtime
 from stages.pipeline import Stage, Status, Workspace
 from stages.recipe import load_recipe, make_recipe
 from stages.sources.files import existing_folder
+from tfcli.commands.found import artifact_around
 from tfcli.options import Call
 from tfcli.render import Reporter, seconds_text, short, show
 
@@ -70,6 +75,8 @@ def open_checkpoint(given: str, call: Call, settings: tuple[str, ...]) -> Worksp
         why = "the first argument is the folder of a checkpoint, where no -r gives a recipe"
         fix = f'tfcli sample work/shapes "{given[:40]}"'
         raise TfcliError(error.what, why=why, fix=fix, code=error.code) from error
+    if folder.name in ("", ".."):  # "." has no name and no folder around it
+        folder = folder.resolve()
     if read_manifest(folder) is None and read_manifest(folder / "checkpoint") is not None:
         folder = folder / "checkpoint"
     open_artifact(folder, "checkpoint")
@@ -94,18 +101,43 @@ def work_folder(given: Path) -> Path:
         # os.path: a name that is too long is not there; pathlib raises
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise TfcliError(f"--work {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
+    if (artifact := artifact_around(work)) is not None:
+        why = f"{artifact} is a finished artifact, in which nothing else may lie"
+        fix = "give the folder around it, or another one"
+        raise TfcliError(f"--work {work} lies in an artifact", why=why, fix=fix, code=ExitCode.USAGE)
     return work
 
 
-def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts) -> Outcome:
-    """Run `stage` unless its artifact is fresh, and tell how it stood before."""
-    outcome = make_part(workspace, stage, call, interrupts, Runtime())
+def refused(workspace: Workspace, stages: list[Stage], call: Call) -> TfcliError | None:
+    """Why these stages may not run as the call stands: they would take away a finished training."""
+    return None if call.replace else workspace.refusal(stages, force=call.force)
+
+
+def may_replace(workspace: Workspace, stages: list[Stage], call: Call) -> bool:
+    """Whether finished trainings may be replaced: --replace was given, or somebody at the terminal says so.
+
+    Raises TfcliError (ARTIFACT) where one would be and nobody agrees.
+    """
+    failure = refused(workspace, stages, call)
+    if failure is None:
+        return call.replace
+    attended = (
+        sys.stdin.isatty() and sys.stderr.isatty() and not (call.json or call.quiet) and Launch.found().ranks == 1
+    )
+    if not attended or not typer.confirm(f"{failure.what} ({failure.why}). Replace it?", err=True):
+        raise failure
+    return True
+
+
+def make(workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, *, replace: bool = False) -> Outcome:
+    """Run `stage` unless its artifact is fresh, and report what state it was in before."""
+    outcome = make_part(workspace, stage, call, interrupts, Runtime(), replace=replace)
     assert outcome is not None
     return outcome
 
 
 def make_part(
-    workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, wanted: Runtime
+    workspace: Workspace, stage: Stage, call: Call, interrupts: Interrupts, wanted: Runtime, *, replace: bool = False
 ) -> Outcome | None:
     """The same with the part, the engine and the retrying of `wanted`; None where the part is done and others are not."""
     began, launch = time.monotonic(), Launch.found()
@@ -114,7 +146,7 @@ def make_part(
         fix = f"run 'tfcli {stage.name}' by itself; torchrun is for 'tfcli train'"
         raise TfcliError(what, fix=fix, code=ExitCode.USAGE)
     with Reporter(quiet=call.quiet, silent=launch.rank > 0) as report:
-        runtime = replace(
+        runtime = with_changes(
             wanted, report=report, interrupts=interrupts, device=call.device, workers=call.workers, launch=launch
         )
         if not call.force:
@@ -122,7 +154,7 @@ def make_part(
                 status = workspace.status(stage)
             if status.state != "fresh":
                 report(Note(f"{stage.name}: {status.state}, {status.reason}"))
-        before, manifest = workspace.run(stage, runtime, force=call.force)
+        before, manifest = workspace.run(stage, runtime, force=call.force, replace=replace)
         if manifest is None:
             return None
         outcome = Outcome(before, manifest, time.monotonic() - began)

@@ -105,11 +105,21 @@ def run_stage(name: str, call: options.Call, wanted: Runtime | None = None) -> N
     # here, not at the top: the recipe needs numpy and pillow, '--help' does not
     from stages.pipeline import BY_NAME
     from tfcli.commands.plan import plan_json, plan_train, show_plan
-    from tfcli.commands.session import make_part, open_workspace, plan_encode, show_status, status_json
+    from tfcli.commands.session import (
+        make_part,
+        may_replace,
+        open_workspace,
+        plan_encode,
+        refused,
+        show_status,
+        status_json,
+    )
 
     stage = BY_NAME[name]
     workspace = open_workspace(call)
     if call.dry_run:
+        if failure := refused(workspace, [stage], call):
+            raise failure
         status = workspace.status(stage)
         runs = call.force or status.state != "fresh"
         plan = plan_encode(workspace, call) if name == "encode" and runs else None
@@ -127,8 +137,9 @@ def run_stage(name: str, call: options.Call, wanted: Runtime | None = None) -> N
         if training:
             show_plan(training)
         return
+    replace = may_replace(workspace, [stage], call)
     with watch_signals() as interrupts:
-        outcome = make_part(workspace, stage, call, interrupts, wanted or Runtime())
+        outcome = make_part(workspace, stage, call, interrupts, wanted or Runtime(), replace=replace)
     if outcome is None:
         if call.json and not Launch.found().rank:
             render.show_json({"stage": name, "path": None, "state": "partial"})
