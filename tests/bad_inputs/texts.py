@@ -178,6 +178,34 @@ def no_captions(lab: Lab) -> None:
         path.unlink()
 
 
+def bare(lab: Lab) -> tuple[str, ...]:
+    """Pictures alone, encoded."""
+    no_captions(lab)
+    return encoded(lab, "source.missing_caption=empty")
+
+
+def many_letters(lab: Lab) -> tuple[str, ...]:
+    lab.add("letters.png", lab.shelf.pictures[0], "".join(map(chr, range(0x4E00, 0x4E00 + 200))))
+    return encoded(lab)
+
+
+def encoded(lab: Lab, *settings: str) -> tuple[str, ...]:
+    outcome = lab.run("encode", *sets(*settings))
+    assert outcome.code == 0, outcome.stderr
+    return sets(*settings)
+
+
+def few_captions(lab: Lab) -> None:
+    for number in range(29):
+        lab.add(f"more{number}.png", lab.shelf.pictures[0], None)
+
+
+def damaged_and_bare(lab: Lab) -> None:
+    for number in range(3):
+        lab.add(f"damaged{number}.png", b"")
+        lab.add(f"bare{number}.png", lab.shelf.pictures[0], None)
+
+
 def all_there(lab: Lab, _outcome: Outcome) -> None:
     assert lab.manifest("latents")["content"]["num_good"] == GOOD
 
@@ -204,6 +232,10 @@ CASES = [
     Case(23, "a folder of tars that are symbolic links", linked, 3, ("no tars in tars", "SKIPPED_LINK", "source.follow_links=true")),
     Case(19, "no picture has a caption: vae", no_captions, 3, ("6 CAPTION_MISSING", "missing_caption"), command="vae"),
     Case(19, "no picture has a caption: encode", no_captions, 3, ("6 CAPTION_MISSING", "missing_caption")),
+    Case(19, "29 of 35 pictures have no caption", few_captions, 3, ("29 of the first", "mostly CAPTION_MISSING", "missing_caption")),
+    Case(19, "three pictures damaged, three without a caption", damaged_and_bare, 3, ("6 of the first", "cannot be used")),
+    Case(19, "no text at all: tokenize", bare, 3, ("no text to train a tokenizer on",), command="tokenize"),
+    Case(19, "more characters than the vocabulary holds: tokenize", many_letters, 3, ("a vocabulary of 300 is too small",), command="tokenize"),
     Case(24, "tar: a key comes back", holds(("0.txt", b"again")), 3, ("the key 0 appears again", "tar --sort=name")),
     Case(24, "tar: names without extension, that climb, absolute; links", holds(("README", b"x"), ("../climb.png", b"x"), ("/abs.png", b"x"), ("", link(tarfile.SYMTYPE, "/etc/passwd"))), 0,
          ("UNSAFE_NAME", "SKIPPED_SPECIAL", "without an extension"), check=nothing_outside),
