@@ -100,7 +100,8 @@ def _sizes(seen: Sequence[Seen], images: Images) -> Iterator[Finding]:
     if small:
         gravity: Gravity = "problem" if len(small) > len(sized) / 10 else "remark"
         what = f"{share(len(small), len(sized))} pictures are smaller than images.size = {images.size} and get blurred"
-        fix = f"take larger ones, or set images.size to {_fitting(sized)} or less"
+        fitting = _fitting(sized)
+        fix = "take larger ones" + (f", or set images.size to {fitting} or less" if fitting < images.size else "")
         yield Finding("SMALLER_THAN_SIZE", gravity, what, fix, len(small), _named(small))
     wide = [one for one, size in sized if max(size) > _WIDE * min(size)]
     if wide and images.fit != "pad":

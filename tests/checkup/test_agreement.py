@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from stages.coders.glance import glance
+from stages.coders.pixels import PixelPolicy, decode
 from tests.bad_inputs import pictures, texts
-from tests.bad_inputs.lab import Case, Lab, Shelf
+from tests.bad_inputs.lab import Case, Lab, Shelf, png
 
 CASES = [case for case in (*pictures.CASES, *texts.CASES) if case.command in ("encode", "vae", "tokenize")]
 STAGES = ("encode", "tokenize", "pack")
@@ -48,3 +51,15 @@ def test_doctor_says_how_a_run_ends(case: Case, tmp_path: Path, shelf: Shelf) ->
             code, end = run_all(lab, settings)
     assert (said == 0) == (code == 0), f"doctor:\n{word}\nrun:\n{end}"
     assert ("a run would come through" in word) == (code == 0), word
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_sides_of_turned_pictures_are_those_of_decoding(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = png(Image.new("RGB", (30, 20)), kind, exif=exif)
+    seen = glance(data)
+    decoded = decode(data, PixelPolicy())
+    assert seen is not None
+    assert (seen.height, seen.width) == decoded.pixels.shape[:2]

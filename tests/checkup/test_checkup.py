@@ -291,3 +291,12 @@ def test_a_text_without_its_picture_is_named(folder: Path) -> None:
     (folder / "good99.txt").write_text("whose picture is not there")
     (finding,) = [one for one in check(Folder(path=str(folder))).findings if one.code == "TEXT_ALONE"]
     assert (finding.number, finding.examples, finding.gravity) == (1, ("good99.txt",), "remark")
+
+
+def test_a_smaller_size_is_proposed_only_where_it_is_smaller(folder: Path) -> None:
+    _small(folder)
+    fix = found(check(Folder(path=str(folder))))["SMALLER_THAN_SIZE"].fix
+    assert fix == "take larger ones"
+    for path in folder.glob("*.png"):
+        Image.open(path).resize((20, 20)).save(path)
+    assert "16 or less" in found(check(Folder(path=str(folder))))["SMALLER_THAN_SIZE"].fix
