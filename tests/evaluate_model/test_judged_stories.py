@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from stages.core.runtime import Runtime
 from stages.evaluate_model import judged_stories
 from stages.evaluate_model.judged_stories import judge_continued, judge_inpainted, judge_turned, with_thing_at_right
+from stages.generation.config import GenerationConfig
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
 from tests.evaluate_model.world import SIDE, World
 
@@ -50,7 +52,10 @@ def test_a_turn_as_told_is_right_and_the_old_picture_wrong(monkeypatch: pytest.M
         return Output([found[3 if number % 2 else 1]], "images")
 
     monkeypatch.setattr(world, "answer", answer)
-    figures = world.judge(judge_turned)
+    stories = [document for document, _ in world.documents]
+    part = judge_turned(world.loaded, stories, GenerationConfig(), 0, Runtime())
+    figures = part.figures
+    assert [item.right for item in part.judged] == [number % 2 == 1 for number in range(len(stories))]
     assert figures["turned"] == 0.5
     # never a size: a new thing that only changes its size is a new thing still, which no turn makes
     assert {name for name in figures if name.startswith("turned_")} == {"turned_colour", "turned_place", "turned_count"}

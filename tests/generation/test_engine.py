@@ -96,8 +96,12 @@ def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sam
 
 @pytest.mark.parametrize(
     "options",
-    [{"codec": UNetCodec(channels=8, widest=16)}, {"image_positions": "grid", "qk_norm": True}],
-    ids=["unet", "grid positions and query-key norm"],
+    [
+        {"codec": UNetCodec(channels=8, widest=16)},
+        {"image_positions": "grid", "qk_norm": True},
+        {"image_attention": "causal"},
+    ],
+    ids=["unet", "grid positions and query-key norm", "causal inside images"],
 )
 def test_other_models_too_are_cached_right(options: dict[str, Any]) -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=4), guidance=2.5, max_text_tokens=6)
