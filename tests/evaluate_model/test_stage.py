@@ -22,7 +22,7 @@ from tests.builders import stamp
 DOCUMENTS = {"scene": [f"scene-{number}" for number in range(9)], "thing": [f"thing-{number}" for number in range(9)]}
 STORIES, EDITS = [f"story-{number}" for number in range(9)], [f"edit-{number}" for number in range(9)]
 LIMITS = EvalConfig(text_to_image=5, image_to_text=4, free=3, edits=2, stories=6, inpainted=1)
-PICTURE = np.zeros((8, 8, 3), np.uint8)
+RIGHT, WRONG = (np.full((8, 8, 3), value, np.uint8) for value in (0, 255))
 
 
 @pytest.fixture
@@ -34,7 +34,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         def judge(_loaded: Any, documents: Any, *_: Any) -> Part:
             keys = [f"free-{number}" for number in range(documents.free)] if name == "free" else documents
             calls.append((name, list(keys)))
-            rows = [Judged(name, key, "text", number == 0, PICTURE) for number, key in enumerate(keys)]
+            rows = [
+                Judged(name, key, "text", number == 0, WRONG if number else RIGHT) for number, key in enumerate(keys)
+            ]
             return Part({name: float(len(keys))}, rows)
 
         return judge
@@ -88,10 +90,23 @@ def test_each_judge_gets_its_documents_and_each_figure_its_name(tmp_path: Path, 
     }
 
 
-def test_what_was_judged_is_written_down(tmp_path: Path, asked: list[tuple[str, Any]]) -> None:
+def test_what_was_judged_is_written_down(
+    tmp_path: Path, asked: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every verdict but those on new things; and a sheet of what is wrong alone."""
+    shown: list[Any] = []
+    real = stage.contact_sheet
+
+    def contact_sheet(pictures: list[Any], **options: Any) -> Any:
+        shown.extend(pictures)
+        return real(pictures, **options)
+
+    monkeypatch.setattr(stage, "contact_sheet", contact_sheet)
     evaluated(tmp_path / "scores")
     rows = list(read_jsonl(tmp_path / "scores" / JUDGED))
     expected = [(name, key, number == 0) for name, keys in asked for number, key in enumerate(keys)]
     expected = [each for each in expected if not each[1].startswith("thing-")]
     assert [(row["mode"], row["key"], row["right"]) for row in rows] == expected
     assert (tmp_path / "scores" / MISTAKES).is_file()
+    assert len(shown) == sum(not right for _, _, right in expected)
+    assert all(picture is WRONG for picture in shown)
