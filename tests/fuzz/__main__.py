@@ -49,7 +49,9 @@ def main() -> int:
         if given.case is not None:
             return _one(world, kinds[0], given.seed, given.case)
         print(f"seed {given.seed}, {len(kinds)} kinds, {given.seconds:.0f} s", flush=True)
-        report = fuzz(world, kinds, given.seconds, given.seed, stop_at=given.stop_at, say=lambda text: print(text, flush=True))
+        report = fuzz(
+            world, kinds, given.seconds, given.seed, stop_at=given.stop_at, say=lambda text: print(text, flush=True)
+        )
     for kind in kinds:
         num_found = sum(case.kind == kind for case, _ in report.found)
         print(f"{kind:10} {report.counts[kind]:6} cases  {num_found} findings")

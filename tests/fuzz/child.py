@@ -104,7 +104,9 @@ def _in_child(args: list[str], folder: Path, home: Path, logs: list[Path], kill:
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _bound()
-        sys.modules["__main__"] = types.ModuleType("__main__")  # else a process that the command starts would run ours again
+        sys.modules["__main__"] = types.ModuleType(
+            "__main__"
+        )  # else a process that the command starts would run ours again
         os.chdir(folder)
         os.environ.update({**CLOSED, "HOME": str(home), "TMPDIR": str(home.parent / "tmp")})
         os.environ.pop("PYTHONPATH", None)

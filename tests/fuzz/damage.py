@@ -51,7 +51,9 @@ def commands_after(rng: random.Random, path: str) -> tuple[list[Step], list[list
         return [], [stage("run")]
     if way < 0.4:
         return [], [stage(MAKER[folder], *(["--retry-failed"] if folder == "latents" else []))]
-    if way < 0.45:
+    if way < 0.5:
+        return [], [stage(MAKER[folder], "--force")]
+    if way < 0.54:
         return [], [[rng.choice(["inspect", "lineage"]), f"work/{folder}"]]
     reader = rng.choice(READERS[folder])
     made = STAGES[reader]
@@ -80,7 +82,14 @@ def flip(world: World, rng: random.Random, seed: int, number: int) -> Case:
     which = _world(rng)
     path = _weighted(rng, [name for name in files_of(world, which) if _size(world, which, name)])
     steps, commands = commands_after(rng, path)
-    return Case("flip", seed, number, [Step("flip", path, rng.randrange(8 * _size(world, which, path))), *steps], commands, which)
+    return Case(
+        "flip",
+        seed,
+        number,
+        [Step("flip", path, rng.randrange(8 * _size(world, which, path))), *steps],
+        commands,
+        which,
+    )
 
 
 def cut(world: World, rng: random.Random, seed: int, number: int) -> Case:
@@ -114,9 +123,19 @@ def link(world: World, rng: random.Random, seed: int, number: int) -> Case:
     if rng.random() < 0.25:
         path = str(Path(path).parent) if Path(path).parent.name != "work" else path
     if rng.random() < 0.15:
-        path = rng.choice(["work/source-hashes.json", *(f"work/.{kind}.lock" for kind in MAKER)])
-        steps, commands = [], [stage(rng.choice(list(STAGES)), "--force")]
-    targets = ["HOME/victim.txt", "/dev/zero", "/dev/null", "HOME/neighbour", "nowhere", "HOME/new-file", ".", "/proc/self/mem"]
+        name, kind = rng.choice(list(STAGES.items()))
+        path = rng.choice(["work/source-hashes.json", *[f"work/.{kind}.lock"] * 3])
+        steps, commands = [], [stage(name, "--force")]
+    targets = [
+        "HOME/victim.txt",
+        "/dev/zero",
+        "/dev/null",
+        "HOME/neighbour",
+        "nowhere",
+        "HOME/new-file",
+        ".",
+        "/proc/self/mem",
+    ]
     kind = rng.choice(["link"] * 6 + ["fifo", "folder"])
     damage = Step(kind, path, rng.choice(targets) if kind == "link" else None)
     return Case("link", seed, number, [damage, *steps], commands, which, limit=25)
@@ -138,7 +157,9 @@ def names(world: World, rng: random.Random, seed: int, number: int) -> Case:
     """A value of a record becomes a name that leads elsewhere, or something else than it was."""
     which = _world(rng)
     place = world.half if which == "half" else world.finished
-    records = [name for name in files_of(world, which) if name.endswith((".json", ".jsonl")) and _size(world, which, name)]
+    records = [
+        name for name in files_of(world, which) if name.endswith((".json", ".jsonl")) and _size(world, which, name)
+    ]
     records = [name for name in records if not name.endswith("recipe.json")] or records
     path = _weighted(rng, records)
     keys, old = _a_value(rng, place, path)
@@ -146,7 +167,9 @@ def names(world: World, rng: random.Random, seed: int, number: int) -> Case:
     steps, commands = commands_after(rng, path)
     reseal = rng.random() < 0.7
     # whoever makes the sums right has made another artifact: its results are its own
-    case = Case("names", seed, number, [Step("edit", path, (keys, value, reseal)), *steps], commands, which, digests=not reseal)
+    case = Case(
+        "names", seed, number, [Step("edit", path, (keys, value, reseal)), *steps], commands, which, digests=not reseal
+    )
     if rng.random() < 0.3:
         folder = "/".join(path.split("/")[:2])
         case.steps.insert(0, Step("link", f"{folder}/d", "HOME/neighbour"))
@@ -172,28 +195,61 @@ def _a_value(rng: random.Random, place: Place, path: str) -> tuple[list[Any], An
     return keys, tree
 
 
-def foreign(world: World, rng: random.Random, seed: int, number: int) -> Case:
+def foreign(_: World, rng: random.Random, seed: int, number: int) -> Case:
     """Files of the user's own in and next to artifacts: whatever runs, their bytes stay somewhere below the work folder."""
     kind = rng.choice(list(MAKER))
     own = f"only copy of the notes of {number}\n".encode()
-    name = rng.choice(["notes.txt", "arrays/mine.bin", ".hidden", "images/mine.png", "saves/mine.txt", "units/mine.json", "manifest.old"])
+    name = rng.choice(
+        [
+            "notes.txt",
+            "arrays/mine.bin",
+            ".hidden",
+            "images/mine.png",
+            "saves/mine.txt",
+            "units/mine.json",
+            "manifest.old",
+        ]
+    )
     steps = [Step("write", f"work/{kind}/{name}", data=own)]
     around = rng.choice(["", "old", "partial", "foreign", "stale", "lock"])
     if around == "old":
-        steps = [Step("copy", f"work/{kind}", f"work/{kind}.old-1"), Step("write", f"work/{kind}.old-1/mine.txt", data=own)]
+        steps = [
+            Step("copy", f"work/{kind}", f"work/{kind}.old-1"),
+            Step("write", f"work/{kind}.old-1/mine.txt", data=own),
+        ]
     elif around == "stale":
         steps = [Step("write", f"work/{kind}.partial.stale-1/mine.txt", data=own)]
     elif around == "partial":
-        steps = [Step("write", f"work/{kind}.partial/mine.txt", data=own), Step("write", f"work/{kind}.partial/plan.json", data=b'{"floors": 3}')]
+        steps = [
+            Step("write", f"work/{kind}.partial/mine.txt", data=own),
+            Step("write", f"work/{kind}.partial/plan.json", data=b'{"floors": 3}'),
+        ]
     elif around == "foreign":
-        steps = [Step("delete", f"work/{kind}"), Step("write", f"work/{kind}/manifest.json", data=b'{"name": "x", "version": 3}'), steps[0]]
+        steps = [
+            Step("delete", f"work/{kind}"),
+            Step("write", f"work/{kind}/manifest.json", data=b'{"name": "x", "version": 3}'),
+            steps[0],
+        ]
     elif around == "lock":
         steps = [Step("write", f"work/.{kind}.lock", data=own)]
     changes = {
-        "vae": "vae.steps=5", "encode": "encode.check_pictures=3", "tokenize": "tokenize.tokenizer.vocab_size=310", "pack": "pack.row_length=80",
-        "train": "train.steps=5", "sample": "sample.free=2", "eval": "eval.free=2",
-    }  # fmt: skip
-    more = rng.choice([[], ["--force"], ["--set", changes[MAKER[kind]]], ["--set", changes[MAKER[kind]], "--replace"], ["--force", "--set", changes[MAKER[kind]]]])
+        "vae": "vae.steps=5",
+        "encode": "encode.check_pictures=3",
+        "tokenize": "tokenize.tokenizer.vocab_size=310",
+        "pack": "pack.row_length=80",
+        "train": "train.steps=5",
+        "sample": "sample.free=2",
+        "eval": "eval.free=2",
+    }
+    more = rng.choice(
+        [
+            [],
+            ["--force"],
+            ["--set", changes[MAKER[kind]]],
+            ["--set", changes[MAKER[kind]], "--replace"],
+            ["--force", "--set", changes[MAKER[kind]]],
+        ]
+    )
     commands = [stage(MAKER[kind], *more)]
 
     def kept(place: Place, _: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Random pictures, archives and tables of the user's: nothing stops the tool in a way of its own, and every picture is counted."""
+"""Random pictures, archives and tables of the user's: each ends as a result or an error, and every picture is counted."""
 
 from __future__ import annotations
 
@@ -23,12 +23,18 @@ MODES = {"png": ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"], "tiff": ["RGB", "R
 def picture(rng: random.Random, ending: str) -> bytes:
     """A small good picture of a format."""
     side = rng.choice([1, 4, 16, 20, 33])
-    values = np.random.default_rng(rng.randrange(2**32)).integers(0, 255, (side, rng.choice([side, 17]), 3), dtype=np.uint8)
+    values = np.random.default_rng(rng.randrange(2**32)).integers(
+        0, 255, (side, rng.choice([side, 17]), 3), dtype=np.uint8
+    )
     image = Image.fromarray(values)
     mode = rng.choice(MODES.get(ending, ["RGB"]))
     image = image.convert("L").convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)
     file = io.BytesIO()
-    more: dict[str, Any] = {"save_all": True, "append_images": [image.copy()]} if ending in ("gif", "tiff", "webp") and rng.random() < 0.3 else {}
+    more: dict[str, Any] = (
+        {"save_all": True, "append_images": [image.copy()]}
+        if ending in ("gif", "tiff", "webp") and rng.random() < 0.3
+        else {}
+    )
     image.save(file, FORMATS[ending], **more)
     return file.getvalue()
 
@@ -39,7 +45,11 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
     for _ in range(rng.choice([0, 1, 1, 2, 8])):
         if not changed:
             break
-        place = min(int(rng.expovariate(1 / max(20, len(changed) / 6))), len(changed) - 1) if rng.random() < 0.6 else rng.randrange(len(changed))
+        place = (
+            min(int(rng.expovariate(1 / max(20, len(changed) / 6))), len(changed) - 1)
+            if rng.random() < 0.6
+            else rng.randrange(len(changed))
+        )
         way = rng.randrange(6)
         if way == 0:
             changed[place] ^= 1 << rng.randrange(8)
@@ -56,7 +66,9 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def _case(kind: str, seed: int, number: int, steps: list[Step], sets: list[str], rng: random.Random, known: int | None) -> Case:
+def _case(
+    kind: str, seed: int, number: int, steps: list[Step], sets: list[str], rng: random.Random, known: int | None
+) -> Case:
     """known: how many pictures there are, where that is sure; -1: as many as files in the folder."""
     source = [word for each in sets for word in ("--set", each)]
     bad = ["--set", f"encode.max_bad={rng.choice(['1.0', '1.0', '0.05'])}"]
@@ -77,7 +89,18 @@ def _case(kind: str, seed: int, number: int, steps: list[Step], sets: list[str],
             return f"{good} good and {left} left out of {given} pictures"
         return None
 
-    return Case(kind, seed, number, steps, commands, "bare", codes={0, 3, 5} | ({2} if kind == "tables" else set()), digests=False, check=counted, limit=40)
+    return Case(
+        kind,
+        seed,
+        number,
+        steps,
+        commands,
+        "bare",
+        codes={0, 3, 5} | ({2} if kind == "tables" else set()),
+        digests=False,
+        check=counted,
+        limit=40,
+    )
 
 
 def pictures(_: World, rng: random.Random, seed: int, number: int) -> Case:
@@ -107,19 +130,41 @@ def tars(_: World, rng: random.Random, seed: int, number: int) -> Case:
         data, known = mutated(rng, data), None
     elif way == "members":
         data, known = _tar(rng, 0, count, hostile=True), None
-    return _case("tars", seed, number, [Step("write", "many/a.tar", data=data)], ["source={kind='webdataset', path='many'}"], rng, known)
+    return _case(
+        "tars",
+        seed,
+        number,
+        [Step("write", "many/a.tar", data=data)],
+        ["source={kind='webdataset', path='many'}"],
+        rng,
+        known,
+    )
 
 
 def _tar(rng: random.Random, start: int, count: int, *, hostile: bool = False) -> bytes:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])) as archive:
+    with tarfile.open(
+        fileobj=file, mode="w", format=rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    ) as archive:
         for index in range(start, start + count):
             for name, data in ((f"{index:04}.png", picture(rng, "png")), (f"{index:04}.txt", b"a thing")):
                 about = tarfile.TarInfo(name)
                 about.size = len(data)
                 if hostile and rng.random() < 0.4:
-                    about.name = rng.choice(["../../victim.txt", "/abs.png", "a/../b.png", "x" * 300 + ".png", ".png", "0001.PNG", "\u00e9.png"])
-                    about.type = rng.choice([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+                    about.name = rng.choice(
+                        [
+                            "../../victim.txt",
+                            "/abs.png",
+                            "a/../b.png",
+                            "x" * 300 + ".png",
+                            ".png",
+                            "0001.PNG",
+                            "\u00e9.png",
+                        ]
+                    )
+                    about.type = rng.choice(
+                        [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+                    )
                     about.linkname = "../../victim.txt"
                 archive.addfile(about, io.BytesIO(data))
     return file.getvalue()
@@ -139,7 +184,10 @@ def tables(_: World, rng: random.Random, seed: int, number: int) -> Case:
         steps.append(Step("write", "many/metadata.jsonl", data=_broken(rng, text.encode())))
         return _case("tables", seed, number, steps, ["source.path=many"], rng, None)
     if kind == "jsonl":
-        lines = [json.dumps({"id": str(index), "segments": [{"text": "thing"}, {"image": f"{index}.png"}]}) for index in range(3)]
+        lines = [
+            json.dumps({"id": str(index), "segments": [{"text": "thing"}, {"image": f"{index}.png"}]})
+            for index in range(3)
+        ]
         steps.append(Step("write", "many/all.jsonl", data=_broken(rng, "\n".join(lines).encode())))
         return _case("tables", seed, number, steps, ["source={kind='jsonl', path='many/all.jsonl'}"], rng, None)
     steps.append(Step("write", "tables/a.parquet", data=_parquet(rng)))
@@ -147,7 +195,22 @@ def tables(_: World, rng: random.Random, seed: int, number: int) -> Case:
 
 
 def _broken(rng: random.Random, data: bytes) -> bytes:
-    marks = [b'"', b",", b"\n", b"\r", b"\0", b"\xff", b"null", b"[", b"{", b"../../victim.txt", b"/dev/zero", b"\xef\xbb\xbf", b"1e999", b'"' + b"x" * 200_000]
+    marks = [
+        b'"',
+        b",",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\xff",
+        b"null",
+        b"[",
+        b"{",
+        b"../../victim.txt",
+        b"/dev/zero",
+        b"\xef\xbb\xbf",
+        b"1e999",
+        b'"' + b"x" * 200_000,
+    ]
     for _ in range(rng.choice([0, 1, 2, 3])):
         place = rng.randrange(len(data) + 1)
         data = data[:place] + rng.choice(marks) + data[place + rng.choice([0, 0, 1, 3]) :]
@@ -162,7 +225,14 @@ def _parquet(rng: random.Random) -> bytes:
         return b"PAR1"
     bits = [{"bytes": picture(rng, "png"), "path": f"{index}.png"} for index in range(3)]
     columns: dict[str, list[Any]] = {"image": bits, "text": [f"thing {index}" for index in range(3)]}
-    odd: list[list[Any]] = [[None] * 3, [1, 2, 3], ["a", None, ""], [[{"role": "user", "content": "hi"}]] * 3, [b"\xff", b"", b"x"], [[], ["a"], None]]
+    odd: list[list[Any]] = [
+        [None] * 3,
+        [1, 2, 3],
+        ["a", None, ""],
+        [[{"role": "user", "content": "hi"}]] * 3,
+        [b"\xff", b"", b"x"],
+        [[], ["a"], None],
+    ]
     if rng.random() < 0.5:
         columns[rng.choice(["text", "image", "caption", "more"])] = rng.choice(odd)
     if rng.random() < 0.1:

@@ -16,7 +16,15 @@ from tests.fuzz.steps import Step
 from tests.fuzz.world import STAGES, World
 
 _WRITES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
-_EVENTS = {"vae": 160, "encode": 420, "tokenize": 300, "pack": 400, "train": 330, "sample": 220, "eval": 120}  # about, on this world
+_EVENTS = {
+    "vae": 160,
+    "encode": 420,
+    "tokenize": 300,
+    "pack": 400,
+    "train": 330,
+    "sample": 220,
+    "eval": 120,
+}  # about, on this world
 
 
 def after(seconds: float) -> Kill:

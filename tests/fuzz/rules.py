@@ -111,7 +111,10 @@ def _result(world: World, place: Place, before: dict[str, tuple[int, int]]) -> t
     digests = place.digests()
     for kind in made:
         if digests[kind] != world.reference[kind]:
-            return "result", f"{kind} was made with another digest: {digests[kind][:12]}, not {world.reference[kind][:12]}"
+            return (
+                "result",
+                f"{kind} was made with another digest: {digests[kind][:12]}, not {world.reference[kind][:12]}",
+            )
         if content_sums(place.work / kind) != world.contents[kind]:
             return "result", f"{kind} was made with the right digest and other bytes"
     return None
@@ -121,7 +124,10 @@ def _is_reference(world: World, place: Place, kind: str) -> bool:
     """Whether the files that hold what was learned are as they were; its manifest may be damaged."""
     folder = place.work / kind
     files = {name: folder / name for name in world.contents[kind]}
-    return all(path.is_file() and not path.is_symlink() and _sum(path) == world.contents[kind][name] for name, path in files.items())
+    return all(
+        path.is_file() and not path.is_symlink() and _sum(path) == world.contents[kind][name]
+        for name, path in files.items()
+    )
 
 
 def _sum(path: Path) -> str:
@@ -134,7 +140,10 @@ def _replaced(place: Place, before: dict[str, tuple[int, int]], good: set[str]) 
     after = place.seals()
     for kind in good:
         if after.get(kind) != before[kind]:
-            return "replaced", f"a finished {kind} with whole weights was replaced or deleted without --replace or --force"
+            return (
+                "replaced",
+                f"a finished {kind} with whole weights was replaced or deleted without --replace or --force",
+            )
     return None
 
 

@@ -59,7 +59,9 @@ def _mutated(rng: random.Random, data: bytes) -> bytes:
             lines[place] = lines[place].split(b"=")[0] + b"= " + rng.choice(VALUES).encode()
         elif lines[place]:
             line = bytearray(lines[place])
-            line[rng.randrange(len(line))] = rng.choice([0, 9, 13, 34, 39, 44, 46, 61, 91, 93, 123, 255, rng.randrange(256)])
+            line[rng.randrange(len(line))] = rng.choice(
+                [0, 9, 13, 34, 39, 44, 46, 61, 91, 93, 123, 255, rng.randrange(256)]
+            )
             lines[place] = bytes(line)
     return rng.choice([b"", b"", b"", b"\xef\xbb\xbf"]) + b"\n".join(lines)
 
@@ -95,11 +97,27 @@ def _value(rng: random.Random, name: str) -> str:
     if name in ("-r", "--recipe", "recipe", "first", "second"):
         return rng.choice(["recipe.toml", "recipe.toml", "nothing", "work", "", "pictures/p00.txt", "~nobody/x"])
     if name == "--set":
-        return rng.choice(["train.steps=5", "sample.free=0", "x", "=", "seed=1", "seed=-1", "train.steps=", "model.width=7", "sample.prompts=[]"])
+        return rng.choice(
+            [
+                "train.steps=5",
+                "sample.free=0",
+                "x",
+                "=",
+                "seed=1",
+                "seed=-1",
+                "train.steps=",
+                "model.width=7",
+                "sample.prompts=[]",
+            ]
+        )
     if name == "--workers":
         return rng.choice(["0", "-1", "x"])
     if name in ("--count", "--steps", "--limit", "--gpus", "--row", "--side", "--seed", "--mfu"):
-        return rng.choice(["0", "1", "2", "-1", "x", "0.5", "3", "10000000000000000000000"] if name in ("--seed", "--row", "--gpus") else ["0", "1", "2", "-1", "x"])
+        return rng.choice(
+            ["0", "1", "2", "-1", "x", "0.5", "3", "10000000000000000000000"]
+            if name in ("--seed", "--row", "--gpus")
+            else ["0", "1", "2", "-1", "x"]
+        )
     if name == "--out":
         return rng.choice(["work/sheet.png", "work", "work/x/y.png", "work/sheet.xyz", ""])
     if name == "--work":

@@ -142,7 +142,9 @@ class Place:
 
     def outside(self) -> Snapshot:
         """All that is not in the work folder."""
-        return snapshot(self.folder, leave=(self.work, self.folder / "stdout", self.folder / "stderr", self.folder / "tmp"))
+        return snapshot(
+            self.folder, leave=(self.work, self.folder / "stdout", self.folder / "stderr", self.folder / "tmp")
+        )
 
     def seals(self) -> dict[str, tuple[int, int]]:
         """What tells whether an artifact was made again: inode and time of its manifest."""
