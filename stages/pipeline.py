@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
 from stages.artifacts.folder import RECIPE, Build, building, saves_in_the_way, units_to_redo
+from stages.artifacts.lock import Lock
 from stages.artifacts.manifest import (
     MAKERS,
     InputEntry,
@@ -34,6 +35,7 @@ from stages.artifacts.manifest import (
     read_manifest,
     what_changed,
 )
+from stages.artifacts.removal import clean_up, leftovers
 from stages.artifacts.tokens import tokenizer_at
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
@@ -315,6 +317,10 @@ class Workspace:
                 sealed = open_artifact(target, stage.kind)
                 if not sealed.has_sum:
                     runtime.report(Note(f"{target}: an older tfcli made it; its manifest has no sum over itself yet"))
+                if leftovers(target):
+                    with Lock(target, "whole run") as lock:
+                        if lock.take_alone():
+                            clean_up(target, runtime.report)
                 redo = units_to_redo(target) if runtime.retry_failed else 0
                 if not redo:
                     return before, sealed

@@ -9,8 +9,10 @@ import difflib
 import json
 import os
 import re
+import stat
 import sysconfig
 import tomllib
+import unicodedata
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from stages.coders.config import Images
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import read_bounded
 from stages.diffusion.config import DiffusionConfig
 from stages.encode_images.config import EncodeConfig
 from stages.evaluate_model.config import EvalConfig
@@ -29,6 +32,8 @@ from stages.sources.config import SourceConfig
 from stages.tokenize_text.config import TokenizeConfig
 from stages.train_autoencoder.config import TrainVae, VaeConfig
 from stages.train_model.config import TrainConfig
+
+_MAX_BYTES = 1 << 20  # of a recipe
 
 
 class Recipe(Section):
@@ -74,8 +79,8 @@ def recipe_folders() -> list[Path]:
 def find_recipe(name: str) -> Path:
     """The file of a recipe given as a path or as a bare name ("smoke"). Raises TfcliError (USAGE)."""
     # os.path, not pathlib: no such user, a NUL or a name that is too long is "no such file" here
-    path = Path(os.path.expanduser(name))
-    if os.path.isfile(path):
+    path = Path("/dev/stdin" if name == "-" else os.path.expanduser(name))
+    if os.path.isfile(path) or name == "-" or _is_pipe(path):
         return path
     known: dict[str, Path] = {}
     for folder in recipe_folders():
@@ -88,6 +93,20 @@ def find_recipe(name: str) -> Path:
     raise TfcliError(f"no recipe {name}", why="no such file or name", fix=fix, code=ExitCode.USAGE)
 
 
+def _is_pipe(path: Path) -> bool:
+    """Whether the shell gives a recipe through a pipe: `-r <(...)`."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def name_from(path: Path) -> str:
+    """The name of a recipe that has none of its own: that of its file, in the letters that names have."""
+    plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:80] or "recipe"
+
+
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read, extend, override and validate. Raises TfcliError (USAGE) that names the file and the full key."""
     path = find_recipe(name)
@@ -95,19 +114,19 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     base = tree.pop("extends", None)
     if base is not None:
         parent = path.parent / str(base)
-        below = _read(parent if parent.is_file() else find_recipe(str(base)))
+        below = _read(parent if parent.is_file() else find_recipe(str(base).removesuffix(".toml")))
         if "extends" in below:
             raise _bad(
                 path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep"
             )
         tree = _merged(below, tree)
-    tree.setdefault("name", path.stem)
+    tree.setdefault("name", name_from(path))
     return make_recipe(tree, overrides, path)
 
 
 def make_recipe(tree: dict[str, Any], overrides: tuple[str, ...], path: Path) -> Recipe:
     """Override and validate plain values. path: what messages name as their origin."""
-    for override in overrides:
+    for override in _kinds_first(overrides):
         _apply(tree, override)
     _name_kinds(tree, Recipe)
     try:
@@ -124,11 +143,17 @@ def recipe_tree(recipe: Recipe) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        # a recipe may come through a pipe, which is read once; else a plain file alone
+        if _is_pipe(path) or str(path) == "/dev/stdin":
+            with path.open("rb") as file:
+                data = file.read(_MAX_BYTES)
+        else:
+            data = read_bounded(path, _MAX_BYTES)
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'") from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
-        raise _bad(path, f"not TOML: {error}", "mend the file at that place") from error
+        raise _bad(path, f"not TOML: {error}", "correct the file at that place") from error
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +164,19 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind"))
         merged[key] = _merged(old, value) if same_kind else value  # type: ignore[arg-type]
     return merged
+
+
+def _kinds_first(overrides: tuple[str, ...]) -> list[str]:
+    """The overrides in an order in which none is lost: a `kind` clears its section, so it goes before the first key of that
+    section, wherever it was given. Otherwise the later one counts."""
+    ordered: list[str] = []
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        section = key.removesuffix("kind") if key.endswith(".kind") else None
+        keys = [before.partition("=")[0].strip() for before in ordered]
+        firsts = [place for place, other in enumerate(keys) if section and other != key and other.startswith(section)]
+        ordered.insert(firsts[0] if firsts else len(ordered), override)
+    return ordered
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -188,6 +226,14 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     keys, model = _walk(location)
     name = ".".join(keys)
     if problem["type"] == "extra_forbidden":
+        others = _kinds_with(keys)
+        if others and (kind := _kind_in(location)):
+            kinds = ", ".join(others)
+            what = f"{name} is no key of the kind {kind}: only {kinds} has it" if len(others) == 1 else ""
+            what = what or f"{name} is no key of the kind {kind}: {kinds} have it"
+            fix = f"set {'.'.join(keys[:-1])}.kind, or leave {keys[-1]} out"
+            given = next((one for one in overrides if one.partition("=")[0].strip() == name), None)
+            return TfcliError(f"--set {what}", fix=fix, code=ExitCode.USAGE) if given else _bad(path, what, fix)
         close = difflib.get_close_matches(keys[-1], list(model.model_fields) if model else [], n=1)
         near = (
             [".".join([*keys[:-1], close[0]])]
@@ -237,6 +283,25 @@ def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
         keys.append(part)
         current = _models(holder.model_fields[part].annotation)
     return keys, owner
+
+
+def _kinds_with(keys: list[str]) -> list[str]:
+    """The kinds of the section that holds the last of `keys` which have that key."""
+    models: list[type[BaseModel]] = [Recipe]
+    for key in keys[:-1]:
+        models = [
+            below
+            for model in models
+            if key in model.model_fields
+            for below in _models(model.model_fields[key].annotation)
+        ]
+    have = [model for model in models if "kind" in model.model_fields and keys[-1] in model.model_fields]
+    return sorted({str(model.model_fields["kind"].default) for model in have})
+
+
+def _kind_in(location: list[str]) -> str:
+    """The kind that an error's location names, next to the keys; "" where there is none."""
+    return location[-2] if len(location) > 1 else ""
 
 
 def _all_keys(model: type[BaseModel] | None = None, prefix: str = "") -> list[str]:

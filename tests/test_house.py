@@ -89,6 +89,38 @@ def test_nothing_runs_pickles_or_shells(path: Path) -> None:
     assert not loads_pickle or name(path) == "stages/train_autoencoder/lpips_weights.py"
 
 
+# Files by names that others could have made are opened in one place, which refuses pipes and devices and stops at a limit. What
+# else opens a file, and why: its own file, for writing; a descriptor; the kernel's own; a file inside an installed package.
+OPENERS = {
+    "stages/core/reading.py": 1,  # the place
+    "stages/core/files.py": 1,  # writes
+    "stages/core/memory.py": 1,  # /proc
+    "stages/artifacts/folder.py": 1,  # writes
+    "stages/artifacts/lock.py": 1,  # a descriptor
+    "stages/sources/emoji.py": 1,  # a drawing of the package
+}
+
+
+def test_files_are_opened_in_one_place() -> None:
+    found = {}
+    for path in FILES:
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        named = [call for call in calls if isinstance(call, ast.Attribute) and call.attr in ("read_bytes", "read_text")]
+        named += [
+            call for call in calls if isinstance(call, ast.Attribute) and call.attr == "open" and _opens_a_path(call)
+        ]
+        named += [call for call in calls if isinstance(call, ast.Name) and call.id == "open"]
+        if named or name(path) == "stages/core/reading.py":
+            found[name(path)] = max(1, len(named))
+    assert found == OPENERS, "read with stages.core.reading: open_plain, read_bounded"
+
+
+def _opens_a_path(call: ast.Attribute) -> bool:
+    """`path.open(...)`, not `Latents.open(...)`, `tarfile.open(...)`, `Image.open(...)`, `tracker.open(...)`."""
+    owner = ast.unparse(call.value)
+    return not owner[:1].isupper() and owner not in ("tarfile", "os", "gzip", "webbrowser", "tracker", "zarr")
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_open_with_a_docstring_and_stay_short(path: Path) -> None:
     text = path.read_text()

@@ -85,15 +85,18 @@ def remove_if_bare(folder: Path, bare: set[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def clean_up(target: Path, report: Report) -> None:
-    """Remove what killed processes left of replaced artifacts and discarded folders of `target`."""
+def leftovers(target: Path) -> list[Path]:
+    """Folders under the names that replaced artifacts and discarded folders of `target` get for the moment of their deletion."""
     name = re.escape(target.name)
     hidden = re.compile(rf"\.{name}(\.partial)?\.replaced-[0-9a-f]{{16}}")
-    for path in sorted(target.parent.glob(f".{target.name}*.replaced-*")) if target.parent.is_dir() else []:
-        found = hidden.fullmatch(path.name)
-        if found is None or path.is_symlink():
-            continue
-        if found[1]:
+    listing = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+    return [path for path in listing if hidden.fullmatch(path.name) and not path.is_symlink()]
+
+
+def clean_up(target: Path, report: Report) -> None:
+    """Remove what killed processes left of replaced artifacts and discarded folders of `target`. The caller holds its lock."""
+    for path in leftovers(target):
+        if path.name.startswith(f".{target.name}.partial.replaced-"):
             if not (path / PLAN).exists() or read_plan(path / PLAN) is not None:
                 _discard_hidden(path)
         else:

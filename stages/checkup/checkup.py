@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from stages.checkup.alphabet import Alphabet
 from stages.checkup.findings import Finding, Sighting, by_gravity, share
 from stages.checkup.folders import folder_findings
 from stages.checkup.pictures import Seen, findings_about, look, size_table
@@ -15,7 +16,8 @@ from stages.coders.pictures import PictureReader
 from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress
 from stages.core.runtime import Runtime
-from stages.sources.document import Document, ImageSegment, Omission, Source
+from stages.sources.document import Document, ImageSegment, Omission, Source, TextSegment
+from stages.sources.failures import Failures
 from stages.sources.folder import Folder
 from stages.sources.mix import Mix
 from stages.sources.reasons import FIXES
@@ -84,22 +86,38 @@ class _Listing:
     omitted: defaultdict[str, Sighting]
     error: TfcliError | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether the sample has all pictures."""
+        return sum(len(document.images) for document in self.sample.items()) == self.pictures
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What encoding stops at: see EncodeConfig."""
+
+    max_bad: float
+    bad_window: int = 1000
+    shard_rows: int = 1024
+
 
 def check_source(
     source: Source,
     images: Images,
     *,
-    max_bad: float,
+    limits: Limits,
     latent_row_bytes: int | None,
     limit: int,
     runtime: Runtime,
     corpus: bool = False,
+    alphabet: Alphabet | None = None,
 ) -> Checkup:
-    """Look at a source as a run would read it. A source that cannot be read is a finding, not an error. max_bad and
-    latent_row_bytes (of a picture, None: unknown): of the recipe. corpus: it is there for its text alone."""
+    """Look at a source as a run would read it. A source that cannot be read is a finding, not an error. limits and
+    latent_row_bytes (of a picture, None: unknown): of the recipe. corpus: it is there for its text alone. alphabet: takes
+    all texts."""
     own = [item for item in _parts(source) if isinstance(item, Folder)]
     findings = [finding for folder in own for finding in folder_findings(folder)]
-    listing = _list(source, limit, runtime)
+    listing = _list(source, limit, runtime, alphabet)
     if listing.error is not None:
         if not any(finding.gravity == "stops" for finding in findings):
             error = listing.error
@@ -112,7 +130,11 @@ def check_source(
             listing.sample, listing.pictures = pictures.sample, pictures.pictures
     seen = _look_at_pictures(listing.sample.items(), images, runtime)
     lengths = sorted(listing.tally.lengths)
-    findings += [*_about_documents(listing, corpus), *listing.tally.findings(), *findings_about(seen, images, max_bad)]
+    findings += [*_about_documents(listing, corpus), *listing.tally.findings()]
+    findings += findings_about(seen, images, limits.max_bad)
+    stopped = any(finding.gravity == "stops" for finding in findings)
+    if not corpus and not stopped and (too_much := _left_out_too_much(source, listing, seen, limits)):
+        findings.append(Finding("TOO_MUCH_LEFT_OUT", "stops", f"{too_much.what} ({too_much.why})", too_much.fix))
     return Checkup(
         describe=_described(source),
         documents=listing.tally.documents,
@@ -140,7 +162,7 @@ def _described(source: Source) -> str:
         return type(source).__name__.lower()
 
 
-def _list(source: Source, limit: int, runtime: Runtime) -> _Listing:
+def _list(source: Source, limit: int, runtime: Runtime, alphabet: Alphabet | None = None) -> _Listing:
     """One pass over all documents; texts are judged, pictures only counted."""
     listing = _Listing(TextTally(), Spread(limit), 0, defaultdict(Sighting))
     runtime.report(Note(f"reading {_described(source)}"))
@@ -151,6 +173,10 @@ def _list(source: Source, limit: int, runtime: Runtime) -> _Listing:
                 listing.omitted[item.reason].add(f"{item.path}: {item.message}")
                 continue
             listing.tally.add(item)
+            if alphabet is not None:
+                for segment in item.segments:
+                    if isinstance(segment, TextSegment):
+                        alphabet.add(segment.text)
             listing.pictures += len(item.images)
             if item.images:
                 listing.sample.add(item)
@@ -159,6 +185,40 @@ def _list(source: Source, limit: int, runtime: Runtime) -> _Listing:
             raise
         listing.error = error
     return listing
+
+
+def _left_out_too_much(source: Source, listing: _Listing, seen: list[Seen], limits: Limits) -> TfcliError | None:
+    """The error with which encoding stops, shard by shard in the order of the source. Where the sample has not all pictures,
+    those that were not looked at count as good."""
+    if not listing.omitted and not any(one.reason for one in seen):
+        return None
+    failures = Failures(limits.max_bad, limits.bad_window)
+    looked = iter(seen if listing.complete else [])
+    omissions: list[Omission] = []
+    pictures = 0
+
+    def shard() -> None:
+        failures.lists(pictures, omissions)
+        for _ in range(pictures):
+            one = next(looked, None)
+            bad = one is not None and one.reason
+            errors = [{"path": one.name, "reason": one.reason, "message": one.message}] if one and bad else []
+            failures.saw(0 if bad else 1, errors)
+
+    try:
+        for item in source.documents():
+            if isinstance(item, Omission):
+                omissions.append(item)
+                continue
+            for _ in item.images:
+                if pictures == limits.shard_rows:
+                    shard()
+                    omissions, pictures = [], 0
+                pictures += 1
+        shard()
+    except TfcliError as error:
+        return error
+    return None
 
 
 def _look_at_pictures(documents: list[Document], images: Images, runtime: Runtime) -> list[Seen]:

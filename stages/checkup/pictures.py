@@ -16,29 +16,13 @@ from stages.coders.glance import TRAITS, glance
 from stages.coders.pictures import Fitted
 from stages.coders.pixels import Pixels
 from stages.sources.document import ImageSegment
+from stages.sources.reasons import FIXES
 
 _THUMB = 16  # cells along a side of the small copy by which pictures are compared
 # Of 255: the largest difference of a cell between near duplicates (another file type or size of one picture).
 _NEAR = 16
 _WIDE = 2.0  # longer side to shorter, from which a centre crop loses half of the picture
 
-# reason code of decoding -> the fix
-_FIXES = {
-    "TOO_MANY_PIXELS": "make them smaller, or raise images.policy.max_pixels",
-    "TOO_MANY_BYTES": "make them smaller, or raise images.policy.max_bytes",
-    "TOO_SMALL": "take them out, or lower images.policy.min_size",
-    "ASPECT": "crop them, or raise images.policy.max_aspect",
-    "ALPHA": 'flatten them, or set images.policy.alpha = "white"',
-    "ANIMATED": 'take a frame of each, or set images.policy.animated = "first"',
-    "TRUNCATED": "fetch or copy them again",
-    "CORRUPT": "fetch or copy them again",
-    "EMPTY_FILE": "fetch or copy them again",
-    "NOT_AN_IMAGE": "fetch them again: this is no picture",
-    "FORMAT_NOT_ALLOWED": "convert them to PNG, JPEG or WebP",
-    "UNREADABLE": "see that the file can be read",
-    "DECODER_TIMEOUT": "take them out, or raise images.policy.max_seconds",
-    "DECODER_CRASHED": "take them out",
-}
 _NOTES = {"EXIF_BROKEN": "a broken EXIF block: ignored", "ICC_BROKEN": "a broken colour profile: ignored"}
 
 
@@ -104,10 +88,10 @@ def _damage(seen: Sequence[Seen], max_bad: float) -> Iterator[Finding]:
         yield Finding("NO_GOOD_PICTURE", "stops", "not one picture of the sample can be used", "see the reasons below")
     elif number > max_bad * max(100, len(seen)):  # as encoding counts: of the first 100 where there are fewer
         what = f"{share(number, len(seen))} pictures cannot be used; encoding stops above {100 * max_bad:g} %"
-        yield Finding("TOO_MANY_BAD", "stops", what, "mend or remove them, or raise encode.max_bad", number)
+        yield Finding("TOO_MANY_BAD", "stops", what, "replace or remove them, or raise encode.max_bad", number)
     for reason, sighting in bad.items():
         what = f"{share(sighting.number, len(seen))} pictures are left out: {reason}"
-        yield Finding(reason, "problem", what, _FIXES.get(reason, ""), sighting.number, sighting.examples)
+        yield Finding(reason, "problem", what, FIXES.get(reason, ""), sighting.number, sighting.examples)
 
 
 def _sizes(seen: Sequence[Seen], images: Images) -> Iterator[Finding]:
@@ -116,7 +100,8 @@ def _sizes(seen: Sequence[Seen], images: Images) -> Iterator[Finding]:
     if small:
         gravity: Gravity = "problem" if len(small) > len(sized) / 10 else "remark"
         what = f"{share(len(small), len(sized))} pictures are smaller than images.size = {images.size} and get blurred"
-        fix = f"take larger ones, or set images.size to {_fitting(sized)} or less"
+        fitting = _fitting(sized)
+        fix = "take larger ones" + (f", or set images.size to {fitting} or less" if fitting < images.size else "")
         yield Finding("SMALLER_THAN_SIZE", gravity, what, fix, len(small), _named(small))
     wide = [one for one, size in sized if max(size) > _WIDE * min(size)]
     if wide and images.fit != "pad":

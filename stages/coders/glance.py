@@ -67,7 +67,8 @@ def _seen(image: Image.Image, data: bytes) -> Glance:
         "PROFILE": bool(image.info.get("icc_profile")),
         "TURNED": orientation in range(2, 9),
     }
-    width, height = image.size if orientation not in (5, 6, 7, 8) else image.size[::-1]
+    # pillow turns a TIFF itself: its size is upright from the start
+    width, height = image.size[::-1] if orientation in (5, 6, 7, 8) and kind != "TIFF" else image.size
     return Glance(kind, mode, width, height, tuple(name for name, there in found.items() if there))
 
 

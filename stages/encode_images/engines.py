@@ -17,8 +17,8 @@ from stages.core.processes import short_folder
 from stages.core.runtime import Runtime
 from stages.encode_images.cutting import Shard
 from stages.encode_images.encoder import Encoder
-from stages.encode_images.failures import Failures
 from stages.encode_images.shards import Job, Record, encode_shards
+from stages.sources.failures import Failures
 
 _SOCKETS_OF_RAY = len("/ray/session_2026-11-29_05-36-28_123456_1234567/sockets/plasma_store")
 

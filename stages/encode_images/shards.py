@@ -22,8 +22,8 @@ from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.cutting import Shard, documents_file
 from stages.encode_images.encoder import Encoded, Encoder
-from stages.encode_images.failures import Failures
 from stages.encode_images.rows import ShardRows, pack_grids
+from stages.sources.failures import Failures
 
 Record = dict[str, Any]
 

@@ -29,11 +29,11 @@ from stages.encode_images.config import EncodeConfig
 from stages.encode_images.cutting import Shard, cut_shards
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.engines import encode_on_ray
-from stages.encode_images.failures import Failures
 from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
 from stages.encode_images.shards import Job, Record, encode_shards, num_shards
 from stages.sources.document import Omission, Source, count_documents, pictures_of
+from stages.sources.failures import Failures
 from stages.sources.reasons import LeftOut
 from stages.sources.text_rules import printable
 

@@ -19,7 +19,9 @@ from stages.artifacts.scores import MISTAKES
 from stages.artifacts.sequences import Sequences, Side
 from stages.coders.pixels import BadImage, PixelPolicy, Pixels, decode
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import read_bounded
 from stages.preview.rows import PackedDocument, read_rows
+from stages.sources.document import MAX_READ_BYTES
 
 Item = TypeVar("Item")
 _BATCH = 32  # pictures that are decoded together
@@ -156,7 +158,7 @@ def _file(folder: Path, name: str) -> Pixels:
     why = "it leads out of the artifact"
     if path.resolve().is_relative_to(folder.resolve()):
         try:
-            return decode(path.read_bytes(), PixelPolicy(max_aspect=1000)).pixels
+            return decode(read_bounded(path, MAX_READ_BYTES), PixelPolicy(max_aspect=1000)).pixels
         except BadImage as bad:
             why = bad.message
         except OSError as error:

@@ -9,11 +9,12 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.sources.document import Document, Omission
 from stages.sources.text_rules import printable
 
+# Reason code of a source, of decoding or of encoding -> the fix.
 FIXES = {
-    "CAPTION_MISSING": 'write captions, or set source.missing_caption = "empty" to keep the pictures alone',
+    "CAPTION_MISSING": 'write captions, or keep the pictures alone with --set source.missing_caption="empty"',
     "DUPLICATE_KEY": "rename one of them",
-    "PERMISSION": "change the mode of the files",
-    "SKIPPED_LINK": "set source.follow_links = true to read them",
+    "PERMISSION": "let this user read the files",
+    "SKIPPED_LINK": "read the links with --set source.follow_links=true",
     "TEXT_NOT_UTF8": "save the texts as UTF-8",
     "TEXT_TOO_LONG": "shorten the texts, or raise source.max_text_bytes",
     "TEXT_U2581": "replace U+2581 by another sign",
@@ -21,6 +22,21 @@ FIXES = {
     "IMAGE_MISSING": "add the pictures, or take the samples out",
     "JSON_BROKEN": "write the .json files again",
     "TAR_TRUNCATED": "fetch the tar again",
+    "TOO_MANY_PIXELS": "make them smaller, or raise images.policy.max_pixels",
+    "TOO_MANY_BYTES": "make them smaller, or raise images.policy.max_bytes",
+    "TOO_SMALL": "take them out, or lower images.policy.min_size",
+    "ASPECT": "crop them, or raise images.policy.max_aspect",
+    "ALPHA": 'flatten them, or set images.policy.alpha = "white"',
+    "ANIMATED": 'take a frame of each, or set images.policy.animated = "first"',
+    "TRUNCATED": "fetch or copy them again",
+    "CORRUPT": "fetch or copy them again",
+    "EMPTY_FILE": "fetch or copy them again",
+    "NOT_AN_IMAGE": "fetch them again: this is no picture",
+    "FORMAT_NOT_ALLOWED": "convert them to PNG, JPEG or WebP",
+    "UNREADABLE": "let this user read the files, and check their disk",
+    "DECODER_TIMEOUT": "take them out, or raise images.policy.max_seconds",
+    "DECODER_CRASHED": "take them out",
+    "LATENT_NONFINITE": "set encode.dtype=float32, or use another autoencoder",
 }
 
 

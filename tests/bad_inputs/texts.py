@@ -160,6 +160,56 @@ def pipe(kind: str) -> Callable[[Lab], tuple[str, ...]]:
     return make
 
 
+def two_archives(lab: Lab) -> tuple[str, ...]:
+    members = good_members(lab)
+    (lab.folder / "set.tar").write_bytes(tar(*members[:6]) + tar(*members[6:]))
+    return sets(*SOURCE)
+
+
+def linked(lab: Lab) -> tuple[str, ...]:
+    (lab.folder / "blob").write_bytes(tar(*good_members(lab)))
+    (lab.folder / "tars").mkdir()
+    (lab.folder / "tars" / "a.tar").symlink_to(lab.folder / "blob")
+    return sets("source.kind=webdataset", "source.path=tars")
+
+
+def no_captions(lab: Lab) -> None:
+    for path in (lab.folder / "pictures").glob("*.txt"):
+        path.unlink()
+
+
+def bare(lab: Lab) -> tuple[str, ...]:
+    """Pictures alone, encoded."""
+    no_captions(lab)
+    return encoded(lab, "source.missing_caption=empty")
+
+
+def many_letters(lab: Lab) -> tuple[str, ...]:
+    lab.add("letters.png", lab.shelf.pictures[0], "".join(map(chr, range(0x4E00, 0x4E00 + 200))))
+    return encoded(lab)
+
+
+def encoded(lab: Lab, *settings: str) -> tuple[str, ...]:
+    outcome = lab.run("encode", *sets(*settings))
+    assert outcome.code == 0, outcome.stderr
+    return sets(*settings)
+
+
+def few_captions(lab: Lab) -> None:
+    for number in range(29):
+        lab.add(f"more{number}.png", lab.shelf.pictures[0], None)
+
+
+def damaged_and_bare(lab: Lab) -> None:
+    for number in range(3):
+        lab.add(f"damaged{number}.png", b"")
+        lab.add(f"bare{number}.png", lab.shelf.pictures[0], None)
+
+
+def all_there(lab: Lab, _outcome: Outcome) -> None:
+    assert lab.manifest("latents")["content"]["num_good"] == GOOD
+
+
 CASES = [
     Case(19, "caption missing, empty, too long, with NUL, not UTF-8, with U+2581", captions, 0,
          ("missing.png: CAPTION_MISSING", "empty.png: CAPTION_MISSING", "long.png: TEXT_TOO_LONG", "nul.png: TEXT_NUL", "latin.png: TEXT_NOT_UTF8", "mark.png: TEXT_U2581"),
@@ -178,6 +228,14 @@ CASES = [
     Case(23, "tar cut in a header", holds(keep=2148), 3, ("error: set.tar: TAR_TRUNCATED after",)),
     Case(23, "tar cut in data", holds(keep=700), 3, ("error: set.tar: TAR_TRUNCATED after",), held=(TAR + "test_every_cut_is_found",)),
     Case(23, "the same with allow_truncated", holds(keep=8700, settings=("source.allow_truncated=true",)), 0, ("set.tar: TAR_TRUNCATED (after",)),
+    Case(23, "two tars written into one file", two_archives, 0, ("goes through",), check=all_there),
+    Case(23, "a folder of tars that are symbolic links", linked, 3, ("no tars in tars", "SKIPPED_LINK", "source.follow_links=true")),
+    Case(19, "no picture has a caption: vae", no_captions, 3, ("6 CAPTION_MISSING", "missing_caption"), command="vae"),
+    Case(19, "no picture has a caption: encode", no_captions, 3, ("6 CAPTION_MISSING", "missing_caption")),
+    Case(19, "29 of 35 pictures have no caption", few_captions, 3, ("29 of the first", "mostly CAPTION_MISSING", "missing_caption")),
+    Case(19, "three pictures damaged, three without a caption", damaged_and_bare, 3, ("6 of the first", "cannot be used")),
+    Case(19, "no text at all: tokenize", bare, 3, ("no text to train a tokenizer on",), command="tokenize"),
+    Case(19, "more characters than the vocabulary holds: tokenize", many_letters, 3, ("a vocabulary of 300 is too small",), command="tokenize"),
     Case(24, "tar: a key comes back", holds(("0.txt", b"again")), 3, ("the key 0 appears again", "tar --sort=name")),
     Case(24, "tar: names without extension, that climb, absolute; links", holds(("README", b"x"), ("../climb.png", b"x"), ("/abs.png", b"x"), ("", link(tarfile.SYMTYPE, "/etc/passwd"))), 0,
          ("UNSAFE_NAME", "SKIPPED_SPECIAL", "without an extension"), check=nothing_outside),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.checkup.checkup import Checkup, Spread, check_source
+from stages.checkup.checkup import Checkup, Limits, Spread, check_source
 from stages.checkup.findings import GRAVITIES, Finding, share
 from stages.checkup.guess import guess_source
 from stages.checkup.pictures import near_twins, small_copy
@@ -51,7 +51,7 @@ def add(root: Path, name: str, image: Image.Image, caption: str | None, kind: st
 
 
 def check(source: Any, limit: int = 100, **options: Any) -> Checkup:
-    facts = {"max_bad": 0.05, "latent_row_bytes": 100, **options}
+    facts = {"limits": Limits(options.pop("max_bad", 0.05)), "latent_row_bytes": 100, **options}
     return check_source(source, Images(size=32), limit=limit, runtime=Runtime(workers=0), **facts)
 
 
@@ -212,7 +212,7 @@ def test_a_stop_is_obeyed(folder: Path) -> None:
         check_source(
             Folder(path=str(folder)),
             Images(),
-            max_bad=0,
+            limits=Limits(0),
             latent_row_bytes=None,
             limit=3,
             runtime=Runtime(interrupts=interrupts, workers=0),
@@ -291,3 +291,12 @@ def test_a_text_without_its_picture_is_named(folder: Path) -> None:
     (folder / "good99.txt").write_text("whose picture is not there")
     (finding,) = [one for one in check(Folder(path=str(folder))).findings if one.code == "TEXT_ALONE"]
     assert (finding.number, finding.examples, finding.gravity) == (1, ("good99.txt",), "remark")
+
+
+def test_a_smaller_size_is_proposed_only_where_it_is_smaller(folder: Path) -> None:
+    _small(folder)
+    fix = found(check(Folder(path=str(folder))))["SMALLER_THAN_SIZE"].fix
+    assert fix == "take larger ones"
+    for path in folder.glob("*.png"):
+        Image.open(path).resize((20, 20)).save(path)
+    assert "16 or less" in found(check(Folder(path=str(folder))))["SMALLER_THAN_SIZE"].fix

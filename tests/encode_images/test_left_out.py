@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import ExitCode, TfcliError
-from stages.encode_images.failures import Failures
 from stages.sources.document import Omission
+from stages.sources.failures import Failures
 from tests.bad_inputs.lab import Lab, Shelf
 
 

@@ -31,9 +31,9 @@ from stages.core.runtime import Part, Runtime
 from stages.encode_images import rows as shard_rows
 from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
-from stages.encode_images.failures import Failures
 from stages.encode_images.plan import latent_bytes, plan
 from stages.sources.document import Document, ImageSegment, TextSegment
+from stages.sources.failures import Failures
 from tests.builders import make_autoencoder
 from tests.coders.test_pictures import Drawn
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_somebody_at_the_terminal_is_asked(world: Any, monkeypatch: pytest.Monke
             with pytest.raises(Exception, match="finished training"):
                 session.may_replace(workspace, [BY_NAME["train"]], call)
         assert bool(asked) == attended
+
+
+def test_what_a_kill_left_of_a_replaced_artifact_is_removed_and_never_listed(world: Any) -> None:
+    world.call("run", "tiny")
+    left = world.folder / "work/tiny/.tokens.replaced-0123456789abcdef"
+    shutil.copytree(world.folder / "work/tiny/tokens", left)
+    (left / "data.bin").unlink()
+    assert world.call("verify", "work/tiny").exit_code == 0
+    result = world.call("run", "tiny")
+    assert (result.exit_code, world.made) == (0, [])
+    assert "left over from an interrupted run" in result.stderr
+    assert not left.exists()
 
 
 def test_an_older_manifest_is_used_and_said_once(world: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from stages.core.runtime import Runtime
 from tfcli import options, render
 
 if TYPE_CHECKING:
+    from stages.checkup.alphabet import Alphabet
     from stages.checkup.checkup import Checkup
     from stages.checkup.findings import Finding
     from stages.recipe import Recipe
@@ -52,32 +53,38 @@ def doctor(
               tfcli doctor recipes/folder.toml --set source.path=my/pictures --set images.size=128
               tfcli doctor shards/ --limit 5000 --json
     """
-    from stages.checkup.checkup import check_source
+    from stages.checkup.alphabet import Alphabet
+    from stages.checkup.checkup import Limits, check_source
 
     recipe, why = _recipe(source, tuple(settings or ()))
+    limits = Limits(recipe.encode.max_bad, recipe.encode.bad_window, recipe.encode.shard_rows)
+    alphabet = Alphabet()
     with watch_signals() as interrupts, render.Reporter(quiet=quiet or json) as report:
         runtime = Runtime(report=report, interrupts=interrupts, workers=workers)
         checkup = check_source(
             recipe.source,
             recipe.images,
-            max_bad=recipe.encode.max_bad,
+            limits=limits,
             latent_row_bytes=_latent_row_bytes(recipe),
             limit=limit,
             runtime=runtime,
             corpus=recipe.name == _NAMELESS and recipe.source.kind == "text",
+            alphabet=alphabet,
         )
         corpora = {
             corpus.path: check_source(
                 corpus,
                 recipe.images,
-                max_bad=recipe.encode.max_bad,
+                limits=limits,
                 latent_row_bytes=None,
                 limit=limit,
                 runtime=runtime,
                 corpus=True,
+                alphabet=alphabet,
             )
             for corpus in recipe.tokenize.text
         }
+    checkup = _with_tokenizer(checkup, alphabet, recipe)
     if json:
         facts = _json(checkup) | {"corpora": [{"path": path} | _json(one) for path, one in corpora.items()]}
         render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | facts)
@@ -89,6 +96,15 @@ def doctor(
         if not one.usable:
             worst = one.findings[0]
             raise TfcliError(f"a run from {path} would stop: {worst.what}", fix=worst.fix, code=ExitCode.INPUT)
+
+
+def _with_tokenizer(checkup: Checkup, alphabet: Alphabet, recipe: Recipe) -> Checkup:
+    """The checkup with what training a tokenizer would stop at, where the recipe trains one on the texts that were read."""
+    tokenize = recipe.tokenize
+    if tokenize.tokenizer.kind != "train" or tokenize.captions or not checkup.usable:
+        return checkup
+    finding = alphabet.finding(tokenize.tokenizer.vocab_size)
+    return checkup if finding is None else replace(checkup, findings=(finding, *checkup.findings))
 
 
 def _json(checkup: Checkup) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,8 @@ def artifacts_at(path: Path) -> list[Found]:
     found = []
     for folder in sorted(path.iterdir()) if path.is_dir() else []:
         # an unfinished artifact is no artifact, even if a kill came between its manifest and its rename
-        below = read_manifest(folder) if not re.search(r"\.(partial|old-\d+)$", folder.name) else None
+        finished = not folder.name.startswith(".") and not folder.name.endswith(".partial")
+        below = read_manifest(folder) if finished else None
         if below is not None:
             found.append(Found(folder, below))
     if not found and not partials(path):

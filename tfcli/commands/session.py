@@ -19,6 +19,7 @@ from stages.artifacts.manifest import Manifest, open_artifact, read_manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.interrupts import Interrupts
+from stages.core.reading import read_bounded
 from stages.core.runtime import Launch, Runtime
 from stages.pipeline import Stage, Status, Workspace
 from stages.recipe import load_recipe, make_recipe
@@ -83,7 +84,7 @@ def open_checkpoint(given: str, call: Call, settings: tuple[str, ...]) -> Worksp
     open_artifact(folder, "checkpoint")
     path = folder / RECIPE
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(read_bounded(path))
     except (OSError, ValueError) as error:
         tree, why = {}, f"{path}: {error}"
     else:

@@ -13,20 +13,10 @@ from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.sources.document import Omission
+from stages.sources.reasons import FIXES
 from stages.sources.text_rules import printable
 
 _NO_SAMPLE = ("IGNORED_MEMBERS", "SKIPPED_SPECIAL", "TAR_TRUNCATED")
-# What helps against the reason that dominates; else the source has to be corrected.
-_FIXES = {
-    "CAPTION_MISSING": 'write the captions, or keep the pictures without with --set source.missing_caption="empty"',
-    "SKIPPED_LINK": "follow the links with --set source.follow_links=true",
-    "PERMISSION": "let this user read the files",
-    "UNREADABLE": "let this user read the files, and check their disk",
-    "TEXT_NOT_UTF8": "write the captions in UTF-8",
-    "TEXT_TOO_LONG": "shorten the captions, or raise source.max_text_bytes",
-    "DUPLICATE_KEY": "give the files of a name other names",
-    "LATENT_NONFINITE": "set encode.dtype=float32, or use another autoencoder",
-}
 
 
 class Failures:
@@ -91,6 +81,6 @@ def _too_many(which: str, reasons: Counter[str], example: dict[str, Any], how: s
     return TfcliError(
         f"{which} cannot be used",
         why=f"{how} {named}, e.g. {printable(example['path'])}: {example['message']}",
-        fix=f"{_FIXES.get(reason, 'correct the source')}, or raise encode.max_bad if that is expected",
+        fix=f"{FIXES.get(reason, 'correct the source')}, or raise encode.max_bad if that is expected",
         code=ExitCode.INPUT,
     )
