@@ -4,11 +4,12 @@
 
 PYTHON ?= python3
 RECIPE ?= recipes/shapes.toml
+SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow bench-data bench-train bench-learning bench-sample bench-samplers ablations table lint type check clean
+.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +32,9 @@ test: $(READY) ## run the fast tests and the smoke recipe, all stages
 
 slow: $(READY) ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(READY) ## random damage, settings, inputs and kills for SECONDS (default: 600); any finding fails it; tests/fuzz
+	$(BIN)/python -m tests.fuzz --seconds "$(SECONDS)" $(ARGS)
 
 bench-data: $(READY) ## measure the data stages against what this machine can do; BENCHMARKS.md
 	$(BIN)/python -m tests.bench.data $(ARGS)

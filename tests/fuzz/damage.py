@@ -51,7 +51,9 @@ def commands_after(rng: random.Random, path: str) -> tuple[list[Step], list[list
         return [], [stage("run")]
     if way < 0.4:
         return [], [stage(MAKER[folder], *(["--retry-failed"] if folder == "latents" else []))]
-    if way < 0.45:
+    if way < 0.5:
+        return [], [stage(MAKER[folder], "--force")]
+    if way < 0.54:
         return [], [[rng.choice(["inspect", "lineage"]), f"work/{folder}"]]
     reader = rng.choice(READERS[folder])
     made = STAGES[reader]
@@ -121,8 +123,9 @@ def link(world: World, rng: random.Random, seed: int, number: int) -> Case:
     if rng.random() < 0.25:
         path = str(Path(path).parent) if Path(path).parent.name != "work" else path
     if rng.random() < 0.15:
-        path = rng.choice(["work/source-hashes.json", *(f"work/.{kind}.lock" for kind in MAKER)])
-        steps, commands = [], [stage(rng.choice(list(STAGES)), "--force")]
+        name, kind = rng.choice(list(STAGES.items()))
+        path = rng.choice(["work/source-hashes.json", *[f"work/.{kind}.lock"] * 3])
+        steps, commands = [], [stage(name, "--force")]
     targets = [
         "HOME/victim.txt",
         "/dev/zero",
@@ -192,7 +195,7 @@ def _a_value(rng: random.Random, place: Place, path: str) -> tuple[list[Any], An
     return keys, tree
 
 
-def foreign(world: World, rng: random.Random, seed: int, number: int) -> Case:
+def foreign(_: World, rng: random.Random, seed: int, number: int) -> Case:
     """Files of the user's own in and next to artifacts: whatever runs, their bytes stay somewhere below the work folder."""
     kind = rng.choice(list(MAKER))
     own = f"only copy of the notes of {number}\n".encode()
@@ -230,9 +233,14 @@ def foreign(world: World, rng: random.Random, seed: int, number: int) -> Case:
     elif around == "lock":
         steps = [Step("write", f"work/.{kind}.lock", data=own)]
     changes = {
-        "vae": "vae.steps=5", "encode": "encode.check_pictures=3", "tokenize": "tokenize.tokenizer.vocab_size=310", "pack": "pack.row_length=80",
-        "train": "train.steps=5", "sample": "sample.free=2", "eval": "eval.free=2",
-    }  # fmt: skip
+        "vae": "vae.steps=5",
+        "encode": "encode.check_pictures=3",
+        "tokenize": "tokenize.tokenizer.vocab_size=310",
+        "pack": "pack.row_length=80",
+        "train": "train.steps=5",
+        "sample": "sample.free=2",
+        "eval": "eval.free=2",
+    }
     more = rng.choice(
         [
             [],

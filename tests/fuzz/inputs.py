@@ -1,4 +1,4 @@
-"""Random pictures, archives and tables of the user's: nothing stops the tool in a way of its own, and every picture is counted."""
+"""Random pictures, archives and tables of the user's: each ends as a result or an error, and every picture is counted."""
 
 from __future__ import annotations
 

@@ -56,12 +56,14 @@ def fuzz(
     *,
     first: int = 0,
     stop_at: int = 20,
+    cases: int = 1 << 60,
     say: Callable[[str], None] = print,
     folder: Path | None = FINDINGS,
 ) -> Report:
-    """Try cases for `seconds`, or until `stop_at` findings. folder: where findings are written, None for nowhere."""
+    """Try cases for `seconds`, or until `stop_at` findings or `cases` of each kind. folder: where findings are written, None for
+    nowhere."""
     report, began, number = Report(), time.monotonic(), first
-    while time.monotonic() - began < seconds and len(report.found) < stop_at:
+    while time.monotonic() - began < seconds and len(report.found) < stop_at and number < first + cases:
         for kind in kinds:
             case = make_case(world, kind, seed, number)
             finding = try_case(world, case)

@@ -123,10 +123,10 @@ class Step:
             below = below[key]
         below[keys[-1]] = value
         if reseal:
-            _reseal(tree, place, path)
+            _reseal(tree, path)
         lines[line] = json.dumps(tree)
         path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
-        if reseal and path.name != "manifest.json":
+        if reseal and path.name not in ("manifest.json", "plan.json"):
             _relist(path)
 
 
@@ -137,14 +137,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _reseal(tree: Any, place: Place, path: Path) -> None:
+def _reseal(tree: Any, path: Path) -> None:
     """Make the sums of a record agree with its content, as somebody who wants to be believed would."""
     if path.name == "manifest.json" and "digest" in tree:
-        listed = sorted(
-            [entry["path"], entry["bytes"], entry["sha256"]] for entry in tree["files"] if not entry["volatile"]
-        )
-        below = {name: entry["digest"] for name, entry in tree["inputs"].items()}
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            listed = sorted(
+                [entry["path"], entry["bytes"], entry["sha256"]] for entry in tree["files"] if not entry["volatile"]
+            )
+            below = {name: entry["digest"] for name, entry in tree["inputs"].items()}
             tree["digest"] = hash_value([hash_value(listed), tree["content"], below])
     if isinstance(tree, dict) and "sha256" in tree:
         rest = {key: value for key, value in tree.items() if key != "sha256"}
@@ -161,8 +161,8 @@ def _relist(path: Path) -> None:
         return
     tree = json.loads((folder / "manifest.json").read_bytes())
     name, data = path.relative_to(folder).as_posix(), path.read_bytes()
-    for entry in tree.get("files", []):
+    for entry in tree["files"]:
         if entry["path"] == name:
             entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            _reseal(tree, Place(folder), folder / "manifest.json")
+            _reseal(tree, folder / "manifest.json")
             (folder / "manifest.json").write_text(json.dumps(tree))
