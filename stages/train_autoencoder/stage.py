@@ -20,7 +20,7 @@ from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, encode_png
-from stages.coders.quality import ADVICE, psnr, too_low
+from stages.coders.quality import ADVICE, psnr, refuse_silent, too_low
 from stages.coders.sheets import contact_sheet
 from stages.coders.vae import Vae, build_vae, load_vae, save_vae, to_signed
 from stages.core.device import autocast, resolve_device
@@ -61,6 +61,7 @@ def run(
     if isinstance(vae, PretrainedVae):
         coder = load_vae(weights_at(vae.path), revision=vae.revision, device=runtime.device)
         runtime.inputs_unchanged()
+        refuse_silent([coder.encode(heldout[:32])[0]], list(heldout[:32]))
     else:
         runtime.inputs_unchanged()  # here, not before the seal: training takes hours and reads no picture
         coder = _train(vae, training if len(training) else heldout, heldout, build, runtime, seed)
