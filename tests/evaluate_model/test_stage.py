@@ -22,7 +22,7 @@ from tests.builders import stamp
 DOCUMENTS = {"scene": [f"scene-{number}" for number in range(9)], "thing": [f"thing-{number}" for number in range(9)]}
 STORIES, EDITS = [f"story-{number}" for number in range(9)], [f"edit-{number}" for number in range(9)]
 LIMITS = EvalConfig(text_to_image=5, image_to_text=4, free=3, edits=2, stories=6, inpainted=1)
-RIGHT, WRONG = (np.full((8, 8, 3), value, np.uint8) for value in (0, 255))
+RIGHT, WRONG = (np.full((8, 8, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
 
 
 @pytest.fixture
@@ -94,19 +94,15 @@ def test_what_was_judged_is_written_down(
     tmp_path: Path, asked: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every verdict but those on new things; and a sheet of what is wrong alone."""
-    shown: list[Any] = []
-    real = stage.contact_sheet
-
-    def contact_sheet(pictures: list[Any], **options: Any) -> Any:
-        shown.extend(pictures)
-        return real(pictures, **options)
-
-    monkeypatch.setattr(stage, "contact_sheet", contact_sheet)
+    sheets: list[Any] = []
+    real = stage.encode_png
+    monkeypatch.setattr(stage, "encode_png", lambda sheet: (sheets.append(sheet), real(sheet))[1])
     evaluated(tmp_path / "scores")
     rows = list(read_jsonl(tmp_path / "scores" / JUDGED))
     expected = [(name, key, number == 0) for name, keys in asked for number, key in enumerate(keys)]
     expected = [each for each in expected if not each[1].startswith("thing-")]
     assert [(row["mode"], row["key"], row["right"]) for row in rows] == expected
     assert (tmp_path / "scores" / MISTAKES).is_file()
-    assert len(shown) == sum(not right for _, _, right in expected)
-    assert all(picture is WRONG for picture in shown)
+    (sheet,) = sheets
+    assert (sheet == WRONG[0, 0]).all(-1).any()
+    assert not (sheet == RIGHT[0, 0]).all(-1).any()

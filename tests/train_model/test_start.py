@@ -115,7 +115,7 @@ def test_pictures_are_read_and_drawn_as_the_checkpoint_knew_them(
     raw = np.array([[[[1.25]], [[-3.75]]]], np.float32)
     vae = SimpleNamespace(encode=lambda _: (raw, None), decode=lambda latents: decoded.append(latents))
     monkeypatch.setattr(loading, "load_vae", lambda *_, **__: vae)
-    monkeypatch.setattr(Latents, "autoencoder_folder", lambda _: tmp_path)
+    monkeypatch.setattr(Latents, "autoencoder", lambda _: SimpleNamespace(model_folder=tmp_path))
     model: Any = None
     loaded = loading.assemble(child, sequences, model, torch.device("cpu"))
     latent = loaded.read_picture(np.zeros((4, 4, 3), np.uint8))
