@@ -104,7 +104,7 @@ def test_one_changed_key_reruns_the_stages_that_read_it_and_says_so(smoke: Path)
     states = {stage["stage"]: stage["state"] for stage in plan["stages"]}
     assert states == {**dict.fromkeys(STAGES, "fresh"), "sample": "stale"}
     assert any("sample.free" in stage["reason"] for stage in plan["stages"])
-    plan = run_smoke(smoke, "--set", "train.steps=50", "--dry-run")
+    plan = run_smoke(smoke, "--set", "train.steps=50", "--replace", "--dry-run")
     states = {stage["stage"]: stage["state"] for stage in plan["stages"]}
     assert states == {**dict.fromkeys(STAGES[:4], "fresh"), "train": "stale", "sample": "waits", "eval": "waits"}
 
@@ -204,7 +204,7 @@ def test_fine_tuning_takes_over_ids_latents_and_weights_and_says_from_where(smok
     assert lineage["inputs"][1]["state"] == "ok"
     again = run_smoke(work, "--until", "train", *options)
     assert {stage["state"] for stage in again["stages"]} == {"fresh"}
-    plan = run_smoke(work, "--until", "train", *options[:-4], "--set", "train.steps=10", "--dry-run")
+    plan = run_smoke(work, "--until", "train", *options[:-4], "--set", "train.steps=10", "--replace", "--dry-run")
     assert "start" in next(stage["reason"] for stage in plan["stages"] if stage["stage"] == "train")
     missing = tfcli("run", "smoke", "--work", str(work), "--set", f"train.start_from={tmp_path}/nowhere", "--dry-run")
     assert missing.returncode == 4
@@ -215,7 +215,7 @@ def test_nothing_goes_on_with_latents_of_another_autoencoder(smoke: Path, tmp_pa
     """Ids and rows have the same bytes whatever the latents are: a checkpoint, finished or begun, must notice all the same."""
     work = tmp_path / "work"
     subprocess.run(["cp", "-r", str(smoke), str(work)], check=True)
-    long = ("-r", "smoke", "--work", str(work), "--set", "train.steps=100000")
+    long = ("-r", "smoke", "--work", str(work), "--replace", "--set", "train.steps=100000")
     process = subprocess.Popen(
         [sys.executable, "-m", "tfcli", "train", *long], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -225,16 +225,16 @@ def test_nothing_goes_on_with_latents_of_another_autoencoder(smoke: Path, tmp_pa
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     other = ("--set", "vae.steps=61")
-    run_smoke(work, "--until", "pack", *other)
+    run_smoke(work, "--until", "pack", "--replace", *other)
     same = Path("train/ids/c/0/0")
     assert (work / "sequences" / same).read_bytes() == (smoke / "sequences" / same).read_bytes()
-    states = {stage["stage"]: stage for stage in run_smoke(work, *other, "--dry-run")["stages"]}
+    states = {stage["stage"]: stage for stage in run_smoke(work, *other, "--replace", "--dry-run")["stages"]}
     assert [states[name]["state"] for name in STAGES] == ["fresh"] * 4 + ["stale", "waits", "waits"]
     assert "sequences" in states["train"]["reason"]
     sampled = tfcli("sample", "-r", "smoke", "--work", str(work), *other, "--force")
     assert sampled.returncode == 4
     assert "made from other sequences" in sampled.stderr
-    refused = tfcli("train", *long, *other)
+    refused = tfcli("train", *(word for word in long if word != "--replace"), *other)
     assert refused.returncode == 4
     assert "sequences changed" in refused.stderr
 
@@ -276,6 +276,6 @@ def test_a_damaged_artifact_is_named_before_it_is_used(smoke: Path, tmp_path: Pa
     assert verified.returncode == 4
     assert shard.name in verified.stderr + verified.stdout
     shard.write_bytes(bytes(data[:-1]))
-    trained = tfcli("train", "-r", "smoke", "--work", str(work), "--set", "train.steps=5")
+    trained = tfcli("train", "-r", "smoke", "--work", str(work), "--set", "train.steps=5", "--replace")
     assert trained.returncode == 4
     assert "is damaged" in trained.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 from stages.checkup.findings import MAX_EXAMPLES, Finding
 from stages.coders.pixels import EXTENSIONS
 from stages.core.errors import TfcliError
+from stages.core.reading import open_plain
 from stages.sources.captions import read_metadata
 from stages.sources.files import Found, Names, walk
 from stages.sources.folder import METADATA, Folder
@@ -44,8 +45,8 @@ def folder_findings(source: Folder) -> Iterator[Finding]:
 def _delimiter(path: Path) -> Iterator[Finding]:
     if path.suffix != ".csv":
         return
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = file.readline(1 << 20).strip("\r\n")
+    with open_plain(path) as file:
+        header = file.readline(1 << 20).decode("utf-8-sig", "replace").strip("\r\n")
     for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
         columns = next(csv.reader([header], delimiter=sign), [])
         if "file_name" in columns and len(columns) > 1:

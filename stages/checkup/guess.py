@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stages.coders.pixels import EXTENSIONS
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.reading import open_plain
 from stages.sources.files import Found, existing, walk
 from stages.sources.folder import Folder
 from stages.sources.jsonl import Jsonl
@@ -95,7 +96,7 @@ def _of_file(path: str, file: Path) -> Guess:
 def _keys(file: Path) -> set[str]:
     """The keys of the first line of a JSONL file."""
     try:
-        with file.open("rb") as opened:
+        with open_plain(file) as opened:
             value = json.loads(opened.readline(_LINE))
     except (OSError, ValueError, RecursionError):
         return set()

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from stages.coders.pixels import Pixels
-from stages.coders.vae_files import class_of, refuse_pipeline, refused
+from stages.coders.vae_files import MAX_HEADER_BYTES, class_of, refuse_pipeline, refused
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import apply_umask
 from stages.core.hashing import hash_file, hash_value
+from stages.core.reading import open_plain
 from stages.core.system import memory_refused, refuse_unreadable
 
 _WEIGHTS, _WEIGHTS_FP16 = (f"diffusion_pytorch_model{kind}.safetensors" for kind in ("", ".fp16"))
 _WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
-_MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -197,7 +197,7 @@ def _check_folder(folder: Path) -> None:
         raise refused(folder, why, "convert the weights to diffusion_pytorch_model.safetensors")
     for file in weights:
         try:
-            with file.open("rb") as handle:
+            with open_plain(file) as handle:
                 start = handle.read(64)
         except OSError as error:
             refuse_unreadable(file, error)
@@ -239,9 +239,9 @@ def _check_types(file: Path) -> None:
     """Refuse weights in 8 bits and in whole numbers. torch would load them as they are: without the factors that belong to
     them, or after a rounding of up to 6 %, they are another autoencoder."""
     try:
-        with file.open("rb") as handle:
+        with open_plain(file) as handle:
             size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(min(size, _MAX_HEADER_BYTES)))
+            header = json.loads(handle.read(min(size, MAX_HEADER_BYTES)))
         types = {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return  # damaged: diffusers says how

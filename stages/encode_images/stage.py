@@ -18,7 +18,7 @@ from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Gr
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, encode_png
-from stages.coders.quality import ADVICE, psnr, too_low
+from stages.coders.quality import ADVICE, Floats, psnr, refuse_silent, too_low
 from stages.coders.sheets import compared_sheet
 from stages.coders.vae import Vae
 from stages.core.errors import ExitCode, TfcliError
@@ -295,6 +295,7 @@ def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes, failed: set[i
     numbered = enumerate(islice(pictures_of(source.documents()), chosen[-1] + 1))
     before: list[Pixels] = []
     after: list[Pixels] = []
+    means: list[Floats] = []
     with PictureReader(job.images, runtime.workers) as reader:
         for row, fitted in zip(chosen, reader.read(picture for row, picture in numbered if row in wanted), strict=True):
             runtime.interrupts.check()
@@ -306,8 +307,10 @@ def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes, failed: set[i
                     code=ExitCode.INPUT,
                 )
             stored = readers[grid_of_row[row]].read(np.array([row]))[:, 0].astype(np.float32)
+            means.append(stored[0])
             before.append(fitted.pixels)
             after.append(vae.decode(stored)[0])
+    refuse_silent(means, before)
     shown = min(8, len(before))
     write_atomic(job.folder / SHEET, encode_png(compared_sheet(before[:shown], after[:shown])))
     return psnr(before, after)

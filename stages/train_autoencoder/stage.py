@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, encode_png
-from stages.coders.quality import ADVICE, psnr, too_low
+from stages.coders.quality import ADVICE, psnr, refuse_silent, too_low
 from stages.coders.sheets import contact_sheet
 from stages.coders.vae import Vae, build_vae, load_vae, save_vae, to_signed
 from stages.core.device import autocast, resolve_device
@@ -30,12 +29,15 @@ from stages.core.events import Note, Progress, Warn
 from stages.core.files import (
     disk_errors,
     read_jsonl,
+    read_record,
     sync_folder,
     sync_up,
     write_atomic,
-    write_json,
     write_jsonl,
+    write_record,
 )
+from stages.core.hashing import hash_file
+from stages.core.reading import inside
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
 from stages.sources.document import Picture, Source
@@ -59,6 +61,7 @@ def run(
     if isinstance(vae, PretrainedVae):
         coder = load_vae(weights_at(vae.path), revision=vae.revision, device=runtime.device)
         runtime.inputs_unchanged()
+        refuse_silent([coder.encode(heldout[:32])[0]], list(heldout[:32]))
     else:
         runtime.inputs_unchanged()  # here, not before the seal: training takes hours and reads no picture
         coder = _train(vae, training if len(training) else heldout, heldout, build, runtime, seed)
@@ -258,7 +261,8 @@ def _save(folder: Path, state: _State) -> None:
                 {f"{prefix}/{slot}/{name}": slots[slot] for slot in ("step", "exp_avg", "exp_avg_sq") if slot in slots}
             )
     write_tensors(place / file, tensors)
-    write_json(place / "state.json", {"step": state.step, "file": file, "rows": state.rows})
+    record = {"step": state.step, "file": file, "file_sha256": hash_file(place / file), "rows": state.rows}
+    write_record(place / "state.json", record)
     state.saved = file
     for old in place.glob("step-*.safetensors"):
         if old.name != file:
@@ -266,11 +270,20 @@ def _save(folder: Path, state: _State) -> None:
 
 
 def _resume(folder: Path, state: _State, runtime: Runtime) -> None:
+    """Load the saved state, if there is one that is whole; one that is damaged is reported, and the training starts again."""
     path = folder / "state" / "state.json"
-    if not path.exists():
+    try:
+        record = read_record(path, frozenset({"step", "file", "rows"}))
+        tensors = _saved_tensors(path, record, state)
+    except FileNotFoundError:
         return
-    record = json.loads(path.read_bytes())
-    tensors = read_tensors(folder / "state" / record["file"])
+    except TfcliError as error:
+        if error.code != ExitCode.ARTIFACT:
+            raise
+        why = f"{error.what}: {error.why}"
+        runtime.report(Warn(f"the saved state of the autoencoder cannot be used, its training starts again ({why})"))
+        path.unlink(missing_ok=True)
+        return
     state.step, state.rows, state.saved = record["step"], record["rows"], record["file"]
     with torch.no_grad():
         for name, tensor in state.ema.items():
@@ -286,6 +299,29 @@ def _resume(folder: Path, state: _State, runtime: Runtime) -> None:
                         **{slot: torch.empty_like(weight).copy_(values) for slot, values in slots.items()},
                     }
     runtime.report(Note(f"going on from step {state.step}"))
+
+
+def _saved_tensors(path: Path, record: dict[str, Any], state: _State) -> dict[str, Tensor]:
+    """The tensors that a record names. Raises TfcliError (ARTIFACT) where they are not those of this training."""
+    step, file, rows = record.get("step"), record.get("file"), record.get("rows")
+    whole = isinstance(step, int) and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if not whole or file != f"step-{step:08d}.safetensors":
+        raise TfcliError(f"{path} is damaged", why=f"it is of step {step} and names {file!a}", code=ExitCode.ARTIFACT)
+    tensors_file = inside(path.parent, file)
+    tensors = read_tensors(tensors_file)
+    wanted = {f"ema/{name}": tensor.shape for name, tensor in state.ema.items()}
+    for prefix, module, _ in _parts(state):
+        for name, weight in module.named_parameters():
+            keys = [f"{prefix}/{name}"]
+            if any(f"{prefix}/{slot}/{name}" in tensors for slot in ("step", "exp_avg", "exp_avg_sq")):
+                keys += [f"{prefix}/{slot}/{name}" for slot in ("exp_avg", "exp_avg_sq")]
+            wanted |= dict.fromkeys(keys, weight.shape)
+    bad = next((name for name, shape in wanted.items() if name not in tensors or tensors[name].shape != shape), None)
+    is_other = "file_sha256" in record and record["file_sha256"] != hash_file(tensors_file)
+    if bad is not None or is_other:
+        why = "its sha256 differs" if is_other else f"{bad} is missing or has another shape"
+        raise TfcliError(f"{tensors_file} is damaged", why=why, code=ExitCode.ARTIFACT)
+    return tensors
 
 
 def _parts(state: _State) -> list[tuple[str, torch.nn.Module, torch.optim.AdamW]]:

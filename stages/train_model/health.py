@@ -44,6 +44,20 @@ class Health:
             what += f", after {self.in_a_row - 1} steps in a row that were skipped"
         raise TfcliError(what, why=why, fix=fix, code=ExitCode.DIVERGED)
 
+    def heldout(self, step: int, bad_rows: list[int]) -> TfcliError | None:
+        """What held-out rows whose loss is not finite mean: with train.on_nonfinite = "skip" a warning, and the metrics have null
+        there; else the failure (DIVERGED), which the caller raises once the state is saved. None where all are finite."""
+        if not bad_rows:
+            return None
+        shown = f"{bad_rows[:8]}" + (f" and {len(bad_rows) - 8} more" if len(bad_rows) > 8 else "")
+        what = f"the held-out loss is not finite at step {step}: rows {shown} of the held-out side"
+        if self.train.on_nonfinite == "skip":
+            self.report(Warn(f"{what}; it is left out of the metrics"))
+            return None
+        why = 'the state is saved; train.on_nonfinite = "skip" goes on without that figure'
+        fix = "look at these rows ('tfcli inspect WORK/sequences --row N --side heldout'), or lower train.learning_rate"
+        return TfcliError(what, why=why, fix=fix, code=ExitCode.DIVERGED)
+
     def _warn_of_spike(self, step: int, loss: float, shown: str) -> None:
         if len(self._last) == _WINDOW:
             mean = math.fsum(self._last) / _WINDOW
@@ -51,5 +65,5 @@ class Health:
             if loss > mean + _SIGMAS * deviation:
                 sigmas = (loss - mean) / deviation if deviation else math.inf
                 said = f"{sigmas:.0f} standard deviations above the mean of the last {_WINDOW} steps"
-                self.report(Warn(f"the loss leaps at step {step}: {shown}, {said}"))
+                self.report(Warn(f"loss spike at step {step}: {shown}, {said}"))
         self._last.append(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ class Journal:
         self.trackers = [tracker.open(folder, step) for tracker in trackers]
 
     def add_metrics(self, step: int, values: dict[str, float], prefix: str = "") -> None:
-        """Figures that the same training gives again to the last digit."""
-        row = {"step": step, **{f"{prefix}{name}": value for name, value in values.items()}}
+        """Figures that the same training gives again to the last digit; null for one that is not finite."""
+        figures = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        row = {"step": step, **{f"{prefix}{name}": value for name, value in figures.items()}}
         # a resumed run measures the step it was saved at once more, and to another rounding with other processes
         if any(old["step"] == step and old.keys() == row.keys() for old in self.metrics[-3:]):
             return
@@ -40,7 +42,7 @@ class Journal:
         self._track(row)
 
     def _track(self, row: dict[str, Any]) -> None:
-        values = {name: value for name, value in row.items() if name != "step"}
+        values = {name: value for name, value in row.items() if name != "step" and value is not None}
         for tracker in self.trackers:
             tracker.add(row["step"], values)
 
@@ -61,7 +63,9 @@ class Journal:
         """The newest value of every figure of `metrics`."""
         newest: dict[str, float] = {}
         for row in self.metrics:
-            newest.update(row if SKIPPED not in row else {})
+            newest.update(
+                {name: value for name, value in row.items() if value is not None} if SKIPPED not in row else {}
+            )
         return newest
 
     def skipped_in_a_row(self, step: int) -> int:

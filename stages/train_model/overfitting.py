@@ -16,7 +16,7 @@ from typing import Any
 from stages.artifacts.checkpoint import read_tensors, write_tensors
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Note, Warn
-from stages.core.files import sync_folder, write_json
+from stages.core.files import read_record, sync_folder, write_record
 from stages.core.hashing import hash_file
 from stages.train_model.config import TrainConfig
 from stages.train_model.journal import Journal
@@ -128,7 +128,7 @@ class Overfitting:
             file = self._file(state.step)
             file.with_suffix(".json").unlink(missing_ok=True)
             write_tensors(file, tensors)
-            write_json(file.with_suffix(".json"), {"step": state.step, "sha256": hash_file(file)})
+            write_record(file.with_suffix(".json"), {"step": state.step, "file_sha256": hash_file(file)})
             sync_folder(self.folder)
             self._drop_unneeded(state.step)
         state.ranks.wait()
@@ -148,11 +148,11 @@ class Overfitting:
     def _check(self, step: int) -> None:
         file = self._file(step)
         try:
-            record = json.loads(file.with_suffix(".json").read_bytes())
-            if record["step"] == step and record["sha256"] == hash_file(file):
+            record = read_record(file.with_suffix(".json"))
+            if record["step"] == step and record["file_sha256"] == hash_file(file):
                 return
             why = "its sha256 or its step differs"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, TfcliError, KeyError) as error:
             why = f"{type(error).__name__}: {error}"
         fix = f"restore it, or delete the saves from step {step} on: the training goes on from before them"
         raise TfcliError(f"the best weights {file} cannot be used", why=why, fix=fix, code=ExitCode.ARTIFACT)

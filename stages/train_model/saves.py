@@ -8,7 +8,6 @@ processes. All of them call these functions together.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -22,8 +21,10 @@ from torch import Tensor, nn
 from stages.artifacts.checkpoint import EMA, OPTIMIZER, STATE, WEIGHTS, read_tensors, write_tensors
 from stages.artifacts.manifest import FileEntry, check_size
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.files import disk_errors, sync_folder, sync_up, write_json
+from stages.core.events import Report, Warn
+from stages.core.files import disk_errors, read_record, sync_folder, sync_up, write_record
 from stages.core.hashing import hash_file
+from stages.core.reading import inside
 from stages.model.transformer import Transfusion
 from stages.train_model.ranks import Ranks, part, put, put_all, whole
 from stages.train_model.shards import read_shards, shard_names, write_shards
@@ -55,23 +56,43 @@ def write_state(folder: Path, state: TrainState, *, cut: bool = False) -> None:
     if state.ranks.main:
         files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
         entries = [FileEntry(path=file.name, bytes=file.stat().st_size, sha256=hash_file(file)) for file in files]
-        write_json(folder / STATE, {"step": state.step, "files": [entry.model_dump() for entry in entries]})
+        write_record(folder / STATE, {"step": state.step, "files": [entry.model_dump() for entry in entries]})
 
 
 def read_state(folder: Path, state: TrainState) -> None:
-    """Load a state into an existing model and optimizer. Raises TfcliError (ARTIFACT) if a file is damaged."""
+    """Load a state into an existing model and optimizer. Raises TfcliError (ARTIFACT) if it is damaged."""
+    if state.ranks.most(bool(why := _problem(folder, state))):
+        raise state.ranks.agreed(_damaged(folder, why or "another process found it damaged"))
     step, entries = _read_record(folder)
-    for entry in entries:
-        check_size(folder, entry, _FIX)
-    for entry in entries[state.ranks.index :: state.ranks.count]:  # each process looks at some of the files
-        if hash_file(folder / entry.path) != entry.sha256:
-            raise _damaged(folder / entry.path, "its sha256 differs")
     if any(entry.path == WEIGHTS for entry in entries):
         _read_whole(folder, state)
     else:
         _read_cut(folder, state)
     state.ranks.wait()
     state.step = step
+
+
+def _problem(folder: Path, state: TrainState) -> str:
+    """What is wrong with a state on disk; "" where nothing is. Each process looks at the bytes of some of the files."""
+    try:
+        step, entries = _read_record(folder)
+        if (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
+            return f"{STATE} is of step {step}"
+        names = {entry.path for entry in entries}
+        whole_state = {WEIGHTS, OPTIMIZER, *([EMA] if state.ema else [])}
+        wanted = whole_state if WEIGHTS in names else {path.name for path in folder.glob("*.safetensors")}
+        if names != wanted or not names or len(names) < len(entries):
+            return f"{STATE} lists {', '.join(sorted(names)) or 'no files'}"
+        for entry in entries:
+            check_size(folder, entry, _FIX)
+        for entry in entries[state.ranks.index :: state.ranks.count]:
+            if hash_file(inside(folder, entry.path)) != entry.sha256:
+                return f"{entry.path} is damaged: its sha256 differs"
+    except TfcliError as error:
+        if error.code != ExitCode.ARTIFACT:
+            raise
+        return f"{error.what}: {error.why}"
+    return ""
 
 
 def save(saves: Path, state: TrainState, keep: int) -> None:
@@ -110,16 +131,51 @@ def half_saves(saves: Path) -> list[Path]:
     return [path for path in named if _NAME.fullmatch(path.name) and not (path / STATE).is_file()]
 
 
-def newest_state(saves: Path, sealing: Path, ranks: Ranks) -> Path | None:
-    """The newest complete state: of the folder that is about to be sealed, or a save. The main process decides for all."""
-    found = -1
-    if ranks.main:
-        steps = [int(path.name.removeprefix("step-")) for path in complete_saves(saves)]
-        found = 10**9 if (sealing / STATE).exists() else max(steps, default=-1)
-    found = ranks.most(found)
-    if found < 0:
-        return None
-    return sealing if found == 10**9 else saves / f"step-{found:08d}"
+def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) -> Path | None:
+    """The newest state that is whole: of the folder that is about to be sealed, or a save; None where there is none. The main
+    process decides for all. One that is not whole is reported and set aside (`step-N.damaged`), and the one before it is tried.
+
+    Raises TfcliError (ARTIFACT) where there are saves and none is whole: a training does not start from 0 in silence.
+    """
+    ranks, aside, refused_sealing = state.ranks, [], False
+    for half in half_saves(saves) if ranks.main else []:
+        report(Warn(f"{half} is not complete: an older save is taken"))
+        aside.append(_set_aside(half))
+    ranks.wait()
+    while True:
+        found = -1
+        if ranks.main:
+            steps = [int(path.name.removeprefix("step-")) for path in complete_saves(saves)]
+            seal = (sealing / STATE).exists() and not refused_sealing
+            found = 10**9 if seal else max(steps, default=-1)
+        found = ranks.most(found)
+        if found < 0:
+            break
+        folder = sealing if found == 10**9 else saves / f"step-{found:08d}"
+        why = _problem(folder, state)
+        if not ranks.most(bool(why)):
+            return folder
+        report(Warn(f"{folder} is damaged ({why or 'another process found it so'}): an older save is taken"))
+        if folder == sealing:
+            refused_sealing = True
+        elif ranks.main:
+            aside.append(_set_aside(folder))
+        ranks.wait()
+    if ranks.most(bool(aside) or refused_sealing):
+        what = f"no save of {saves} is whole"
+        why = f"set aside: {', '.join(path.name for path in aside) or sealing / STATE}"
+        fix = "restore one, or start again with --force"
+        raise ranks.agreed(TfcliError(what, why=why, fix=fix, code=ExitCode.ARTIFACT))
+    return None
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a save that cannot be used, so that neither it nor its place is taken for one; it is deleted with the others."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    with disk_errors(folder):
+        os.replace(folder, aside)
+    return aside
 
 
 def _tensors(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:
@@ -194,11 +250,14 @@ def complete_saves(saves: Path) -> list[Path]:
 
 
 def _read_record(folder: Path) -> tuple[int, list[FileEntry]]:
-    """The step and the files of a state, from `state.json`."""
+    """The step and the files of a state, from `state.json`. Raises TfcliError (ARTIFACT) where it is damaged."""
     try:
-        record = json.loads((folder / STATE).read_bytes())
-        return int(record["step"]), [FileEntry.model_validate(raw) for raw in record["files"]]
-    except (ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
+        record = read_record(folder / STATE, frozenset({"step", "files"}))
+        step = record["step"]
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 10**8:
+            raise ValueError(f"step {step}")
+        return step, [FileEntry.model_validate(raw) for raw in record["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
         raise _damaged(folder / STATE, f"{type(error).__name__} in it") from error
 
 

@@ -40,7 +40,7 @@ from stages.train_model.overfitting import Overfitting, epochs
 from stages.train_model.previews import Previews
 from stages.train_model.ranks import Ranks, clip, let_go, put_all
 from stages.train_model.report import write_report
-from stages.train_model.saves import TrainState, half_saves, newest_state, read_state, save, write_state
+from stages.train_model.saves import TrainState, newest_state, read_state, save, write_state
 from stages.train_model.start import Start
 
 _LEVELS = 4  # quarters of the noise levels, in held-out losses
@@ -90,9 +90,7 @@ def _train(
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
     state = TrainState(network, build_optimizers(network, train), average, ranks=ranks)
     saves = build.folder / SAVES
-    for half in half_saves(saves):
-        runtime.report(Warn(f"{half} is not complete: an older save is taken"))
-    found = newest_state(saves, build.folder, ranks)
+    found = newest_state(saves, build.folder, state, runtime.report)
     if found:
         read_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
@@ -124,19 +122,24 @@ def _train(
     while True:
         done = state.step >= train.steps
         with meter.aside():
+            failure = None
             if done or state.step % train.eval_every == 0:
-                journal.add_metrics(state.step, _heldout_losses(state, data, train, seed), "heldout_")
+                heldout, bad_rows = _heldout_losses(state, data, train, seed)
+                failure = health.heldout(state.step, bad_rows)
+                journal.add_metrics(state.step, heldout, "heldout_")
                 if found != build.folder:
                     watch.look(state)
             due = draws and state.step and (done or state.step % train.preview_every == 0)
             if due and ranks.main:
                 previews.draw(state)
             stop = ranks.most(runtime.interrupts.signal_number or 0)  # a signal to one process stops all of them here
-            if not done and state.step > 0 and (state.step % train.save_every == 0 or stop):
+            if not done and state.step > 0 and (state.step % train.save_every == 0 or stop or failure):
                 if ranks.main:
                     report()
                     meter.again()
                 save(saves, state, train.keep_saves)
+        if failure is not None:  # after the save: the next run goes on from here
+            raise ranks.agreed(failure)
         if done:
             break
         if stop:
@@ -282,21 +285,26 @@ class Data:
 
 
 @torch.no_grad()
-def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int) -> dict[str, float]:
-    """Losses on held-out rows with the weights that sampling will use, and the same noise at every measurement; that of
-    images also by quarters of the noise levels: `image_loss_t25` is that of the quarter next to clean. Each process takes
-    every `count`-th row, and as many as the others: an empty one at the end where rows are short."""
+def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int) -> tuple[dict[str, float], list[int]]:
+    """The losses by name, and the held-out rows whose loss is not finite. With the weights that sampling will use, and the same
+    noise at every measurement; the loss of images also by quarters of the noise levels: `image_loss_t25` is that of the quarter
+    next to clean. Each process takes every `count`-th row, and as many as the others: an empty one at the end where rows are
+    short."""
     ranks = state.ranks
     num_rows = min(train.eval_rows, data.content.heldout_rows)
     text_sum, image_sum, num_targets, num_images = 0.0, 0.0, 0.0, 0.0
     level_sums, level_counts = torch.zeros(_LEVELS), torch.zeros(_LEVELS)
+    bad = [0.0] * num_rows
     with averaged_weights(state.model, state.ema), autocast(ranks.device, train.precision):
         for first in range(0, num_rows, ranks.count):
             row = first + ranks.index
             batch = data.heldout.make(np.array([min(row, num_rows - 1)]), [("heldout", row)], seed)
             batch = batch if row < num_rows else batch.emptied()
             sums = loss_sums(state.model, batch.to(ranks.device, train.attention))
-            text_sum, image_sum = text_sum + sums.text.item(), image_sum + sums.image.item()
+            text, image_loss = sums.text.item(), sums.image.item()
+            if row < num_rows:
+                bad[row] = float(not math.isfinite(text + image_loss))
+            text_sum, image_sum = text_sum + text, image_sum + image_loss
             num_targets, num_images = num_targets + len(batch.targets), num_images + batch.num_images
             for image, errors in zip(batch.inputs.images, sums.noise_errors, strict=True):
                 levels = (image.t_I - 1) * _LEVELS // data.num_times
@@ -311,7 +319,8 @@ def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int
         if count
     }
     means = text_sum / max(1, num_targets), image_sum / max(1, num_images)
-    return _measured(means[0], num_targets, means[1], num_images) | by_level
+    bad_rows = [row for row, is_bad in enumerate(ranks.add(bad)) if is_bad] if num_rows else []
+    return _measured(means[0], num_targets, means[1], num_images) | by_level, bad_rows
 
 
 def _measured(text: float, num_targets: float, image: float, num_images: float) -> dict[str, float]:

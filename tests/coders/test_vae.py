@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,42 @@ def test_a_config_is_not_read_from_a_pipe_or_above_a_bound(folder: Path) -> None
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
     assert "config.json" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantization_config": {"bits": 4}},
+        {"norm_num_groups": 0},
+        {"norm_num_groups": 3},
+        {"norm_num_groups": "many"},
+        {"latent_channels": "four"},
+        {"latent_channels": 10**9},
+        {"latent_channels": -1},
+        {"in_channels": 2.5},
+        {"block_out_channels": [8, 8192]},
+        {"block_out_channels": [8, 10**12]},
+        {"block_out_channels": 8},
+        {"block_out_channels": []},
+        {"block_out_channels": [8] * 1000},
+        {"block_out_channels": [8, "8"]},
+        {"layers_per_block": 10**6},
+        {"layers_per_block": 16},
+        {"layers_per_block": [1, 2]},
+        {"down_block_types": ["DownEncoderBlock2D"]},
+        {"down_block_types": ["os.system", "DownEncoderBlock2D"]},
+        {"scaling_factor": float("nan")},
+        {"scaling_factor": 1e300},
+        {"act_fn": "x" * 1000},
+        {"act_fn": "nothing"},
+        {"latents_mean": {"a": 1}},
+        {"sample_size": "large"},
+    ],
+    ids=str,
+)
+def test_a_config_that_cannot_be_is_refused_before_anything_is_built(folder: Path, changes: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    started = time.perf_counter()
+    assert "cannot be used" in refused(folder)
+    assert time.perf_counter() - started < 5

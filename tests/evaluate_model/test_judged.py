@@ -178,6 +178,15 @@ def test_a_free_document_needs_a_picture_an_end_and_a_text_that_fits(
     assert [item.right for item in part.judged] == [bool(right)]
 
 
+def test_free_documents_are_drawn_at_their_own_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy text would be one document a hundred times; all else is as in the settings."""
+    world = World("new-scene", judged, monkeypatch)
+    monkeypatch.setattr(world, "generate", lambda prompts: [Output([], "eos") for _ in prompts])
+    generation = GenerationConfig(temperature=0.0, guidance=1.5, max_images=2)
+    judge_free(world.loaded, EvalConfig(free=3, free_temperature=0.7, generation=generation), 0, Runtime())
+    assert world.settings == generation.model_copy(update={"temperature": 0.7})
+
+
 def test_shares_are_of_all_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     part = free(monkeypatch, *(output for output, _, _ in FREE.values()))
     assert part.figures["free_count"] == len(FREE)

@@ -56,7 +56,11 @@ class World:
             "pictures_of",
             lambda _loaded, latents: [latent.permute(1, 2, 0).numpy() for latent in latents],
         )
-        monkeypatch.setattr(module, "Engine", lambda *_: self)
+        monkeypatch.setattr(module, "Engine", self._engine)
+
+    def _engine(self, _loaded: Any, config: GenerationConfig, _seed: int, _runtime: Runtime) -> World:
+        self.settings = config
+        return self
 
     def generate(self, prompts: list[Prompt]) -> list[Output]:
         self.asked = prompts

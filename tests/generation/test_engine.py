@@ -14,6 +14,7 @@ from stages.diffusion.process import Diffusion
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
+from stages.generation import engine as engine_module
 from stages.generation.cache import KeyValueCache
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
@@ -96,8 +97,12 @@ def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sam
 
 @pytest.mark.parametrize(
     "options",
-    [{"codec": UNetCodec(channels=8, widest=16)}, {"image_positions": "grid", "qk_norm": True}],
-    ids=["unet", "grid positions and query-key norm"],
+    [
+        {"codec": UNetCodec(channels=8, widest=16)},
+        {"image_positions": "grid", "qk_norm": True},
+        {"image_attention": "causal"},
+    ],
+    ids=["unet", "grid positions and query-key norm", "causal inside images"],
 )
 def test_other_models_too_are_cached_right(options: dict[str, Any]) -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=4), guidance=2.5, max_text_tokens=6)
@@ -308,3 +313,23 @@ def test_a_drawing_that_was_asked_for_and_a_limit_end_differently() -> None:
     assert ends[0] <= {"eos", "text"}  # it writes where no image may come, whatever it would rather
     assert "images" in ends[1]
     assert "drawn" not in ends[1] | ends[2]
+
+
+def test_a_cache_that_grows_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no place to spare at first it grows within documents; what they say is as without a cache."""
+    monkeypatch.setattr(engine_module, "_SPARE_PLACES", 0)
+    reserve, grown = KeyValueCache.reserve, 0
+
+    def counted(cache: KeyValueCache, places: int) -> None:
+        nonlocal grown
+        grown += places > cache.places and max(cache.lengths) > 0
+        reserve(cache, places)
+
+    monkeypatch.setattr(KeyValueCache, "reserve", counted)
+    parts = loaded(2)
+    config = GenerationConfig(sampler=DdimSampler(steps=3), guidance=2.0, max_text_tokens=20)
+    asked = [Prompt((TextPiece("a"),), max_images=3), Prompt((), max_images=2)]
+    found = Engine(parts, config, 7, Runtime()).generate(asked)
+    for index, (prompt, output) in enumerate(zip(asked, found, strict=True)):
+        assert_same(output, Reference(parts, config, 7).generate(prompt, index))
+    assert grown > 0

@@ -23,7 +23,7 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, pieces_of
 from stages.generation.lines import LineMaker
-from stages.generation.prompts import ImagePiece, Prompt, TextPiece
+from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Inputs, Outputs, Transfusion
@@ -154,3 +154,25 @@ def test_guidance_reads_the_document_without_its_text(loaded: Any) -> None:
     assert list(maker.line((), (4, 4)).ids) == [content.bos, *opening, content.boi]
     text = loaded.text.encode("a pair 3")
     assert list(maker.line((TextPiece("a pair 3"),), (4, 4)).ids) == [content.bos, *text, *opening, content.boi]
+
+
+def test_edits_with_and_without_a_mask_share_a_walk_and_not_their_masks(loaded: Any) -> None:
+    """Of one size and strength: a known part stays, and where nothing is known everything may change, as of each alone."""
+    generator = torch.Generator().manual_seed(3)
+    one, other = (torch.randn(2, 4, 4, generator=generator) for _ in range(2))
+    half = torch.zeros(4, 4, dtype=torch.bool)
+    half[:, :2] = True
+    edits = [Edit(one, half, strength=0.6), Edit(other, strength=0.6)]
+    prompts = [Prompt((TextPiece("a pair 3"),), draw=True, edit=edit) for edit in edits]
+    config = GenerationConfig(sampler=DdimSampler(steps=4), guidance=1.0)
+    engine = Engine(loaded, config, 7, Runtime())
+    together = engine.generate(prompts)
+    for number, output in enumerate(together):
+        (alone,) = engine.generate([prompts[number]], [number])
+        (piece,), (expected,) = output.pieces, alone.pieces
+        assert isinstance(piece, ImagePiece)
+        assert isinstance(expected, ImagePiece)
+        assert torch.allclose(piece.latent, expected.latent, atol=1e-3)
+        kept = piece.latent == edits[number].latent
+        assert bool(kept[:, :, 2:].all()) == (number == 0)
+        assert not kept[:, :, :2].any()

@@ -136,6 +136,24 @@ def test_order_and_dropout_have_their_shares(tmp_path: Path) -> None:
     assert dropped.sum() > 50
 
 
+def test_a_fixed_order_stays_even_of_one_text_and_one_picture(tmp_path: Path) -> None:
+    """Neither turned around nor without its text, whatever pairs of free order have."""
+    made = [Story((f"text {n}", None) if n % 2 else (None, f"text {n}"), fixed_order=True) for n in range(60)]
+    made += [Story((f"free {n}", None)) for n in range(60)]
+    config = PackConfig(row_length=256, caption_first=0.5, condition_dropout=0.5, heldout_fraction=0)
+    table = Sequences.open(make_all(tmp_path, made, config)).split("train")
+    expected, orders = expected_parts(made), set()
+    for document, parts in spelled(table, Tokens.open(tmp_path / "tokens").text_coder()):
+        if made[document].fixed_order:
+            assert parts == expected[document]
+        else:
+            orders.add((len(parts), isinstance(parts[0], str)))
+    assert orders == {(1, False), (2, False), (2, True)}
+    fixed = table.documents[:, 3] < 60
+    assert not table.documents[fixed, 4].any()
+    assert (table.documents[fixed, 5] == (table.documents[fixed, 3] % 2 == 0)).all()
+
+
 def test_one_that_can_be_packed_is_held_out_whatever_failed(tmp_path: Path) -> None:
     """The lowest draw may belong to a document whose picture failed: held out, it would leave an empty side."""
     made = [Story((f"t{number}", None), bad=number % 2 == 0) for number in range(20)]

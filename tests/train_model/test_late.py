@@ -44,6 +44,20 @@ def test_the_last_steps_read_the_late_rows(tmp_path: Path, share: float, first: 
         assert sources == ({1} if step >= first else {0, 1})
 
 
+def test_the_late_side_begins_at_its_own_first_pass(tmp_path: Path) -> None:
+    """Each late row is read once before any is read twice, at whatever step the phase begins."""
+    config = PackConfig(row_length=64, heldout_fraction=0, condition_dropout=0, late_weights={"photos": 0})
+    data = Data(make_all(tmp_path, STORIES, config), DiffusionConfig(), ModelConfig())
+    rows = data.content.late_rows
+    assert rows > 3
+    for steps in range(rows + 1, 2 * rows):  # steps before the phase that are no multiple of a pass among them
+        train = TrainConfig(steps=steps, batch_rows=1, late_share=rows / steps)
+        first = data.late_from(train)
+        assert steps - first >= rows
+        line = [int(data.rows(train, step, 0)[0]) for step in range(first, first + rows)]
+        assert sorted(line) == list(range(rows))
+
+
 def test_without_a_late_side_nothing_changes(tmp_path: Path) -> None:
     data = Data(make_all(tmp_path, STORIES, PackConfig(row_length=64)), DiffusionConfig(), ModelConfig())
     assert data.late is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Event, Warn, silent
+from stages.core.files import with_sum
 from stages.train_model.config import TrainConfig
-from stages.train_model.ranks import Ranks
-from stages.train_model.saves import complete_saves, half_saves, newest_state, read_state, save
+from stages.train_model.saves import complete_saves, half_saves, newest_state, read_state, save, write_state
 from stages.train_model.shards import read_shards, write_shards
 from tests.train_model.test_optimisation import CONFIG, MUON, state, step
 
@@ -48,16 +50,17 @@ def test_the_newest_complete_saves_stay_and_half_ones_do_not_count(tmp_path: Pat
 
 def test_a_half_save_is_passed_over_and_named(tmp_path: Path) -> None:
     current = state()
-    assert newest_state(tmp_path / "saves", tmp_path, Ranks()) is None
+    assert newest_state(tmp_path / "saves", tmp_path, current, silent) is None
     step(current, 0)
     save(tmp_path / "saves", current, keep=1)
     half = tmp_path / "saves" / "step-00000007"
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"")
     assert half_saves(tmp_path / "saves") == [half]
-    assert newest_state(tmp_path / "saves", tmp_path, Ranks()) == tmp_path / "saves" / "step-00000001"
-    (tmp_path / "state.json").write_text("{}")  # all trained, not sealed yet
-    assert newest_state(tmp_path / "saves", tmp_path, Ranks()) == tmp_path
+    assert newest_state(tmp_path / "saves", tmp_path, current, silent) == tmp_path / "saves" / "step-00000001"
+    assert half_saves(tmp_path / "saves") == []
+    write_state(tmp_path, current)  # all trained, not sealed yet
+    assert newest_state(tmp_path / "saves", tmp_path, current, silent) == tmp_path
 
 
 def test_a_damaged_save_is_refused(tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_a_kill_in_the_middle_leaves_no_save_and_the_next_one_succeeds(
 
     current = state()
     with monkeypatch.context() as patch:
-        patch.setattr("stages.train_model.saves.write_json", killed)
+        patch.setattr("stages.train_model.saves.write_record", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, current, keep=2)
     assert complete_saves(tmp_path) == []
@@ -132,9 +135,10 @@ def test_a_kill_in_the_middle_leaves_no_save_and_the_next_one_succeeds(
 def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     save(tmp_path, state(), keep=1)
     (tmp_path / "step-00000000" / "state.json").write_text(text)
-    with pytest.raises(TfcliError, match=r"state\.json is damaged") as caught:
+    with pytest.raises(TfcliError, match="is damaged") as caught:
         read_state(tmp_path / "step-00000000", state())
     assert caught.value.code == ExitCode.ARTIFACT
+    assert "state.json" in caught.value.why
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors"])
@@ -145,8 +149,75 @@ def test_a_cut_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(TfcliError, match="is damaged"):
         read_state(tmp_path / "step-00000000", state())
     path.unlink()
-    with pytest.raises(TfcliError, match="is missing"):
+    with pytest.raises(TfcliError, match="is damaged") as caught:
         read_state(tmp_path / "step-00000000", state())
+    assert "is missing" in caught.value.why
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Damage of a save: a record that says something else with its sum made again, a flipped bit, a file that is gone."""
+    path = folder / "state.json"
+    record = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "sha256"}
+    if how.startswith("step "):
+        path.write_text(json.dumps(with_sum({**record, "step": json.loads(how[5:])})))
+    elif how == "no files":
+        path.write_text(json.dumps(with_sum({**record, "files": []})))
+    elif how == "one file less":
+        path.write_text(json.dumps(with_sum({**record, "files": record["files"][:-1]})))
+    elif how == "without its sum":
+        path.write_text(json.dumps({**record, "step": record["step"] + 1}))
+    elif how == "a bit of the record":
+        path.write_bytes(path.read_bytes().replace(b'"bytes": ', b'"bytes":  ', 1).replace(b'"step": 4', b'"step": 5'))
+    else:
+        data = bytearray((folder / how).read_bytes())
+        data[len(data) // 2] ^= 4
+        (folder / how).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("step 2", "step 1000000000", "step -1", "step true", 'step "4"', "no files", "one file less"),
+        *("without its sum", "a bit of the record", "weights.safetensors", "ema.safetensors", "optimizer.safetensors"),
+    ],
+)
+def test_the_save_before_a_damaged_one_is_taken_and_it_is_said(tmp_path: Path, how: str) -> None:
+    current = state()
+    for number in range(4):
+        step(current, number)
+        save(tmp_path, current, keep=2)
+    spoil(tmp_path / "step-00000004", how)
+    events: list[Event] = []
+    assert newest_state(tmp_path, tmp_path / "none", state(), events.append) == tmp_path / "step-00000003"
+    (warning,) = events
+    assert isinstance(warning, Warn)
+    assert "step-00000004 is damaged" in warning.text
+    resumed = state(seed=9)
+    read_state(tmp_path / "step-00000003", resumed)
+    step(resumed, 3)
+    save(tmp_path, resumed, keep=2)  # its place is free again
+    assert [path.name for path in complete_saves(tmp_path)] == ["step-00000003", "step-00000004"]
+    for one, other in zip(current.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for name in ("step-00000003", "step-00000004"):
+        spoil(tmp_path / name, "weights.safetensors")
+    with pytest.raises(TfcliError, match="no save of") as caught:
+        newest_state(tmp_path, tmp_path / "none", state(), events.append)
+    assert caught.value.code == ExitCode.ARTIFACT
+
+
+def test_a_save_of_before_there_was_a_sum_is_read(tmp_path: Path) -> None:
+    current = state()
+    step(current, 0)
+    save(tmp_path, current, keep=1)
+    path = tmp_path / "step-00000001" / "state.json"
+    record = json.loads(path.read_bytes())
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    assert newest_state(tmp_path, tmp_path / "none", state(), silent) == path.parent
+    resumed = state(seed=9)
+    read_state(path.parent, resumed)
+    assert resumed.step == 1
 
 
 def test_a_full_disk_is_told_for_cut_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from stages.artifacts.checkpoint import Checkpoint, read_tensors
 from stages.artifacts.folder import building
+from stages.artifacts.latents import Latents
 from stages.artifacts.manifest import read_manifest
 from stages.artifacts.sequences import Sequences
 from stages.core.errors import ExitCode, TfcliError
@@ -17,6 +20,7 @@ from stages.core.runtime import Runtime
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import VelocityTarget
+from stages.generation import loading
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
@@ -99,6 +103,25 @@ def test_new_latents_are_normalised_as_the_checkpoint_knew_them(parent: Checkpoi
     assert plain.latent_limit() == pytest.approx(float(abs((stored + 1.0) / 0.5).max()), rel=0.05)
     scale = begun.train.scale
     assert (scale.mean.flatten().tolist(), scale.std.flatten().tolist()) == ([0.25, 0.25], [2.0, 2.0])
+
+
+def test_pictures_are_read_and_drawn_as_the_checkpoint_knew_them(
+    parent: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the statistics of the latents that it was fine-tuned on last."""
+    sequences = new(parent, tmp_path, statistics=(-1.0, 0.5))
+    child = train(tmp_path / "checkpoint", sequences, TRAIN.model_copy(update={"start_from": str(parent.folder)}))
+    decoded: list[np.ndarray[Any, Any]] = []
+    raw = np.array([[[[1.25]], [[-3.75]]]], np.float32)
+    vae = SimpleNamespace(encode=lambda _: (raw, None), decode=lambda latents: decoded.append(latents))
+    monkeypatch.setattr(loading, "load_vae", lambda *_, **__: vae)
+    monkeypatch.setattr(Latents, "autoencoder_folder", lambda _: tmp_path)
+    model: Any = None
+    loaded = loading.assemble(child, sequences, model, torch.device("cpu"))
+    latent = loaded.read_picture(np.zeros((4, 4, 3), np.uint8))
+    assert latent.flatten().tolist() == pytest.approx([(1.25 - 0.25) / 2, (-3.75 - 0.25) / 2])
+    loaded.draw_pictures(latent[None])
+    assert decoded[0] == pytest.approx(raw)
 
 
 def refused(parent: Checkpoint, sequences: Path, model: ModelConfig = MODEL, **diffusion: Any) -> TfcliError:
