@@ -143,9 +143,12 @@ def tars(_: World, rng: random.Random, seed: int, number: int) -> Case:
 
 def _tar(rng: random.Random, start: int, count: int, *, hostile: bool = False) -> bytes:
     file = io.BytesIO()
-    with tarfile.open(
-        fileobj=file, mode="w", format=rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-    ) as archive:
+    formats = [
+        tarfile.GNU_FORMAT,
+        tarfile.PAX_FORMAT,
+        *([] if hostile else [tarfile.USTAR_FORMAT]),
+    ]  # ustar has no long names
+    with tarfile.open(fileobj=file, mode="w", format=rng.choice(formats)) as archive:
         for index in range(start, start + count):
             for name, data in ((f"{index:04}.png", picture(rng, "png")), (f"{index:04}.txt", b"a thing")):
                 about = tarfile.TarInfo(name)
