@@ -133,7 +133,8 @@ def _train(
             if due and ranks.main:
                 previews.draw(state)
             stop = ranks.most(runtime.interrupts.signal_number or 0)  # a signal to one process stops all of them here
-            if not done and state.step > 0 and (state.step % train.save_every == 0 or stop or failure):
+            save_due = state.step % train.save_every == 0 or stop
+            if state.step > 0 and (failure or (not done and save_due)):
                 if ranks.main:
                     report()
                     meter.again()
