@@ -161,6 +161,8 @@ def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) 
         elif ranks.main:
             aside.append(_set_aside(folder))
         ranks.wait()
+    if ranks.main:  # set aside by an earlier run that ended here: a second run does not start from 0 either
+        aside = sorted(saves.glob("step-*.damaged"))
     if ranks.most(bool(aside) or refused_sealing):
         what = f"no save of {saves} is whole"
         why = f"set aside: {', '.join(path.name for path in aside) or sealing / STATE}"
