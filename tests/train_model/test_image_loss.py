@@ -171,7 +171,8 @@ def test_heldout_losses_by_quarters_are_those_of_their_noise_levels(sequences: S
     diffusion = DiffusionConfig(target=VelocityTarget(), noise_limit=1000)
     data = Data(sequences.folder, diffusion, ModelConfig(width=32, layers=1, heads=2))
     network = constant_model(sequences)
-    found = _heldout_losses(TrainState(network, [], {}, ranks=Ranks()), data, train, 5)
+    found, bad_rows = _heldout_losses(TrainState(network, [], {}, ranks=Ranks()), data, train, 5)
+    assert bad_rows == []
     by_quarter: dict[int, list[float]] = {}
     for row in range(min(6, sequences.content.heldout_rows)):
         batch = data.heldout.make(np.array([row]), [("heldout", row)], 5)
