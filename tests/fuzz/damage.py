@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.fuzz.rules import Case, stage
 from tests.fuzz.steps import Step
-from tests.fuzz.world import READERS, STAGES, Place, World
+from tests.fuzz.world import HALVES, READERS, STAGES, Place, World
 
 MAKER = {kind: name for name, kind in STAGES.items()}
 HOSTILE = (
@@ -41,7 +41,10 @@ def commands_after(rng: random.Random, path: str) -> tuple[list[Step], list[list
     folder = path.split("/")[1]
     if folder.endswith(".partial"):
         name = MAKER[folder.removesuffix(".partial")]
-        return [], [stage(name, *(["--retry-failed"] if name == "encode" and rng.random() < 0.4 else []))]
+        before = [
+            stage(each) for each in HALVES if list(STAGES).index(each) < list(STAGES).index(name)
+        ]  # what it reads is half done too
+        return [], [*before, stage(name, *(["--retry-failed"] if name == "encode" and rng.random() < 0.4 else []))]
     if folder not in MAKER:  # a lock, the hashes of the source
         return [], [rng.choice([stage("run"), stage("pack", "--force"), stage("encode")])]
     way = rng.random()
@@ -108,9 +111,14 @@ def swap(world: World, rng: random.Random, seed: int, number: int) -> Case:
     files = files_of(world, which)
     sizes = {name: _size(world, which, name) for name in files}
     path = _weighted(rng, files)
-    alike = [name for name in files if name != path and sizes[name] == sizes[path] and sizes[name]]
     same_kind = [name for name in files if name != path and Path(name).suffix == Path(path).suffix]
-    other = rng.choice(alike if alike and rng.random() < 0.7 else same_kind or files)
+    other = rng.choice(same_kind or files)
+    groups: dict[tuple[str, int], list[str]] = {}
+    for name in files:
+        groups.setdefault((name.split("/")[1], sizes[name]), []).append(name)
+    alike = [group for (_, size), group in sorted(groups.items()) if size and len(group) > 1]
+    if alike and rng.random() < 0.6:
+        path, other = rng.sample(rng.choice(alike), 2)
     steps, commands = commands_after(rng, rng.choice([path, other]))
     return Case("swap", seed, number, [Step("swap", path, other), *steps], commands, which)
 

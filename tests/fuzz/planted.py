@@ -1,6 +1,6 @@
 """Does the fuzz find what it is for? A defect of each kind is planted, and the fuzz of that kind has to find it.
 
-python -m tests.fuzz.planted [--seconds 90] [--only NAME ...]
+python -m tests.fuzz.planted [--seconds 120] [--only NAME ...]
 
 A defect replaces a function of the product in this process, before the forks: the product knows nothing of it. The table is
 what to change where a function is renamed. Exit code 1 if a defect was not found in time.
@@ -144,7 +144,7 @@ def search(world: World, defect: Defect, seconds: float, seed: int = 0) -> tuple
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.planted", description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=90.0, help="for each defect")
+    parser.add_argument("--seconds", type=float, default=120.0, help="for each defect")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(KINDS))
     given = parser.parse_args()

@@ -22,6 +22,10 @@ if __name__ == "__main__":
         report = fuzz(world, list(KINDS), 600, 0, stop_at=1000, cases=1, folder=None)
         found = [f"{finding.rule}: {finding.text}: {steps_of(case)}" for case, finding in report.found]
         other = try_case(world, Case("test", 0, 0, [Step("delete", "work/checkpoint")], [stage("train", "--set", "seed=1")]))
+        place = world.copy("half")
+        codes = [place.run(*stage(each)).rc for each in ("vae", "encode", "train")]  # what is half done goes on
+        assert codes == [0, 0, 0], codes
+        assert place.digests() == world.reference
         hang = try_case(world, Case("test", 0, 0, [], [stage("train", "--force")], limit=0.01))
         for defect in DEFECTS:
             with planted(defect):
