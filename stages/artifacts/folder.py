@@ -79,9 +79,11 @@ class Build:
         self.folder = target.with_name(target.name + ".partial")
         self.started = datetime.now(UTC)
         self.sealed: Manifest | None = None
+        self._checked: set[str] = set()  # units whose bytes this process has made or looked at
 
-    def unit(self, name: str) -> dict[str, Any] | None:
-        """The facts of a finished unit, None if it has to be done (again): its files are checked by size."""
+    def unit(self, name: str, *, by_size: bool = False) -> dict[str, Any] | None:
+        """The facts of a finished unit, None if it has to be done (again): its files have the bytes that were recorded, which is
+        looked at once. by_size: only their sizes, for units that other processes have just made."""
         record = read_unit(self.folder / UNITS / f"{name}.json")
         if record is None:
             return None
@@ -89,6 +91,10 @@ class Build:
             path = inside(self.folder, entry.path)
             if not path.is_file() or path.stat().st_size != entry.bytes:
                 return None
+        if not by_size and name not in self._checked:
+            if not record.is_whole(self.folder):
+                return None
+            self._checked.add(name)
         return record.facts
 
     def finish_unit(self, name: str, facts: dict[str, Any], files: list[Path]) -> None:
@@ -97,6 +103,7 @@ class Build:
         sync_up(files, self.folder)
         entries = [self._entry(path, volatile=False) for path in files]
         write_unit(self.folder, name, facts, entries)
+        self._checked.add(name)
 
     @contextmanager
     def claim(self, name: str, *, wait: bool = False) -> Iterator[bool]:

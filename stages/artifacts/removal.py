@@ -25,8 +25,8 @@ from stages.core.files import disk_errors, sync_folder
 from stages.core.reading import inside, read_bounded
 
 PLAN = "plan.json"
-# What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`.
-_HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial")
+# What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`, safetensors' `.tmpXXXXXX`.
+_HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial|\.tmp[A-Za-z0-9]{6}")
 
 
 def put_in_place(folder: Path, target: Path, report: Report) -> None:

@@ -67,7 +67,9 @@ def run(
     job = Job(model, images, encode, build.folder, facts.latent_channels, facts.downsampling, runtime.device)
     with build.claim("array", wait=True):
         for grid in range(job.num_grids):
-            if not is_described(job.array(grid)):
+            if runtime.part.whole:  # no other process reads it: made again, as no sum covers it before the seal
+                (job.array(grid) / "zarr.json").unlink(missing_ok=True)
+            if runtime.part.whole or not is_described(job.array(grid)):
                 create_rows(job.array(grid), num_images, job.row_shape(grid), encode.dtype, encode.shard_rows)
     (build.folder / DOCUMENTS).mkdir(exist_ok=True)
     left = _pictures_left(num_images, encode, build, runtime)
@@ -89,7 +91,8 @@ def _records(build: Build, count: int, runtime: Runtime) -> list[Record]:
     if not build.may_seal():
         runtime.report(Note("this part is done; others are still at work, and the last one to end seals the latents"))
         return []
-    found = [build.unit(_unit(number)) for number in range(count)]
+    # the other parts looked at the bytes of theirs
+    found = [build.unit(_unit(number), by_size=not runtime.part.whole) for number in range(count)]
     records = [record for record in found if record is not None]
     if len(records) == count:
         return records

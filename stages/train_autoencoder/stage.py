@@ -93,6 +93,7 @@ def run(
 def _write_model(coder: Vae, folder: Path) -> dict[str, Any]:
     """Write the autoencoder and flush it: the saved state, from which it could be made again, is deleted next. Where that
     fails nothing of it stays on a disk that may be full."""
+    shutil.rmtree(folder, ignore_errors=True)  # what a kill left half written
     try:
         with writing_tensors(folder):
             facts = save_vae(coder, folder)

@@ -117,6 +117,17 @@ def test_finished_units_are_kept_and_damaged_ones_done_again(tmp_path: Path) -> 
     ]
 
 
+def test_a_unit_whose_bytes_have_changed_is_made_again(tmp_path: Path) -> None:
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        for name in ("one", "two"):
+            write_unit(build, name, name)
+    (tmp_path / "t.partial" / "two.txt").write_text("twp")  # the same size
+    with building(tmp_path / "t", stamp(), Runtime()) as build:
+        assert [write_unit(build, name, name) for name in ("one", "two")] == [False, True]
+        build.seal({}, {})
+    assert (tmp_path / "t" / "two.txt").read_text() == "two"
+
+
 def test_units_of_a_damaged_artifact_that_are_whole_are_kept(tmp_path: Path) -> None:
     def run(retry: bool = False, force: bool = False) -> list[str]:
         """The units that had to be made."""
@@ -305,7 +316,7 @@ def test_a_second_process_is_told_the_pid_of_the_first(tmp_path: Path) -> None:
 def test_half_written_files_of_a_killed_process_are_swept_and_no_others(tmp_path: Path) -> None:
     with building(tmp_path / "t", stamp(), Runtime()) as build:
         (build.folder / "deep").mkdir()
-    ours = [f"deep/.a.json.tmp-12-{'0af3' * 2}", f"deep/c.{'0f' * 16}.partial"]
+    ours = [f"deep/.a.json.tmp-12-{'0af3' * 2}", f"deep/c.{'0f' * 16}.partial", "deep/.tmpAb12Cd"]
     others = ["deep/a.tmp-1", "deep/b.partial", ".hidden", f"c.{'0g' * 16}.partial"]
     for name in [*ours, *others]:
         (tmp_path / "t.partial" / name).write_text("x")
