@@ -19,9 +19,11 @@ class Journal:
     The files are rewritten whole at each flush, so that they never hold steps that the weights do not.
     """
 
-    def __init__(self, folder: Path, trackers: tuple[Tracker, ...], step: int) -> None:
+    def __init__(self, folder: Path, trackers: tuple[Tracker, ...], step: int, saved: Path | None = None) -> None:
+        """saved: the state that the training goes on from; it has its own log, which was checked with it."""
         self.folder = folder
-        self.metrics = _rows_until(folder / METRICS, step)
+        own = saved if saved is not None and (saved / METRICS).exists() else folder
+        self.metrics = _rows_until(own / METRICS, step)
         self.timing = _rows_until(folder / TIMING, step)
         self.trackers = [tracker.open(folder, step) for tracker in trackers]
 

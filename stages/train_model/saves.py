@@ -11,18 +11,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stages.artifacts.checkpoint import EMA, OPTIMIZER, STATE, WEIGHTS, read_tensors, write_tensors
+from stages.artifacts.checkpoint import EMA, METRICS, OPTIMIZER, STATE, WEIGHTS, read_tensors, write_tensors
 from stages.artifacts.manifest import FileEntry, check_size
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Report, Warn
-from stages.core.files import disk_errors, read_record, sync_folder, sync_up, write_record
+from stages.core.files import disk_errors, read_record, sync_folder, sync_up, write_jsonl, write_record
 from stages.core.hashing import hash_file
 from stages.core.reading import inside
 from stages.model.transformer import Transfusion
@@ -44,9 +45,11 @@ class TrainState:
     ranks: Ranks = field(default_factory=Ranks)
 
 
-def write_state(folder: Path, state: TrainState, *, cut: bool = False) -> None:
+def write_state(
+    folder: Path, state: TrainState, metrics: Sequence[dict[str, Any]] | None = None, *, cut: bool = False
+) -> None:
     """Write the tensors and, last, `state.json` with their hashes. What is not finite is refused. cut: each process writes
-    its parts; else the main one writes all."""
+    its parts; else the main one writes all. metrics: the log until this step, which goes on from here and is in the digest."""
     _require_finite(state)
     if cut:
         write_shards(folder, {f"{kind}/{name}": part for kind, name, part in _tensors(state)})
@@ -55,6 +58,9 @@ def write_state(folder: Path, state: TrainState, *, cut: bool = False) -> None:
     state.ranks.wait()
     if state.ranks.main:
         files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
+        if metrics is not None:
+            write_jsonl(folder / METRICS, metrics)
+            files.append(folder / METRICS)
         entries = [FileEntry(path=file.name, bytes=file.stat().st_size, sha256=hash_file(file)) for file in files]
         write_record(folder / STATE, {"step": state.step, "files": [entry.model_dump() for entry in entries]})
 
@@ -81,7 +87,7 @@ def _problem(folder: Path, state: TrainState) -> str:
         names = {entry.path for entry in entries}
         whole_state = {WEIGHTS, OPTIMIZER, *([EMA] if state.ema else [])}
         wanted = whole_state if WEIGHTS in names else {path.name for path in folder.glob("*.safetensors")}
-        if names != wanted or not names or len(names) < len(entries):
+        if names - {METRICS} != wanted or not names or len(names) < len(entries):
             return f"{STATE} lists {', '.join(sorted(names)) or 'no files'}"
         for entry in entries:
             check_size(folder, entry, _FIX)
@@ -95,7 +101,7 @@ def _problem(folder: Path, state: TrainState) -> str:
     return ""
 
 
-def save(saves: Path, state: TrainState, keep: int) -> None:
+def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, Any]] | None = None) -> None:
     """Write a save beside the others, rename it into place, then drop all but the newest `keep` complete ones. One that cannot
     be written whole is removed at once: the disk may be full of it."""
     final = saves / f"step-{state.step:08d}"
@@ -110,7 +116,7 @@ def save(saves: Path, state: TrainState, keep: int) -> None:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
         state.ranks.wait()
-        write_state(temporary, state, cut=state.ranks.mesh is not None)
+        write_state(temporary, state, metrics, cut=state.ranks.mesh is not None)
         if main:
             sync_up(sorted(temporary.iterdir()), saves.parent)  # parts that others wrote are flushed here too
             with disk_errors(final):

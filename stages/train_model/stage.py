@@ -94,7 +94,7 @@ def _train(
     if found:
         read_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
-    journal = Journal(build.folder, train.trackers if ranks.main else (), state.step)
+    journal = Journal(build.folder, train.trackers if ranks.main else (), state.step, found)
     health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
     watch = Overfitting(train, journal, saves, runtime.report)
     if found and found != build.folder:
@@ -138,7 +138,7 @@ def _train(
                 if ranks.main:
                     report()
                     meter.again()
-                save(saves, state, train.keep_saves)
+                save(saves, state, train.keep_saves, journal.metrics)
         if failure is not None:  # after the save: the next run goes on from here
             raise ranks.agreed(failure)
         if done:
@@ -201,7 +201,7 @@ def _train(
         if ranks.main:
             journal.flush()  # a state that is complete stands beside all of its log
         watch.put_best(state)
-        write_state(build.folder, state)
+        write_state(build.folder, state, journal.metrics)
     if not ranks.main:
         return
     report()

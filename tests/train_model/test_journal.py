@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import write_jsonl
 from stages.train_model.config import TrainConfig
 from stages.train_model.journal import SKIPPED, Journal
 from stages.train_model.trackers import TensorboardTracker, Tracker
@@ -83,3 +84,14 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None
         *((step, 10.0 * step) for step in (4, 5, 6)),
     ]
     assert len(found.Scalars("heldout/text_loss")) == 3
+
+
+def test_a_resumed_training_reads_the_log_of_its_save_and_not_the_one_that_anybody_could_change(tmp_path: Path) -> None:
+    saved = tmp_path / "saves" / "step-00000002"
+    saved.mkdir(parents=True)
+    rows = [{"step": 1, "text_loss": 2.0}, {"step": 2, "text_loss": 1.0}]
+    write_jsonl(saved / "metrics.jsonl", rows)
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 1, "text_loss": 9.0}])
+    assert Journal(tmp_path, (), 2, saved).metrics == rows
+    (saved / "metrics.jsonl").unlink()  # a save of before it had one
+    assert Journal(tmp_path, (), 2, saved).metrics == [{"step": 1, "text_loss": 9.0}]
