@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +70,22 @@ class Checkpoint:
         return read_tensors(CheckedFiles(self.folder, self.manifest).path(EMA if self.content.has_ema else WEIGHTS))
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        yield from CheckedFiles(self.folder, self.manifest).lines(METRICS)
+        yield from metric_rows(CheckedFiles(self.folder, self.manifest).lines(METRICS), self.folder / METRICS)
 
     def sequences_folder(self) -> Path:
         return open_input(self.folder, self.manifest, "sequences")[0]
+
+
+def metric_rows(rows: Iterable[Any], where: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log of metrics: a step, and figures that are numbers or null. Raises TfcliError (ARTIFACT) for others."""
+    for number, row in enumerate(rows, 1):
+        figures = row.values() if isinstance(row, dict) else ()
+        sane = all(
+            value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in figures
+        )
+        if not sane or not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise TfcliError(f"{where}:{number} is damaged", why="not a row of metrics", code=ExitCode.ARTIFACT)
+        yield row
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.checkpoint import METRICS, TIMING
+from stages.artifacts.checkpoint import METRICS, TIMING, metric_rows
 from stages.core.files import read_jsonl, write_jsonl
 from stages.train_model.trackers import Tracker
 
@@ -80,4 +80,4 @@ class Journal:
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    return [row for row in read_jsonl(path) if row["step"] <= step] if path.exists() else []
+    return [row for row in metric_rows(read_jsonl(path), path) if row["step"] <= step] if path.exists() else []

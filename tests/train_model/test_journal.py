@@ -95,3 +95,11 @@ def test_a_resumed_training_reads_the_log_of_its_save_and_not_the_one_that_anybo
     assert Journal(tmp_path, (), 2, saved).metrics == rows
     (saved / "metrics.jsonl").unlink()  # a save of before it had one
     assert Journal(tmp_path, (), 2, saved).metrics == [{"step": 1, "text_loss": 9.0}]
+
+
+@pytest.mark.parametrize("row", ['{"step": 1, "a": "x"}', '{"a": 1}', "[]", '{"step": "1"}', '{"step": 1, "a": [2]}'])
+def test_a_log_of_something_else_is_damaged(tmp_path: Path, row: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(row + "\n")
+    with pytest.raises(TfcliError, match="is damaged") as caught:
+        Journal(tmp_path, (), 2)
+    assert caught.value.code == ExitCode.ARTIFACT
