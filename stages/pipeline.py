@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
 from stages.artifacts.folder import RECIPE, Build, building, saves_in_the_way, units_to_redo
+from stages.artifacts.lineage import LEARNED, is_learned, lineage, readable
 from stages.artifacts.lock import Lock
 from stages.artifacts.manifest import (
     MAKERS,
@@ -29,8 +30,6 @@ from stages.artifacts.manifest import (
     Stamp,
     check_built_on,
     input_entry,
-    input_folder,
-    is_other,
     open_artifact,
     read_manifest,
     what_changed,
@@ -53,7 +52,6 @@ HASHES = "source-hashes.json"  # in the work folder
 Identity = Callable[[KnownHashes], Any]  # of a source: the hashes of its files
 Watched = tuple[Identity, KnownHashes]
 State = Literal["fresh", "stale", "missing", "partial", "waits"]
-LEARNED = ("autoencoder", "checkpoint")  # kinds that take a training: a finished one is never replaced without the word
 
 
 @dataclass(frozen=True)
@@ -247,26 +245,28 @@ class Workspace:
         if force:
             return None
         statuses = list(self.plan(tuple(stage.name for stage in stages)))
-        for status in statuses:
-            if status.state in ("fresh", "waits") or (status.damaged and status.stage.kind not in LEARNED):
-                continue  # what is damaged gives the same again
-            if (lost := self._trained_on(status.target)) is not None:
-                return self._would_replace(status, *lost)
-            if status.state == "partial" and status.stage.name == "train":
-                with suppress(TfcliError):  # inputs that are not there yet
-                    if (refused := saves_in_the_way(status.target, self.stamp(status.stage))) is not None:
-                        return refused
+        return next((refused for status in statuses if (refused := self._refusal_of(status)) is not None), None)
+
+    def _refusal_of(self, status: Status) -> TfcliError | None:
+        """The same of one stage."""
+        if status.state in ("fresh", "waits") or (status.damaged and status.stage.kind not in LEARNED):
+            return None  # what is damaged gives the same again
+        if (lost := self._trained_on(status.target)) is not None:
+            return self._would_replace(status, *lost)
+        if status.state == "partial" and status.stage.name == "train":
+            with suppress(TfcliError):  # inputs that are not there yet
+                return saves_in_the_way(status.target, self.stamp(status.stage))
         return None
 
     def _trained_on(self, target: Path) -> tuple[Path, Manifest] | None:
         """The finished training in this work folder that goes with the artifact at `target`: that one itself, or one that was
         built on it. None where nothing is there."""
-        if _readable(target) is None:
+        if readable(target) is None:
             return None
         for kind in reversed(LEARNED):
             folder = self.target(kind)
-            manifest = _readable(folder)
-            if manifest is not None and _is_learned(manifest) and target.resolve() in _lineage(folder, manifest):
+            manifest = readable(folder)
+            if manifest is not None and is_learned(manifest) and target.resolve() in lineage(folder, manifest):
                 return folder, manifest
         return None
 
@@ -325,7 +325,7 @@ class Workspace:
                 if not redo:
                     return before, sealed
                 before = Status(stage, "stale", f"{redo} shards have failures or are damaged", target)
-            elif not replace and (refused := self.refusal([stage], force=force)) is not None:
+            elif not (replace or force) and (refused := self._refusal_of(before)) is not None:
                 raise refused
             stamp = self.stamp(stage)
         if runtime.launch.rank:  # one of many processes at a training: the first makes the artifact
@@ -347,37 +347,6 @@ class Workspace:
         runtime = with_changes(runtime, inputs_unchanged=partial(self._check_unchanged, stage))
         runtime.inputs_unchanged()  # they were hashed before the stages above were made, which may be days ago
         run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
-
-
-def _readable(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None where there is none that can be read."""
-    try:
-        return read_manifest(folder)
-    except TfcliError:
-        return None
-
-
-def _is_learned(manifest: Manifest) -> bool:
-    """Whether it took a training; an autoencoder may be a finished one that was copied in."""
-    vae = manifest.config.get("vae")
-    return manifest.kind == "checkpoint" or (isinstance(vae, dict) and vae.get("kind") == "train")
-
-
-def _lineage(folder: Path, manifest: Manifest) -> set[Path]:
-    """The folder of an artifact, and those of all that it was made from that are still the same."""
-    found: set[Path] = set()
-    waiting = [(folder, manifest)]
-    while waiting:
-        here, own = waiting.pop()
-        if here.resolve() in found:
-            continue
-        found.add(here.resolve())
-        for entry in own.inputs.values():
-            path = input_folder(here, entry)
-            below = _readable(path)
-            if below is not None and not is_other(entry, below):
-                waiting.append((path, below))
-    return found
 
 
 @contextmanager

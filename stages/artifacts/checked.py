@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 from stages.artifacts.arrays import Array, read_flat
 from stages.artifacts.manifest import MAKERS, FileEntry, Manifest
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import read_jsonl
 from stages.core.hashing import hash_file
-from stages.core.reading import open_plain, unreadable
+from stages.core.reading import unreadable
 
 
 class CheckedFiles:
@@ -60,19 +60,8 @@ class CheckedFiles:
     def lines(self, name: str) -> Iterator[Any]:
         """The values of a file with one JSON value a line. It is hashed while it is read: what differs is an error at a line
         that is not JSON or behind the last line, so a reader that makes something takes all of them."""
-        path, digest = self.folder / name, hashlib.sha256()
-        try:
-            opened = open_plain(path)
-        except OSError as error:
-            raise unreadable(path, error) from error
-        with opened as file:
-            for number, line in enumerate(file, 1):
-                digest.update(line)
-                try:
-                    value = json.loads(line.decode("utf-8", "surrogatepass"))
-                except (ValueError, RecursionError) as error:
-                    raise TfcliError(f"{path}:{number}: not JSON", why=str(error), code=ExitCode.ARTIFACT) from error
-                yield value
+        digest = hashlib.sha256()
+        yield from read_jsonl(self.folder / name, digest.update)
         self._compare(name, digest.hexdigest())
 
     def _compare(self, name: str, found: str) -> None:

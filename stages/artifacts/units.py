@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from stages.artifacts.manifest import FileEntry, Manifest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import read_jsonl, read_record, write_record
-from stages.core.hashing import hash_file
+from stages.core.hashing import hash_file, hash_value
 from stages.core.reading import inside
 
 UNITS = "units"
@@ -110,8 +110,6 @@ def _validated(name: str, value: Any, path: Path) -> UnitRecord:
 
 def read_plan(path: Path) -> dict[str, Any] | None:
     """The plan of a growing folder; None for one that is not of ours: it has to give its own fingerprint."""
-    from stages.core.hashing import hash_value
-
     try:
         plan = read_record(path, frozenset({"fingerprint", "facts", "take_over"}))
     except (OSError, TfcliError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stages.coders.pixels import Pixels
-from stages.coders.vae_files import MAX_HEADER_BYTES, class_of, refuse_pipeline, refused
+from stages.coders.vae_files import class_of, refuse_pipeline, refused, tensors_of
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import apply_umask
@@ -238,14 +237,7 @@ def _silent() -> Iterator[None]:
 def _check_types(file: Path) -> None:
     """Refuse weights in 8 bits and in whole numbers. torch would load them as they are: without the factors that belong to
     them, or after a rounding of up to 6 %, they are another autoencoder."""
-    try:
-        with open_plain(file) as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(min(size, MAX_HEADER_BYTES)))
-        types = {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return  # damaged: diffusers says how
-    for name, found in types.items():
+    for name, (found, _) in tensors_of(file).items():
         if found not in _WEIGHT_TYPES:
             told = f"the weight {name} is {found}, not one of {', '.join(_WEIGHT_TYPES)}"
             raise refused(file.parent, told, "get the weights in float16, bfloat16 or float32")

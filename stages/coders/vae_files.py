@@ -14,7 +14,7 @@ from stages.core.system import refuse_unreadable
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 _PIPELINE = "model_index.json"
 _MAX_CONFIG_BYTES = 1 << 20
-MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
+_MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 
 
 _LISTS = 64  # items of a list
@@ -118,7 +118,7 @@ def _wrong_kl(config: dict[str, Any]) -> str:
 def _too_large(folder: Path, config: dict[str, Any]) -> str:
     """What the configuration asks for that the weights do not have: its widest layers, so that no larger model is built than
     they are."""
-    shapes = [shape for file in sorted(folder.glob("*.safetensors")) for shape in _shapes(file)]
+    shapes = [shape for file in sorted(folder.glob("*.safetensors")) for _, shape in tensors_of(file).values()]
     sizes = {size for shape in shapes for size in shape}
     if not shapes:
         return ""  # the weights are looked at elsewhere
@@ -133,12 +133,13 @@ def _too_large(folder: Path, config: dict[str, Any]) -> str:
     return ""
 
 
-def _shapes(file: Path) -> list[list[int]]:
-    """The shapes of a file's tensors, from its header; none where that is damaged, which loading will say."""
+def tensors_of(file: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor of a safetensors file, from its header; none where it is damaged, as loading will say."""
     try:
         with open_plain(file) as handle:
             size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(min(size, MAX_HEADER_BYTES)))
-        return [list(map(int, entry["shape"])) for name, entry in header.items() if name != "__metadata__"]
+            header = json.loads(handle.read(min(size, _MAX_HEADER_BYTES)))
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {name: (str(entry["dtype"]), list(map(int, entry["shape"]))) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
+        return {}

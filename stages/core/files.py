@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -210,14 +210,17 @@ def check_sum(value: Any, where: object, old_keys: frozenset[str] | None = None)
     raise TfcliError(f"{where} is damaged", why="its sum differs from its content", code=ExitCode.ARTIFACT)
 
 
-def read_jsonl(path: Path) -> Iterator[Any]:
-    """The values of a file with one JSON value a line; a broken line is an ARTIFACT error that names it."""
+def read_jsonl(path: Path, seen: Callable[[bytes], object] | None = None) -> Iterator[Any]:
+    """The values of a file with one JSON value a line; a broken line is an ARTIFACT error that names it. seen: gets the bytes
+    of each line before its value is given."""
     try:
         opened = open_plain(path)
     except OSError as error:
         raise unreadable(path, error) from error
     with opened as file:
         for number, line in enumerate(file, 1):
+            if seen is not None:
+                seen(line)
             try:
                 yield json.loads(line.decode("utf-8", "surrogatepass"))
             except (ValueError, RecursionError) as error:

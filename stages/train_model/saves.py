@@ -66,9 +66,14 @@ def write_state(
 
 
 def read_state(folder: Path, state: TrainState) -> None:
-    """Load a state into an existing model and optimizer. Raises TfcliError (ARTIFACT) if it is damaged."""
+    """Check a state and load it. Raises TfcliError (ARTIFACT) if it is damaged."""
     if state.ranks.most(bool(why := _problem(folder, state))):
         raise state.ranks.agreed(_damaged(folder, why or "another process found it damaged"))
+    load_state(folder, state)
+
+
+def load_state(folder: Path, state: TrainState) -> None:
+    """Load a state that `newest_state` has found whole into an existing model and optimizer."""
     step, entries = _read_record(folder)
     if any(entry.path == WEIGHTS for entry in entries):
         _read_whole(folder, state)

@@ -40,7 +40,7 @@ from stages.train_model.overfitting import Overfitting, epochs
 from stages.train_model.previews import Previews
 from stages.train_model.ranks import Ranks, clip, let_go, put_all
 from stages.train_model.report import write_report
-from stages.train_model.saves import TrainState, newest_state, read_state, save, write_state
+from stages.train_model.saves import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.start import Start
 
 _LEVELS = 4  # quarters of the noise levels, in held-out losses
@@ -92,7 +92,7 @@ def _train(
     saves = build.folder / SAVES
     found = newest_state(saves, build.folder, state, runtime.report)
     if found:
-        read_state(found, state)
+        load_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
     journal = Journal(build.folder, train.trackers if ranks.main else (), state.step, found)
     health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
