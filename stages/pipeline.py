@@ -44,7 +44,7 @@ from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.recipe import Recipe, recipe_tree
 from stages.sources.files import existing
-from stages.sources.known import KnownHashes, Unchanged
+from stages.sources.hash_cache import KnownHashes, Unchanged
 from stages.tokenize_text.config import PretrainedTokenizer
 from stages.train_autoencoder.config import PretrainedVae
 

@@ -14,8 +14,8 @@ from stages.artifacts.samples import Part, Record
 from stages.preview.cards import ABOUT, Card
 from stages.preview.page import cards_page
 from stages.sample_model.page import render_page
-from stages.train_model.journal import Journal
-from stages.train_model.report import render
+from stages.train_model.monitor.metrics import Journal
+from stages.train_model.monitor.report import render
 from tests.sample_model.browser import PROGRAM, Browser
 
 ROOT = Path(__file__).parents[1]

@@ -25,7 +25,7 @@ from rich.tree import Tree
 
 from stages.core.errors import TfcliError
 from stages.core.events import Event, Note, Passage, Progress, Warn
-from stages.sources.text_rules import printable
+from stages.core.text import printable
 
 HEARTBEAT_SECONDS = 30.0
 REDRAW_SECONDS = 0.1

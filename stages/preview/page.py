@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 
 from stages.coders.pixels import Pixels, encode_png
+from stages.core.text import printable
 from stages.preview.cards import Card, Note
-from stages.sources.text_rules import printable
 
 SHOWN = 160  # pixels of the shorter side on the page; small pictures are enlarged without smoothing
 _STYLE = """

@@ -12,7 +12,6 @@ from pydantic import Field, StrictInt, ValidationError
 
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import RECIPE
-from stages.coders.pictures import fit
 from stages.coders.pixels import BadImage, to_image, upright_rgb
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
@@ -28,6 +27,7 @@ from stages.sample_model.events import End, Event, Picture, Step, Text
 from stages.sample_model.pictures import drawn_pixels, fit_of, picture_piece
 from stages.sample_model.prompts import checked_text, checked_wishes
 from stages.sample_model.tasks import draw_number, engine_prompt
+from stages.sources.decoding import fit
 
 Checked = TypeVar("Checked", bound=Section)
 

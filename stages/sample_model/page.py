@@ -10,10 +10,10 @@ from itertools import groupby
 from typing import Any
 
 from stages.artifacts.samples import GRID, Part, Record
-from stages.core.curves import loss_charts
+from stages.core.text import printable
+from stages.pages.charts import loss_charts
 from stages.sample_model.events import REASONS
 from stages.sample_model.page_assets import POLICY, SCRIPT, STYLE
-from stages.sources.text_rules import printable
 
 _SHOWN = 160  # pixels of the shorter side; smaller pictures are enlarged without smoothing
 _KEYS = (

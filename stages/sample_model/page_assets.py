@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from hashlib import sha256
 
-from stages.core.curves import STYLE as CURVES
+from stages.pages.charts import STYLE as CURVES
 
 STYLE = (
     CURVES

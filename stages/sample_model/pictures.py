@@ -10,17 +10,17 @@ from torch import Tensor
 from stages.artifacts.latents import Latents
 from stages.coders.config import Images
 from stages.coders.masks import Mask, UnclearMask, fit_mask, read_mask
-from stages.coders.pictures import read_picture
 from stages.coders.pixels import BadImage, Pixels, decode
 from stages.coders.quality import psnr, too_low
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Warn
 from stages.core.runtime import Runtime
-from stages.diffusion.editing import cells_to_change, pasted
+from stages.core.text import printable
+from stages.diffusion.inpainting import cells_to_change, pasted
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
+from stages.sources.decoding import read_picture
 from stages.sources.document import FileSpan
-from stages.sources.text_rules import printable
 
 
 def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel) -> Edit:

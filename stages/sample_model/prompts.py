@@ -17,10 +17,11 @@ from pydantic import ValidationError
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import read_bounded
+from stages.core.text import printable, shortened
 from stages.sample_model.config import MixedPrompt, PicturePart, TextPart, Wishes
 from stages.sources.captions import json_objects
 from stages.sources.files import existing, file_below
-from stages.sources.text_rules import BadText, clean_text, printable, shortened
+from stages.sources.text_rules import BadText, clean_text
 
 MARK = "<image>"
 MAX_TEXT_BYTES = 1 << 20  # of one text; whether the model can take it in is its row length's business

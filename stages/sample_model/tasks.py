@@ -8,15 +8,15 @@ from typing import Literal
 
 from stages.artifacts.latents import caption_of
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.text import printable, shortened
 from stages.generation.branches import branches_of, longest
 from stages.generation.config import GenerationConfig
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
-from stages.generation.lines import LineMaker
+from stages.generation.layout import LineMaker
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Piece, Prompt, Size, TextPiece
 from stages.sample_model.config import MAX_COUNT, MixedPrompt, SampleConfig, TextPart, Wishes
 from stages.sample_model.pictures import edit_of, picture_piece
-from stages.sources.text_rules import printable, shortened
 
 # Modes in the order of the page, with the heading that a reader sees.
 MODES = {

@@ -20,6 +20,7 @@ from stages.core.events import Passage, Progress
 from stages.core.files import write_atomic
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
+from stages.core.text import shortened
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import (
     Denoised,
@@ -35,7 +36,6 @@ from stages.sample_model.config import PicturePart
 from stages.sample_model.events import LIMITS, REASONS
 from stages.sample_model.pictures import drawn_pixels, shown_mask
 from stages.sample_model.tasks import Task
-from stages.sources.text_rules import shortened
 
 FRAMES = 24  # estimates of a GIF, whatever the number of steps
 

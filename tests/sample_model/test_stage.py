@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from stages.artifacts.latents import StoredImage
-from stages.coders.pictures import read_picture
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
@@ -22,13 +21,14 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.generation.prompts import Ended, ImageDone, ImagePiece, Prompt, TextAdded, TextPiece
-from stages.model.inference import working_type
+from stages.model.cpu.inference import working_type
 from stages.sample_model import End, Picture, Step, Text, load
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
 from stages.sample_model.stage import _within
 from stages.sample_model.tasks import Task
 from stages.sample_model.writing import FRAMES, Facts, Frames, Writer
+from stages.sources.decoding import read_picture
 from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
 from tests.builders import edit_manifest

@@ -12,8 +12,8 @@ from stages.coders.pixels import encode_png
 from stages.core.files import write_json
 from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
-from stages.train_model.journal import Journal
-from stages.train_model.report import lineage, previews, render
+from stages.train_model.monitor.metrics import Journal
+from stages.train_model.monitor.report import lineage, previews, render
 from tests.builders import Story, make_latents, make_tokens
 
 

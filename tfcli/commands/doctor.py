@@ -15,9 +15,9 @@ from stages.core.runtime import Runtime
 from tfcli import options, render
 
 if TYPE_CHECKING:
-    from stages.checkup.alphabet import Alphabet
-    from stages.checkup.checkup import Checkup
-    from stages.checkup.findings import Finding
+    from stages.doctor.alphabet import Alphabet
+    from stages.doctor.examine import Checkup
+    from stages.doctor.findings import Finding
     from stages.recipe import Recipe
 
 _NAMELESS = "doctor"  # the recipe that stands for a bare path
@@ -53,8 +53,8 @@ def doctor(
               tfcli doctor recipes/folder.toml --set source.path=my/pictures --set images.size=128
               tfcli doctor shards/ --limit 5000 --json
     """
-    from stages.checkup.alphabet import Alphabet
-    from stages.checkup.checkup import Limits, check_source
+    from stages.doctor.alphabet import Alphabet
+    from stages.doctor.examine import Limits, check_source
 
     recipe, why = _recipe(source, tuple(settings or ()))
     limits = Limits(recipe.encode.max_bad, recipe.encode.bad_window, recipe.encode.shard_rows)
@@ -113,7 +113,7 @@ def _json(checkup: Checkup) -> dict[str, Any]:
 
 def _recipe(source: str, settings: tuple[str, ...]) -> tuple[Recipe, str]:
     """The recipe to check by, and why this reader. A path is read with the default settings."""
-    from stages.checkup.guess import guess_source
+    from stages.doctor.guess import guess_source
     from stages.recipe import load_recipe, make_recipe
 
     path = os.path.expanduser(source)

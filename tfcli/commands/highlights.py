@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stages.artifacts.manifest import Manifest
 from stages.core.files import read_jsonl
-from stages.sources.text_rules import shortened
+from stages.core.text import shortened
 from tfcli import render
 
 _EXAMPLES = 6  # lines of a kind
