@@ -63,7 +63,9 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         write_atomic(build.folder / GRID, encode_png(contact_sheet(drawn, columns=8, gap=4)))
     write_atomic(build.folder / PAGE, _page(loaded.checkpoint, records, seed, sample.generation).encode())
     stats = {"documents": len(records), "pictures": len(drawn)}
-    build.seal({"modes": sorted({record.mode for record in records})}, stats)
+    build.seal(
+        {"modes": sorted({record.mode for record in records})}, stats, volatile=(PAGE,)
+    )  # the page shows the records
 
 
 def _within(sample: SampleConfig, loaded: LoadedModel, runtime: Runtime) -> SampleConfig:

@@ -108,8 +108,9 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
     from stages.coders.pixels import encode_png
     from stages.coders.sheets import contact_sheet
     from stages.core.files import write_atomic
+    from stages.pages.html import enlargement
     from stages.preview.cards import ABOUT, caption_of, cards_of, pictures_of_cards
-    from stages.preview.page import cards_page, scale_of
+    from stages.preview.page import cards_page
 
     kind = item.manifest.kind
     place = item.folder.resolve()
@@ -124,7 +125,8 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
         if not pictures:
             raise TfcliError(f"{item.folder} has no pictures to show", code=ExitCode.USAGE)
         columns = max(1, round(len(pictures) ** 0.5 * 1.3))
-        large = [np.kron(picture, np.ones((scale_of(picture), scale_of(picture), 1), np.uint8)) for picture in pictures]
+        scales = [enlargement(*picture.shape[:2]) for picture in pictures]
+        large = [np.kron(one, np.ones((n, n, 1), np.uint8)) for one, n in zip(pictures, scales, strict=True)]
         write_atomic(out, encode_png(contact_sheet(large, columns, gap=8)))
     else:
         facts = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
