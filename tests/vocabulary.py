@@ -51,13 +51,19 @@ NAMES = {
     "draw_times": "sample_timesteps",
     "Times": "TimestepDistribution",
     "aside": "excluded_time",
-    "takes": "check_step; samples",
     "journal": "metrics_log",
     "Journal": "MetricsLog",
     "mended": "fixed",
 }
 # (file or folder, name): the same letters with their plain meaning, or what is on disk.
-KEPT: set[tuple[str, str]] = set()
+KEPT = {
+    ("stages/sources/shapes/", "place"),  # of a thing in a scene
+    ("stages/sources/shapes/", "places"),
+    ("stages/sources/shapes/", "places_right"),
+    ("stages/evaluate_model/", "place"),
+    ("stages/evaluate_model/", "_place"),
+    ("stages/evaluate_model/", "places_right"),
+}
 
 PROSE = {
     r"mend(s|ed|ing)?": "fix",
@@ -84,7 +90,13 @@ def python_files() -> list[Path]:
 
 
 def prose_files() -> list[Path]:
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("stages/**/*.md"), *ROOT.glob("recipes/*.md"), *ROOT.glob("recipes/*.toml")]
+    found = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("stages/**/*.md"),
+        *ROOT.glob("recipes/*.md"),
+        *ROOT.glob("recipes/*.toml"),
+    ]
     return sorted([*found, *ROOT.glob("stages/**/*.html")])
 
 

@@ -30,7 +30,7 @@ def chart(
 ) -> Markup:
     """A figure with its key, which names the last value of each line; empty where no line has two points.
 
-    First values and leaps that would squeeze the rest lie at the edge of the axis. logarithmic: values above 0 only.
+    First values and spikes that would squeeze the rest are clipped at the edge of the axis. logarithmic: values above 0 only.
     percent: values are shares. from_zero: where the axis begins.
     """
     drawn = [Line(one.name, _usable(one.points, logarithmic), one.colour, one.raw) for one in lines]
@@ -41,14 +41,14 @@ def chart(
     low, high = _range([line.points for line in drawn], last, logarithmic)
     low = 0.0 if from_zero else low
 
-    def place(point: Point) -> str:
+    def position(point: Point) -> str:
         step, value = point
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / (last or 1)
         share = (_scaled(value, logarithmic) - low) / (high - low)
         return f"{x:.1f},{_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - min(1.0, max(0.0, share))):.1f}"
 
     def shown(points: Sequence[Point], colour: int, style: str) -> str:
-        path = " ".join(place(point) for point in thinned(points))
+        path = " ".join(position(point) for point in thinned(points))
         return f"<polyline points='{path}' fill='none' stroke='var(--c{colour})' {style}/>"
 
     body = "".join(_grid(low, high, last, logarithmic, percent))
@@ -77,7 +77,7 @@ def loss_charts(metrics: Iterable[Mapping[str, Any]]) -> list[Markup]:
             f"{kind.capitalize()} loss, {unit}",
             [line("training", f"{kind}_loss", 0, True), line("held out", f"heldout_{kind}_loss", 1, False)],
         )
-        for kind, unit in (("text", "nats a piece"), ("image", "squared error of the noise"))
+        for kind, unit in (("text", "nats per token"), ("image", "squared error"))
     ]
 
 
@@ -99,8 +99,8 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     for _, value in points:
         sums.append(sums[-1] + value)
     return [
-        (step, (sums[place + 1] - sums[max(0, place + 1 - window)]) / min(window, place + 1))
-        for place, (step, _) in enumerate(points)
+        (step, (sums[index + 1] - sums[max(0, index + 1 - window)]) / min(window, index + 1))
+        for index, (step, _) in enumerate(points)
     ]
 
 

@@ -36,10 +36,10 @@ class _Shown:
     has_sides: bool
 
 
-def cards_page(title: str, facts: str, cards: Sequence[Card], about: str = "") -> str:
+def cards_page(title: str, summary: str, cards: Sequence[Card], about: str = "") -> str:
     """The whole HTML text. about: a line on what the pictures are."""
     return render_html(
-        "preview/cards.html", title=title, facts=facts, about=about, cards=[_shown(card) for card in cards]
+        "preview/cards.html", title=title, summary=summary, about=about, cards=[_shown(card) for card in cards]
     )
 
 

@@ -18,7 +18,7 @@ function show(index, source) {
   words.textContent = (shown + 1) + ' of ' + pictures.length + ': ' + small.alt;
   if (!dialog.open) dialog.showModal();
 }
-function beside(link, key) {
+function nearest(link, key) {
   const here = link.getBoundingClientRect(), x = here.left + here.width / 2, y = here.top + here.height / 2;
   const places = pictures.map(other => ({other, box: other.getBoundingClientRect()}))
     .filter(({box}) => key === 'ArrowUp' ? box.bottom <= here.top + 1 : box.top >= here.bottom - 1)
@@ -55,7 +55,7 @@ document.addEventListener('keydown', event => {
   } else if (step) next = pictures[Math.min(Math.max(here + step, 0), pictures.length - 1)];
   else if (key === 'Home') next = pictures[0];
   else if (key === 'End') next = pictures[pictures.length - 1];
-  else if (key === 'ArrowUp' || key === 'ArrowDown') next = beside(pictures[here], key);
+  else if (key === 'ArrowUp' || key === 'ArrowDown') next = nearest(pictures[here], key);
   if (next) { next.focus(); event.preventDefault(); }
 });
 """

@@ -43,7 +43,7 @@ def doctor(
     quiet: options.QuietOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
-    """Look at a source before a long run: what is wrong, where, and what mends it. Nothing is written.
+    """Look at a source before a long run: what is wrong, where, and what fixes it. Nothing is written.
 
     All texts are read, those of tokenize.text too, and the pictures of a sample are decoded. Exit code 0 if a run would
     come through, 3 if not.
@@ -86,8 +86,8 @@ def doctor(
         }
     checkup = _with_tokenizer(checkup, alphabet, recipe)
     if json:
-        facts = _json(checkup) | {"corpora": [{"path": path} | _json(one) for path, one in corpora.items()]}
-        render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | facts)
+        found = _json(checkup) | {"corpora": [{"path": path} | _json(one) for path, one in corpora.items()]}
+        render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | found)
     else:
         _show(source, {"reader": f"{recipe.source.kind} ({why})"}, recipe, checkup)
         for path, one in corpora.items():
@@ -141,7 +141,7 @@ def _latent_row_bytes(recipe: Recipe) -> int | None:
 
 
 def _show(source: str, reader: dict[str, str], recipe: Recipe, checkup: Checkup) -> None:
-    facts = {
+    properties = {
         **reader,
         "reads": checkup.describe,
         "documents": f"{checkup.documents:,}" + (f", {checkup.omitted:,} left out" if checkup.omitted else ""),
@@ -151,19 +151,21 @@ def _show(source: str, reader: dict[str, str], recipe: Recipe, checkup: Checkup)
         "text": f"{checkup.median_text:,} characters in the middle, {checkup.longest_text:,} at most",
     }
     if not checkup.pictures and not checkup.looked_at:
-        facts = {name: value for name, value in facts.items() if name not in ("pictures", "formats", "shorter side")}
+        properties = {
+            name: value for name, value in properties.items() if name not in ("pictures", "formats", "shorter side")
+        }
     if checkup.latent_bytes:
         size = f"{recipe.images.size} px, {recipe.images.fit}"
-        facts["latents"] = f"about {render.size_text(checkup.latent_bytes)} on disk ({size})"
-    render.show(source, render.pairs(facts), "")
+        properties["latents"] = f"about {render.size_text(checkup.latent_bytes)} on disk ({size})"
+    render.show(source, render.pairs(properties), "")
     for finding in checkup.findings:
         _show_finding(finding)
     if not checkup.findings:
         render.show("nothing to remark")
     else:
         counts = {gravity: sum(one.gravity == gravity for one in checkup.findings) for gravity in _STYLES}
-        told = ", ".join(_told(gravity, number) for gravity, number in counts.items() if number)
-        render.show("", f"{'a run would come through' if checkup.usable else 'a run would stop'}: {told}")
+        counted = ", ".join(_count_text(gravity, number) for gravity, number in counts.items() if number)
+        render.show("", f"{'a run would come through' if checkup.usable else 'a run would stop'}: {counted}")
 
 
 def _show_finding(finding: Finding) -> None:
@@ -178,7 +180,7 @@ def _show_finding(finding: Finding) -> None:
         render.show(f"{'':9}fix: {finding.fix}")
 
 
-def _told(gravity: str, number: int) -> str:
+def _count_text(gravity: str, number: int) -> str:
     one, many = ("reason to stop", "reasons to stop") if gravity == "stops" else (gravity, f"{gravity}s")
     return f"{number} {one if number == 1 else many}"
 

@@ -113,10 +113,10 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
     from stages.preview.page import cards_page
 
     kind = item.manifest.kind
-    place = item.folder.resolve()
-    out = out or Path(f"{place.parent.name}-{place.name}.html")
+    resolved = item.folder.resolve()
+    out = out or Path(f"{resolved.parent.name}-{resolved.name}.html")
     if artifact_around(out.parent) is not None:
-        raise TfcliError(f"--out {out} lies in an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
+        raise TfcliError(f"--out {out} is inside an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
     if not out.resolve().parent.is_dir():
         raise TfcliError(f"--out {out}: no such folder", fix="make it first", code=ExitCode.USAGE)
     cards = cards_of(item.folder, kind, count=count, side=side, device=device)
@@ -129,14 +129,14 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
         large = [np.kron(one, np.ones((n, n, 1), np.uint8)) for one, n in zip(pictures, scales, strict=True)]
         write_atomic(out, encode_png(contact_sheet(large, columns, gap=8)))
     else:
-        facts = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
-        write_atomic(out, cards_page(f"{kind}: {item.folder}", facts, cards, ABOUT.get(kind, "")).encode("utf-8"))
+        summary = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
+        write_atomic(out, cards_page(f"{kind}: {item.folder}", summary, cards, ABOUT.get(kind, "")).encode("utf-8"))
     if json:
         shown = [{"title": card.title, "text": caption_of(card)} for card in cards]
         render.show_json({"path": str(out), "kind": kind, "pictures": len(pictures), "documents": shown})
         return
     if out.suffix.lower() == ".png" and sys.stdout is not None and sys.stdout.isatty():
-        # a PNG has no room for captions: they stand here, in the order of the pictures
+        # a PNG has no room for captions: they are printed here, in the order of the pictures
         render.show(*[f"{card.title}: {caption_of(card)}" for card in cards])
     render.show_path(out)
 
@@ -200,8 +200,8 @@ def _show_artifact(item: Found, verbose: bool) -> None:
         render.show(f"  {entry.kind}  {folder}  digest {render.short(entry.digest)}  {state or 'ok'}")
     size = render.size_text(sum(entry.bytes for entry in manifest.files))
     render.show("", f"files: {len(manifest.files)}, {size}", render.pairs(_file_summary(manifest.files)))
-    told = manifest.kind != "checkpoint" or any(entry.path == "report.html" for entry in manifest.files)
-    if told and (hint := _HINTS.get(manifest.kind)):
+    has_report = manifest.kind != "checkpoint" or any(entry.path == "report.html" for entry in manifest.files)
+    if has_report and (hint := _HINTS.get(manifest.kind)):
         render.show("", hint.format(item.folder))
 
 
