@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stages.artifacts.checkpoint import PREVIEWS, REPORT
+from stages.artifacts.checkpoint import CAPTIONS, PREVIEWS, REPORT, TRUTH
 from stages.artifacts.folder import Build
 from stages.artifacts.manifest import InputEntry, read_manifest
 from stages.core.curves import STYLE, Line, chart, loss_charts
@@ -20,7 +20,7 @@ from stages.core.errors import TfcliError
 from stages.core.files import write_atomic
 from stages.core.reading import read_bounded
 from stages.train_model.journal import SKIPPED, Journal
-from stages.train_model.previews import CAPTIONS, TRUTH, strips
+from stages.train_model.previews import strips
 
 _STRIPS = 12  # of the previews, evenly spread, the newest among them
 _STYLE = (
