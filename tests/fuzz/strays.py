@@ -48,7 +48,7 @@ def plant(partial: Path, files: dict[str, bytes]) -> None:
 
 
 def at_event(number: int, kind: str, files: dict[str, bytes], *, end: bool = False) -> Kill:
-    """Write files into the growing folder at the number-th file operation since its plan is there; `end`: end the process then."""
+    """Write files into the growing folder at the number-th file operation once its plan is there; `end`: then end it."""
 
     def begin() -> None:
         seen, partial = 0, Path("work") / f"{kind}.partial"
