@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
-from stages.artifacts.folder import RECIPE, Build, building, saves_in_the_way, units_to_redo
+from stages.artifacts.folder import Build, building, saves_in_the_way, units_to_redo
 from stages.artifacts.lineage import LEARNED, is_learned, lineage, readable
 from stages.artifacts.lock import Lock
 from stages.artifacts.manifest import (
@@ -36,6 +36,7 @@ from stages.artifacts.manifest import (
 )
 from stages.artifacts.removal import clean_up, leftovers
 from stages.artifacts.tokens import tokenizer_at
+from stages.artifacts.units import RECIPE
 from stages.core.config import Section, result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note

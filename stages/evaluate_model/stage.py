@@ -54,7 +54,8 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     if mistakes:
         sheet = labelled_sheet([one for one, _ in mistakes], [label for _, label in mistakes], columns=8)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
-    build.seal({"judge": "shapes" if judged else None}, figures)
+    files = [SCORES, JUDGED, *([MISTAKES] if mistakes else [])]
+    build.seal({"judge": "shapes" if judged else None}, figures, files=files)
 
 
 def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[Part, str]]:

@@ -13,6 +13,7 @@ from stages.artifacts.latents import Latents, LatentsContent
 from stages.artifacts.manifest import check_built_on
 from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import (
+    FORM,
     HELDOUT_DOCUMENTS,
     HISTOGRAM,
     REPORT,
@@ -102,7 +103,8 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
             f"{len(kept.ids):,} rows held out" + (f"; documents: {out}" if out else "")
         )
     )
-    build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report)
+    files = [name for name in FORM.files if late is not None or not name.startswith("late/")]
+    build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report, files=files)
 
 
 def _check_segments(source: Tokens, facts: LatentsContent) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, StrictInt, ValidationError
 
 from stages.artifacts.checkpoint import Checkpoint
-from stages.artifacts.folder import RECIPE
+from stages.artifacts.units import RECIPE
 from stages.coders.pixels import BadImage, to_image, upright_rgb
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.folder import Build
-from stages.artifacts.samples import GRID, PAGE, RECORDS, Record
+from stages.artifacts.samples import GRID, IMAGES, PAGE, RECORDS, Record
 from stages.coders.pixels import Pixels, encode_png
 from stages.coders.sheets import contact_sheet
 from stages.core.config import result_config
@@ -44,7 +44,7 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
             runtime.report(Note(reading))
     _warn_of_guidance(sample.generation, loaded, runtime)
     _warn_of_sizes(tasks, sample.generation, loaded, runtime)
-    (build.folder / "images").mkdir(exist_ok=True)
+    (build.folder / IMAGES).mkdir(exist_ok=True)
     records: list[Record] = []
     drawn: list[Pixels] = []
     for mode in MODES:
@@ -63,9 +63,9 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         write_atomic(build.folder / GRID, encode_png(contact_sheet(drawn, columns=8, gap=4)))
     write_atomic(build.folder / PAGE, _page(loaded.checkpoint, records, seed, sample.generation).encode())
     stats = {"documents": len(records), "pictures": len(drawn)}
-    build.seal(
-        {"modes": sorted({record.mode for record in records})}, stats, volatile=(PAGE,)
-    )  # the page shows the records
+    files = [RECORDS, PAGE, *([GRID] if drawn else []), *(name for record in records for name in record.files())]
+    modes = sorted({record.mode for record in records})
+    build.seal({"modes": modes}, stats, volatile=(PAGE,), files=files)  # the page shows what the records hold
 
 
 def _within(sample: SampleConfig, loaded: LoadedModel, runtime: Runtime) -> SampleConfig:

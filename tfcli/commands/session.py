@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stages.artifacts.folder import RECIPE
 from stages.artifacts.manifest import Manifest, open_artifact, read_manifest
+from stages.artifacts.units import RECIPE
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.interrupts import Interrupts

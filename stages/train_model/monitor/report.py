@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from stages.artifacts.checkpoint import PREVIEWS, REPORT
+from stages.artifacts.checkpoint import CAPTIONS, PREVIEWS, REPORT, TRUTH
 from stages.artifacts.folder import Build
 from stages.artifacts.manifest import InputEntry, read_manifest
 from stages.core.errors import TfcliError
@@ -22,7 +22,7 @@ from stages.core.reading import read_bounded
 from stages.pages.charts import Line, chart, loss_charts
 from stages.pages.html import render_html
 from stages.train_model.monitor.metrics import SKIPPED, Journal
-from stages.train_model.monitor.previews import CAPTIONS, TRUTH, strips
+from stages.train_model.monitor.previews import strips
 
 _STRIPS = 12  # of the previews, evenly spread, the newest among them
 _TEMPLATE = "train_model/monitor/report.html"
