@@ -115,7 +115,9 @@ def _nothing_to_train_on(
         why += f", and {weights} leaves out the other {packed - held:,}"
     fix = f"raise one of {weights}"
     if held == packed:
-        fix = "let the source hold out fewer documents" if of_source else "lower pack.heldout_fraction, or add documents"
+        fix = (
+            "let the source hold out fewer documents" if of_source else "lower pack.heldout_fraction, or add documents"
+        )
     if left_out_too := shown(left_out):
         why += f"; before that: {left_out_too}"
     return TfcliError("no documents to train on", why=why, fix=fix, code=ExitCode.INPUT)
