@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stages.doctor.alphabet import Alphabet
     from stages.doctor.examine import Checkup
     from stages.doctor.findings import Finding
+    from stages.doctor.rows import RowRules
     from stages.recipe import Recipe
 
 _NAMELESS = "doctor"  # the recipe that stands for a bare path
@@ -55,10 +56,14 @@ def doctor(
     """
     from stages.doctor.alphabet import Alphabet
     from stages.doctor.examine import Limits, check_source
+    from stages.doctor.findings import by_gravity
+    from stages.doctor.rows import Rows
 
     recipe, why = _recipe(source, tuple(settings or ()))
     limits = Limits(recipe.encode.max_bad, recipe.encode.bad_window, recipe.encode.shard_rows)
     alphabet = Alphabet()
+    rules = _row_rules(recipe)
+    rows = Rows(rules) if rules else None
     with watch_signals() as interrupts, render.Reporter(quiet=quiet or json) as report:
         runtime = Runtime(report=report, interrupts=interrupts, workers=workers)
         checkup = check_source(
@@ -70,6 +75,7 @@ def doctor(
             runtime=runtime,
             corpus=recipe.name == _NAMELESS and recipe.source.kind == "text",
             alphabet=alphabet,
+            rows=rows,
         )
         corpora = {
             corpus.path: check_source(
@@ -81,10 +87,13 @@ def doctor(
                 runtime=runtime,
                 corpus=True,
                 alphabet=alphabet,
+                rows=rows,
             )
             for corpus in recipe.tokenize.text
         }
     checkup = _with_tokenizer(checkup, alphabet, recipe)
+    if rows is not None and checkup.usable:
+        checkup = replace(checkup, findings=by_gravity([*rows.findings(), *checkup.findings]))
     if json:
         found = _json(checkup) | {"corpora": [{"path": path} | _json(one) for path, one in corpora.items()]}
         render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | found)
@@ -105,6 +114,20 @@ def _with_tokenizer(checkup: Checkup, alphabet: Alphabet, recipe: Recipe) -> Che
         return checkup
     finding = alphabet.finding(tokenize.tokenizer.vocab_size)
     return checkup if finding is None else replace(checkup, findings=(finding, *checkup.findings))
+
+
+def _row_rules(recipe: Recipe) -> RowRules | None:
+    """What packing asks of a document; None for text alone, and where a finished autoencoder decides the size of a picture."""
+    from stages.doctor.rows import RowRules
+
+    pack = recipe.pack
+    if recipe.vae.kind != "train" or (recipe.name == _NAMELESS and recipe.source.kind == "text"):
+        return None
+    unit = recipe.vae.downsampling * pack.patch_side
+    patches = min((height // unit) * (width // unit) for height, width in recipe.images.shapes())
+    marks = 3 if pack.size_tokens else 2
+    weights = {"weights": pack.weights, "late_weights": pack.late_weights}
+    return RowRules(pack.row_length, patches + marks, pack.too_long_documents == "truncate", weights)
 
 
 def _json(checkup: Checkup) -> dict[str, Any]:
