@@ -136,3 +136,17 @@ def test_diff(world: Any) -> None:
     assert result == {"differences": {"train.steps": [7, 9]}}
     assert "train.steps" in world.call("recipe", "diff", "tiny", "tiny", "--set", "train.steps=9").stdout
     assert world.call("recipe", "diff", "tiny", "tiny").stdout == "no difference\n"
+
+
+@pytest.mark.parametrize("command", ["list", "check"])
+def test_no_recipe_at_all_is_an_error_of_the_installation(
+    world: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (world.folder / "empty").mkdir()
+    monkeypatch.setattr("stages.recipe.recipe_folders", lambda: [world.folder / "empty"])
+    result = world.call("recipe", command)
+    assert result.exit_code == 5
+    assert result.stdout == ""
+    assert "error: no recipe was found" in result.stderr
+    assert f"why: looked in: {world.folder / 'empty'}" in result.stderr
+    assert "fix: install tfcli again" in result.stderr

@@ -24,8 +24,10 @@ def list_recipes(json: options.JsonOption = False, _debug: options.DebugOption =
     \b
     Example: tfcli recipe list
     """
+    from stages.recipe import existing_recipes
+
     found = []
-    for name, path in sorted(_named().items()):
+    for name, path in sorted(existing_recipes().items()):
         try:
             found.append({"name": name, "path": str(path), "description": _load(str(path)).description})
         except TfcliError as error:
@@ -131,19 +133,11 @@ def _load(name: str, settings: tuple[str, ...] = ()) -> Recipe:
     return load_recipe(name, settings)
 
 
-def _named() -> dict[str, Path]:
-    from stages.recipe import recipe_folders
-
-    known: dict[str, Path] = {}
-    for folder in recipe_folders():
-        for file in sorted(folder.glob("*.toml")):
-            known.setdefault(file.stem, file)
-    return known
-
-
 def _to_check(recipe: str | None) -> list[str]:
+    from stages.recipe import existing_recipes
+
     if recipe is None:
-        return [str(path) for _, path in sorted(_named().items())]
+        return [str(path) for _, path in sorted(existing_recipes().items())]
     if not Path(recipe).is_dir():
         return [recipe]
     files = [str(path) for path in sorted(Path(recipe).glob("*.toml"))]
