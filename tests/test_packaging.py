@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("tfcli", "stages", "recipes", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 LIBRARIES = sysconfig.get_path("purelib")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
 
@@ -54,9 +55,10 @@ def build(tree: Path) -> Path:
 
 @dataclass(frozen=True)
 class Built:
-    """A wheel, and the commit of the checkout that it was made from."""
+    """A wheel, the checkout that it was made from, and its commit."""
 
     wheel: Path
+    tree: Path
     commit: str
 
 
@@ -70,7 +72,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     # what an earlier build left: a module that has moved since
     (tree / "build" / "lib" / "stages").mkdir(parents=True)
     (tree / "build" / "lib" / "stages" / "gone.py").write_text("")
-    return Built(build(tree), git(tree, "rev-parse", "--short=12", "HEAD"))
+    return Built(build(tree), tree, git(tree, "rev-parse", "--short=12", "HEAD"))
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,25 @@ def test_installed_tfcli_finds_its_recipes(installed: Installed) -> None:
     assert all(Path(item["path"]).is_relative_to(installed.root) for item in listed.values())
     checked = installed.json("recipe", "check", "smoke")["recipes"]
     assert [item["ok"] for item in checked] == [True]
+
+
+def test_an_installed_tfcli_knows_its_commit(built: Built, tmp_path: Path) -> None:
+    """Also where site-packages lie inside another repository, as a venv in the folder of a project does."""
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "of the user")
+    (tmp_path / "elsewhere").mkdir()
+    told = by_target(tmp_path, built.wheel).call("--version").splitlines()
+    assert told[0] == f"tfcli {VERSION}, commit {built.commit}"
+    assert [line.split()[0] for line in told] == ["tfcli", "Python", "torch", "device"]
+
+
+def test_an_sdist_carries_the_commit_into_its_wheel(built: Built, tmp_path: Path) -> None:
+    code = "from setuptools import build_meta; print(build_meta.build_sdist('made'))"
+    name = run([sys.executable, "-c", code], built.tree).splitlines()[-1]
+    shutil.unpack_archive(built.tree / "made" / name, tmp_path, filter="data")
+    wheel = build(tmp_path / name.removesuffix(".tar.gz"))
+    assert zipfile.ZipFile(wheel).read("tfcli/COMMIT").decode() == built.commit
+    assert set(zipfile.ZipFile(wheel).namelist()) == set(zipfile.ZipFile(built.wheel).namelist())
 
 
 def test_the_wheel_has_the_packages_and_nothing_of_an_earlier_build(built: Built) -> None:

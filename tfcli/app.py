@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -17,13 +15,14 @@ from typer.core import TyperGroup
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Launch
 from stages.core.system import system_failure
+from stages.core.version import version_lines
 from tfcli import options
 from tfcli.commands import artifacts, recipes
 from tfcli.commands.doctor import doctor
 from tfcli.commands.plan import plan
 from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
-from tfcli.render import ReaderGone, show_error
+from tfcli.render import ReaderGone, show, show_error
 
 
 class Commands(TyperGroup):
@@ -118,18 +117,20 @@ artifacts.add_artifacts(app)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            number = version("tfcli")
-        except PackageNotFoundError:
-            number = "(source tree, not installed)"
-        typer.echo(f"tfcli {number}, Python {platform.python_version()}")
+        show(*version_lines())
         raise typer.Exit
 
 
 @app.callback()
 def root(
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the versions of tfcli (with its commit), Python and torch, and the device.",
+            callback=_show_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Root options."""
