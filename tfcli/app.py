@@ -24,6 +24,9 @@ from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
 from tfcli.render import ReaderGone, show, show_error
 
+COMPLETION = "_TFCLI_COMPLETE"  # set by the function that --install-completion gives the shell
+ASKS_FOR_COMPLETION = frozenset({"--install-completion", "--show-completion"})
+
 
 class Commands(TyperGroup):
     """The root group: every way out of a command becomes an exit code of stages.core.errors.ExitCode."""
@@ -32,13 +35,20 @@ class Commands(TyperGroup):
         """Run one command line and leave the process."""
         given = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
+        if os.environ.get(COMPLETION):  # the shell asks for completions: Typer answers by output and exit code
+            super().main(given, *positional, **options)
         try:
             code = super().main(given, *positional, **options) or 0
+            if code and not ASKS_FOR_COMPLETION.isdisjoint(given):
+                raise _no_such_shell()
             _flush()
         except (ReaderGone, BrokenPipeError):  # 'tfcli inspect work/x | head' has seen enough: nothing went wrong
             code = ExitCode.DONE
-        except SystemExit as leaving:  # Typer's way out when '--help' meets a closed pipe
-            code = ExitCode.DONE if isinstance(leaving.__context__, BrokenPipeError) else ExitCode.BUG
+        except (
+            SystemExit
+        ) as leaving:  # Typer's way out when '--help' meets a closed pipe, and once completion is set up
+            set_up = leaving.code == 0 and not ASKS_FOR_COMPLETION.isdisjoint(given)
+            code = ExitCode.DONE if set_up or isinstance(leaving.__context__, BrokenPipeError) else ExitCode.BUG
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
         except typer.Abort:
@@ -83,6 +93,11 @@ def as_failure(error: Exception) -> TfcliError:
     return TfcliError(what, why="a bug in tfcli", fix=fix, code=ExitCode.BUG)
 
 
+def _no_such_shell() -> TfcliError:
+    fix = "run it from bash, zsh, fish or PowerShell"
+    return TfcliError("completion for this shell is not known", fix=fix, code=ExitCode.USAGE)
+
+
 def _show(failure: TfcliError) -> None:
     """What is wrong with the command line, all ranks of a torchrun find alike: the first one says it."""
     rank = Launch.found().rank
@@ -96,7 +111,6 @@ app = typer.Typer(
     name="tfcli",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     help="""Train a Transfusion model: one transformer for text and pictures, from raw files to samples.
 

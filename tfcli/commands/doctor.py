@@ -28,6 +28,7 @@ _SourceArgument = Annotated[
         metavar="SOURCE",
         help="A recipe, a folder of pictures, tars, .parquet, .jsonl or text.",
         show_default=False,
+        autocompletion=options.recipe_names,
     ),
 ]
 

@@ -64,7 +64,12 @@ def show_recipe(
 def check_recipe(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE|FOLDER]", help="Default: all that 'recipe list' finds.", show_default=False),
+        typer.Argument(
+            metavar="[RECIPE|FOLDER]",
+            help="Default: all that 'recipe list' finds.",
+            show_default=False,
+            autocompletion=options.recipe_names,
+        ),
     ] = None,
     json: options.JsonOption = False,
     _debug: options.DebugOption = False,
@@ -101,8 +106,8 @@ def check_recipe(
 
 @app.command("diff")
 def diff_recipes(
-    first: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="OTHER", help="The one to compare it with.", show_default=False)],
+    first: options.RecipeArgument,
+    second: options.OtherRecipeArgument,
     settings: options.SetOption = None,
     json: options.JsonOption = False,
     _debug: options.DebugOption = False,
