@@ -165,17 +165,27 @@ def recipe_tree(recipe: Recipe) -> dict[str, Any]:
     return tree
 
 
-def _read(path: Path) -> dict[str, Any]:
+def recipe_bytes(path: Path) -> bytes:
+    """A recipe's file as it is. Raises TfcliError (USAGE) where it cannot be read."""
     try:
         # a recipe may come through a pipe, which is read once; else a plain file alone
         if _is_pipe(path) or str(path) == "/dev/stdin":
             with path.open("rb") as file:
-                data = file.read(_MAX_BYTES)
-        else:
-            data = read_bounded(path, _MAX_BYTES)
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'") from error
+                return file.read(_MAX_BYTES)
+        return read_bounded(path, _MAX_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> TfcliError:
+    return _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(recipe_bytes(path).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
         raise _bad(path, f"not TOML: {error}", "correct the file at that place") from error
 
