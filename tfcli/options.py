@@ -19,6 +19,14 @@ _MACHINE = "Machine (cannot change the result)"
 _OUTPUT = "Output"
 _ACTION = "Action"
 
+
+def recipe_names(incomplete: str) -> list[str]:
+    """For completion by the shell, which offers files where no name fits."""
+    from stages.recipe import named_recipes
+
+    return sorted(name for name in named_recipes() if name.startswith(incomplete))
+
+
 RecipeOption = Annotated[
     str,
     typer.Option(
@@ -27,10 +35,23 @@ RecipeOption = Annotated[
         metavar="RECIPE",
         help="A recipe's name ('tfcli recipe list') or file.",
         rich_help_panel=_RECIPE,
+        autocompletion=recipe_names,
     ),
 ]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe's name ('tfcli recipe list') or file.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe's name ('tfcli recipe list') or file.",
+        show_default=False,
+        autocompletion=recipe_names,
+    ),
+]
+OtherRecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="OTHER", help="The one to compare it with.", show_default=False, autocompletion=recipe_names
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -22,7 +22,6 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.generation.prompts import Ended, ImageDone, ImagePiece, Prompt, TextAdded, TextPiece
 from stages.model.cpu.inference import working_type
-from stages.sample_model import End, Picture, Step, Text, load
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
 from stages.sample_model.stage import _within
@@ -32,6 +31,7 @@ from stages.sources.decoding import read_picture
 from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
 from tests.builders import edit_manifest
+from tfcli import End, Picture, Step, Text, load
 
 QUICK = ("--steps", "2", "--set", "sample.generation.max_text_tokens=4")
 SETTINGS: dict[str, Any] = {"sampler": {"kind": "ddim", "steps": 2}, "max_text_tokens": 4}

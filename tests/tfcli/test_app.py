@@ -27,7 +27,13 @@ def spawn(args: list[str], cwd: Path = ROOT, **env: str) -> subprocess.Completed
 
 @pytest.mark.parametrize(
     ("args", "code"),
-    [(["--help"], 0), (["--version"], 0), (["inspect", "nowhere"], 2), (["train", "--bogus"], 2), (["recipe"], 2)],
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["inspect", "nowhere"], 2),
+        (["train", "--bogus"], 2),
+        (["recipe"], 2),
+    ],
 )
 def test_light_commands_import_nothing_heavy(args: list[str], code: int) -> None:
     program = (

@@ -29,6 +29,7 @@ _SourceArgument = Annotated[
         metavar="SOURCE",
         help="A recipe, a folder of pictures, tars, .parquet, .jsonl or text.",
         show_default=False,
+        autocompletion=options.recipe_names,
     ),
 ]
 
@@ -137,21 +138,15 @@ def _json(checkup: Checkup) -> dict[str, Any]:
 def _recipe(source: str, settings: tuple[str, ...]) -> tuple[Recipe, str]:
     """The recipe to check by, and why this reader. A path is read with the default settings."""
     from stages.doctor.guess import guess_source
-    from stages.recipe import load_recipe, make_recipe
+    from stages.recipe import load_recipe, make_recipe, named_recipes
 
     path = os.path.expanduser(source)
-    if path.endswith(".toml") or (not os.path.exists(path) and any(source == name.stem for name in _named())):
+    if path.endswith(".toml") or (not os.path.exists(path) and source in named_recipes()):
         recipe = load_recipe(source, settings)
         return recipe, f"the recipe says kind = {recipe.source.kind}"
     guess = guess_source(source)
     tree: dict[str, Any] = {"name": _NAMELESS, "source": guess.source.model_dump(include={"kind", "path"})}
     return make_recipe(tree, settings, Path(source)), guess.why
-
-
-def _named() -> list[Path]:
-    from stages.recipe import recipe_folders
-
-    return [file for folder in recipe_folders() for file in folder.glob("*.toml")]
 
 
 def _latent_row_bytes(recipe: Recipe) -> int | None:
