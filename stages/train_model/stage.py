@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stages.artifacts.checkpoint import EMA, FORM, PREVIEWS, REPORT, SAVES, TIMING, CheckpointContent
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
 from stages.coders.quality import too_low
@@ -21,7 +21,6 @@ from stages.core.device import autocast
 from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.interrupts import stopped_by
-from stages.core.runtime import Runtime
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.generation.config import GenerationConfig
@@ -51,9 +50,7 @@ def run(
     train: TrainConfig,
     generation: GenerationConfig,
     sequences: Path,
-    build: Build,
-    runtime: Runtime,
-    seed: int,
+    context: StageContext,
 ) -> None:
     """Train, save on the way, seal at the end. The same command after a kill goes on from the last save. generation: how
     previews are drawn.
@@ -63,8 +60,8 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
-    with joined(runtime, train) as ranks:
-        _train(model, diffusion, train, generation, sequences, build, runtime, seed, ranks)
+    with joined(context.runtime, train) as ranks:
+        _train(model, diffusion, train, generation, sequences, context, ranks)
 
 
 def _train(
@@ -73,12 +70,11 @@ def _train(
     train: TrainConfig,
     generation: GenerationConfig,
     sequences: Path,
-    build: Build,
-    runtime: Runtime,
-    seed: int,
+    context: StageContext,
     ranks: Ranks,
 ) -> None:
     """The same on one of many processes: each takes its rows of every step, the main one alone writes and reports."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     device = ranks.device
     start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
     data = Data(sequences, diffusion, model, start)
