@@ -262,7 +262,7 @@ class BatchMaker:
                 shape = (len(inside), *stored.shape[2:])
                 posteriors.append(torch.randn(shape, generator=generator))
                 limit, pixels = torch.from_numpy(limits[inside]), shape[-2] * shape[-1]
-                times.append(self.diffusion.draw_times(limit, pixels, generator))
+                times.append(self.diffusion.sample_timesteps(limit, pixels, generator))
                 noises.append(torch.randn(shape, generator=generator))
             t, noise = torch.cat(times), torch.cat(noises)
             clean = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
@@ -279,7 +279,7 @@ class BatchMaker:
             noised.append(ImageInputs(self.diffusion.add_noise(clean, noise, t), t, patch_places))
             target = self.diffusion.targets(clean, noise, t)
             weights = self.diffusion.loss_weights(t, self.weighting)
-            truths.append(ImageTruth(target, weights, self.diffusion.noise_errors(t)))
+            truths.append(ImageTruth(target, weights, self.diffusion.eps_mse_factor(t)))
         return tuple(noised), tuple(context), tuple(truths)
 
 

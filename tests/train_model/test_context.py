@@ -235,7 +235,7 @@ def test_copies_change_neither_draws_nor_targets_nor_positions(sequences: Sequen
     image, noise = clean.inputs.images[0], clean.images[0].target_IChw
     twin = (image.places_IP[:, 0] == twins[:, :1]).nonzero()[:, 1]
     signal, level = (
-        torch.from_numpy(each)[image.t_I[twin]].float()[:, None, None, None] for each in CosineSchedule().levels()
+        torch.from_numpy(each)[image.t_I[twin]].float()[:, None, None, None] for each in CosineSchedule().alpha_sigma()
     )
     beneath = (image.latents_IChw[twin] - level * noise[twin]) / signal
     easy = image.t_I[twin] < 900  # near T the division magnifies rounding

@@ -15,7 +15,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
-from stages.diffusion.timesteps import LogitNormalTimes
+from stages.diffusion.timesteps import LogitNormalTimesteps
 from stages.diffusion.weighting import MinSnr
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
@@ -154,7 +154,7 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
 def test_times_move_with_the_size_of_the_image(sequences: Sequences) -> None:
     """Esser et al. 2024, eq. 23: with n latent pixels, t / (1 - t) grows sqrt(n / base) times. The median of a logit-normal of
     mean 0 is then sqrt(n / base) / (1 + sqrt(n / base))."""
-    diffusion = Diffusion(FlowSchedule(), NoiseTarget(), LogitNormalTimes(mean=0.0, deviation=0.5, base_pixels=4))
+    diffusion = Diffusion(FlowSchedule(), NoiseTarget(), LogitNormalTimesteps(mean=0.0, deviation=0.5, base_pixels=4))
     drawn: dict[int, list[int]] = {}
     for step in range(12):
         for image in batch_of(sequences, diffusion, step).inputs.images:
