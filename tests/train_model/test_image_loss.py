@@ -18,7 +18,7 @@ from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
 from stages.diffusion.timesteps import LogitNormalTimesteps
 from stages.diffusion.weighting import MinSnr
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker
 from stages.train_model.checkpointing import TrainState
@@ -94,7 +94,7 @@ class Constant(Transfusion):
 
 
 def constant_model(sequences: Sequences) -> Constant:
-    network = Constant(ModelConfig(width=32, layers=1, heads=2), DataFacts(sequences.content.vocab_size, 2, 2))
+    network = Constant(ModelConfig(width=32, layers=1, heads=2), ModelDims(sequences.content.vocab_size, 2, 2))
     network.initialise(torch.Generator().manual_seed(0))
     return network
 
@@ -138,10 +138,10 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
         rows = np.arange(facts.num_rows)
         batch = data.train.make(rows, [(step, int(row)) for row in rows], 3)
         ids = torch.full((len(batch.inputs.positions_N),), -1)
-        ids[batch.inputs.text_places_T] = batch.inputs.text_ids_T
+        ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
         scored = set(batch.elements.documents_N[batch.loss_places].tolist())
         for image in batch.inputs.images:
-            for t, place in zip(image.t_I.tolist(), image.places_IP[:, 0].tolist(), strict=True):
+            for t, place in zip(image.t_I.tolist(), image.patch_index_IP[:, 0].tolist(), strict=True):
                 document = int(batch.elements.documents_N[place])
                 begin = int((batch.elements.documents_N == document).nonzero()[0, 0])
                 begins = all(int(ids[each]) in marks for each in range(begin, place)) and document in scored
