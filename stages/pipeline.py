@@ -32,12 +32,11 @@ from stages.artifacts.manifest import (
     input_entry,
     open_artifact,
     read_manifest,
-    what_changed,
 )
 from stages.artifacts.removal import clean_up, leftovers
 from stages.artifacts.tokens import tokenizer_at
 from stages.artifacts.units import RECIPE
-from stages.core.config import Section, result_config
+from stages.core.config import Section, neutral_names, result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.files import write_json
@@ -45,7 +44,7 @@ from stages.core.hashing import hash_file
 from stages.core.runtime import Runtime
 from stages.recipe import Recipe, recipe_tree
 from stages.sources.files import existing
-from stages.sources.known import KnownHashes, Unchanged
+from stages.sources.hash_cache import KnownHashes, Unchanged
 from stages.tokenize_text.config import PretrainedTokenizer
 from stages.train_autoencoder.config import PretrainedVae
 
@@ -157,6 +156,7 @@ class Workspace:
             config={name: result_config(self.section(name)) for name in stage.sections},
             outside=self._outside_of(stage) or None,
             inputs=inputs,
+            neutral=frozenset(key for name in stage.sections for key in neutral_names(self.section(name), f"{name}.")),
         )
 
     def start(self) -> tuple[Path, Manifest] | None:
@@ -228,8 +228,8 @@ class Workspace:
                 stage, "partial" if partial else "missing", "not finished" if partial else "not there", target
             )
         stamp = self.stamp(stage)
-        if manifest.fingerprint != stamp.fingerprint:
-            return Status(stage, "stale", f"{what_changed(manifest.facts(), stamp.facts())} changed", target)
+        if not stamp.is_of(manifest.fingerprint, manifest.facts()):
+            return Status(stage, "stale", f"{stamp.changed(manifest.facts())} changed", target)
         try:
             open_artifact(target, stage.kind)
             for name, entry in stamp.inputs.items():

@@ -34,7 +34,6 @@ from stages.artifacts.manifest import (
     make_manifest,
     open_artifact,
     read_manifest,
-    what_changed,
     write_manifest,
 )
 from stages.artifacts.removal import (
@@ -256,9 +255,9 @@ def saves_in_the_way(target: Path, stamp: Stamp) -> TfcliError | None:
     names = [path.name for path in (folder / SAVES).glob("*") if not path.name.endswith(".tmp")]
     saves = sorted(name for name in names if name == BEST or name.startswith("step-"))
     plan = read_plan(folder / PLAN)
-    if not saves or (plan is not None and plan["fingerprint"] == stamp.fingerprint):
+    if not saves or (plan is not None and stamp.is_of(plan["fingerprint"], plan["facts"])):
         return None
-    changed = f"{what_changed(plan['facts'], stamp.facts())} changed" if plan else f"{PLAN} cannot be read"
+    changed = f"{stamp.changed(plan['facts'])} changed" if plan else f"{PLAN} cannot be read"
     return TfcliError(
         f"{folder} was started with other settings",
         why=f"{changed}; it holds saves up to {saves[-1]}",
@@ -288,7 +287,7 @@ def _take_over(build: Build, runtime: Runtime) -> None:
         sealed = read_manifest(build.target)
     except TfcliError:
         return
-    if sealed is None or sealed.fingerprint != build.stamp.fingerprint:
+    if sealed is None or not build.stamp.is_of(sealed.fingerprint, sealed.facts()):
         return
     kept = count = 0
     for record in sealed_units(build.target, sealed):
@@ -368,16 +367,16 @@ def _finished(build: Build) -> Manifest | None:
         found = open_artifact(build.target, build.stamp.kind)
     except TfcliError:
         return None
-    return found if found.fingerprint == build.stamp.fingerprint else None
+    return found if build.stamp.is_of(found.fingerprint, found.facts()) else None
 
 
 def _resumable(build: Build) -> bool:
     """Whether the partial folder grows for the wanted fingerprint. Raises TfcliError (USAGE) where it is not of ours."""
     sealed = _sealed(build)
     if sealed is not None:
-        return sealed.fingerprint == build.stamp.fingerprint
+        return build.stamp.is_of(sealed.fingerprint, sealed.facts())
     plan = read_plan(build.folder / PLAN)
-    return plan is not None and plan["fingerprint"] == build.stamp.fingerprint
+    return plan is not None and build.stamp.is_of(plan["fingerprint"], plan["facts"])
 
 
 def _sealed(build: Build) -> Manifest | None:

@@ -29,7 +29,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Report, Warn
 from stages.core.files import disk_errors, sync_folder
 from stages.core.reading import inside, read_bounded
-from stages.sources.text_rules import printable
+from stages.core.text import printable
 
 PLAN = "plan.json"
 # What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`, safetensors' `.tmpXXXXXX`.

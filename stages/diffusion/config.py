@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stages.core.config import Section
 from stages.diffusion.schedules import CosineSchedule, Schedule
 from stages.diffusion.targets import NoiseTarget, Target
-from stages.diffusion.times import Times, UniformTimes
+from stages.diffusion.timesteps import Times, UniformTimes
 from stages.diffusion.weighting import Uniform, Weighting
 
 

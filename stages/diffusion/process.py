@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.diffusion.schedules import Schedule
 from stages.diffusion.targets import NoiseTarget, Target
-from stages.diffusion.times import Times, UniformTimes, shifted
+from stages.diffusion.timesteps import Times, UniformTimes, shifted
 from stages.diffusion.weighting import Weighting
 
 

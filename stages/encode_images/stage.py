@@ -16,7 +16,6 @@ from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identi
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
-from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, encode_png
 from stages.coders.quality import ADVICE, Floats, psnr, refuse_silent, too_low
 from stages.coders.sheets import compared_sheet
@@ -25,17 +24,19 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import require_space, write_atomic, write_jsonl
 from stages.core.runtime import Runtime
+from stages.core.text import printable
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.cutting import Shard, cut_shards
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.engines import encode_on_ray
+from stages.encode_images.job import Job
 from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
-from stages.encode_images.shards import Job, Record, encode_shards, num_shards
+from stages.encode_images.shards import Record, encode_shards, num_shards
+from stages.sources.decoding import PictureReader
 from stages.sources.document import Omission, Source, count_documents, pictures_of
 from stages.sources.failures import Failures
 from stages.sources.reasons import LeftOut
-from stages.sources.text_rules import printable
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 

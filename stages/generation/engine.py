@@ -16,12 +16,10 @@ from torch import Tensor
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
 from stages.generation.branches import branches_of, longest
-from stages.generation.cache import CachedAttention, KeyValueCache, Row
-from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
-from stages.generation.document import Document, TextRun
-from stages.generation.drawing import Drawing
-from stages.generation.lines import Line, LineMaker, inputs_of, mask_of
+from stages.generation.denoising import Drawing
+from stages.generation.kv_cache import CachedAttention, KeyValueCache, Row
+from stages.generation.layout import Line, LineMaker, inputs_of, mask_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import (
     Ended,
@@ -35,7 +33,9 @@ from stages.generation.prompts import (
     TextPiece,
     collect,
 )
-from stages.model.inference import working_type
+from stages.generation.state import Document, TextRun
+from stages.generation.token_sampling import Place, choose
+from stages.model.cpu.inference import working_type
 
 _SPARE_PLACES = 64  # that a cache has at first, beside prompts and an image
 

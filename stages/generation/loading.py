@@ -27,7 +27,7 @@ from stages.diffusion.process import Diffusion
 from stages.generation.config import Precision
 from stages.generation.prompts import Size
 from stages.model.config import ModelConfig
-from stages.model.inference import ready_to_run
+from stages.model.cpu.inference import ready_to_run
 from stages.model.transformer import DataFacts, Transfusion
 
 

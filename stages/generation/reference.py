@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from stages.core.seeds import torch_generator
-from stages.diffusion.editing import edited
 from stages.diffusion.guidance import combined
+from stages.diffusion.inpainting import edited
 from stages.diffusion.samplers import answered
 from stages.generation.branches import branch_pieces, branches_of, longest
-from stages.generation.choice import Place, choose
 from stages.generation.config import GenerationConfig
-from stages.generation.lines import Line, LineMaker, num_patches
+from stages.generation.layout import Line, LineMaker, num_patches
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, Size, TextPiece
+from stages.generation.token_sampling import Place, choose
 from stages.model.attention import DenseAttention, allowed
 from stages.model.transformer import ImageInputs, Inputs, Outputs
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.model.positions import Rotary, turned
+from stages.model.rotary import Rotary, turned
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

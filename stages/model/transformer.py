@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
-from stages.model.fused import linear, product_type, rms_norm, swiglu
+from stages.model.cpu.ops import linear, product_type, rms_norm, swiglu
 from stages.model.patches import Encoded, ResidualBlock, build_patches
-from stages.model.positions import Rotary, grid_positions, rotary_table
+from stages.model.rotary import Rotary, grid_positions, rotary_table
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page
-from stages.sample_model.pictures import tell_quality
+from stages.sample_model.pictures import warn_of_quality
 from stages.sample_model.tasks import MODES, Task, make_tasks
-from stages.sample_model.writing import Facts, Writer
+from stages.sample_model.writing import RunInfo, Writer
 
 
 def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
@@ -38,7 +38,7 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         fix = "give a prompt, or set sample.heldout_prompts, captions or free above 0"
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
     own = (task.prompt for task in tasks if task.mode == "prompts" and task.take == 0)
-    tell_quality(own, loaded, runtime)
+    warn_of_quality(own, loaded, runtime)
     for reading in dict.fromkeys(task.prompt.edit.reading for task in tasks if task.prompt.edit is not None):
         if reading:
             runtime.report(Note(reading))
@@ -50,13 +50,13 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     for mode in MODES:
         chosen = [task for task in tasks if task.mode == mode]
         config = _config(mode, sample)
-        facts = Facts(seed, loaded.checkpoint.manifest.digest, result_config(config), sample.gif)
-        writer = Writer(build.folder, chosen, loaded, facts, runtime, tell=mode == "prompts")
+        run = RunInfo(seed, loaded.checkpoint.manifest.digest, result_config(config), sample.gif)
+        writer = Writer(build.folder, chosen, loaded, run, runtime, report_parts=mode == "prompts")
         engine = Engine(loaded, config, derive_seed(seed, mode), runtime)
         for event in engine.stream((task.prompt for task in chosen), (task.number for task in chosen), steps=True):
             writer.take(event)
         records.extend(writer.records())
-        drawn.extend(writer.pictures[place] for place in sorted(writer.pictures))
+        drawn.extend(writer.pictures[key] for key in sorted(writer.pictures))
         runtime.report(Progress("sample", len(records), len(tasks), "documents"))
     write_jsonl(build.folder / RECORDS, [record.model_dump() for record in records])
     if drawn:
@@ -64,7 +64,8 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
     write_atomic(build.folder / PAGE, _page(loaded.checkpoint, records, seed, sample.generation).encode())
     stats = {"documents": len(records), "pictures": len(drawn)}
     files = [RECORDS, PAGE, *([GRID] if drawn else []), *(name for record in records for name in record.files())]
-    build.seal({"modes": sorted({record.mode for record in records})}, stats, files=files)
+    modes = sorted({record.mode for record in records})
+    build.seal({"modes": modes}, stats, volatile=(PAGE,), files=files)  # the page shows what the records hold
 
 
 def _within(sample: SampleConfig, loaded: LoadedModel, runtime: Runtime) -> SampleConfig:

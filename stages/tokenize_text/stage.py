@@ -36,8 +36,8 @@ from stages.core.hashing import hash_bytes
 from stages.core.memory import available_bytes
 from stages.core.runtime import Runtime
 from stages.core.seeds import numpy_generator
+from stages.core.text import printable
 from stages.sources.document import Document, Omission, TextSegment
-from stages.sources.text_rules import printable
 from stages.tokenize_text.config import Corpus, PretrainedTokenizer, TokenizeConfig
 from stages.tokenize_text.recaption import Captions
 from stages.tokenize_text.training import train_in_process

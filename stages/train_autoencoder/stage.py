@@ -17,7 +17,6 @@ from stages.artifacts.autoencoder import FORM, GROWING, METRICS, MODEL, SHEET, A
 from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_tensors
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
-from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, encode_png
 from stages.coders.quality import ADVICE, psnr, refuse_silent, too_low
 from stages.coders.sheets import contact_sheet
@@ -39,6 +38,7 @@ from stages.core.hashing import hash_file
 from stages.core.reading import inside
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
+from stages.sources.decoding import PictureReader
 from stages.sources.document import Picture, Source
 from stages.sources.reasons import LeftOut
 from stages.train_autoencoder.config import PretrainedVae, TrainVae

@@ -26,7 +26,7 @@ from stages.core.seeds import numpy_generator, torch_generator
 from stages.diffusion.process import Diffusion
 from stages.diffusion.weighting import Weighting
 from stages.model.attention import Attention, DenseAttention, FlexAttention, allowed, group_mask
-from stages.model.grouped import Group, GroupedAttention
+from stages.model.cpu.attention import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs
 from stages.train_model.config import Kernel
 

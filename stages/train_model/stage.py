@@ -28,19 +28,19 @@ from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
+from stages.train_model.checkpointing import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.config import TrainConfig
-from stages.train_model.health import Health
-from stages.train_model.joining import joined
-from stages.train_model.journal import SKIPPED, Journal
-from stages.train_model.meter import Meter, fields
+from stages.train_model.distributed.launch import joined
+from stages.train_model.distributed.ranks import Ranks, clip, let_go, put_all
+from stages.train_model.finetune import Start
+from stages.train_model.monitor.divergence import Health
+from stages.train_model.monitor.metrics import SKIPPED, Journal
+from stages.train_model.monitor.overfitting import Overfitting, epochs
+from stages.train_model.monitor.previews import Previews
+from stages.train_model.monitor.report import write_report
+from stages.train_model.monitor.throughput import Meter, fields
 from stages.train_model.objective import loss_sums
-from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
-from stages.train_model.overfitting import Overfitting, epochs
-from stages.train_model.previews import Previews
-from stages.train_model.ranks import Ranks, clip, let_go, put_all
-from stages.train_model.report import write_report
-from stages.train_model.saves import TrainState, load_state, newest_state, save, write_state
-from stages.train_model.start import Start
+from stages.train_model.optimizer import averaged_weights, build_optimizers, learning_rate, update_average
 
 _LEVELS = 4  # quarters of the noise levels, in held-out losses
 

@@ -1,5 +1,5 @@
 """Where the figures of a training go. A tracker is one frozen model, whose fields are its recipe options, and its line in
-`Tracker`; the two JSONL files of a checkpoint (`journal.py`) are always written."""
+`Tracker`; the two JSONL files of a checkpoint (`monitor/metrics.py`) are always written."""
 
 from __future__ import annotations
 

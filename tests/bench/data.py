@@ -46,8 +46,8 @@ from stages.sources.folder import Folder
 from stages.tokenize_text.stage import _Columns, _CorpusDocument
 from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
+from stages.train_model.distributed.ranks import Ranks
 from stages.train_model.objective import loss_sums
-from stages.train_model.ranks import Ranks
 from stages.train_model.stage import Data
 from tests.bench.figures import Figure, at_least, at_most, run, seconds
 from tests.builders import Story, make_all

@@ -25,7 +25,7 @@ from stages.generation.engine import Engine
 from stages.generation.prompts import Prompt, TextPiece
 from stages.generation.reference import Reference
 from stages.model.config import ModelConfig
-from stages.model.inference import ready_to_run
+from stages.model.cpu.inference import ready_to_run
 from stages.model.transformer import DataFacts, Transfusion
 from tests.bench.figures import Figure, at_least, once, pairs, run
 from tests.bench.peer import PeerProcess

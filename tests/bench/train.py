@@ -35,7 +35,7 @@ from stages.recipe import load_recipe
 from stages.train_model.batches import BatchMaker
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
-from stages.train_model.optimisation import build_optimizers
+from stages.train_model.optimizer import build_optimizers
 from tests.bench.figures import Figure, at_least, at_most, once, pairs, run
 from tests.bench.peer import PeerProcess
 

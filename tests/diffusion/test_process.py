@@ -12,7 +12,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from stages.diffusion.targets import CleanTarget, FlowTarget, NoiseTarget, Target, VelocityTarget
-from stages.diffusion.times import LogitNormalTimes
+from stages.diffusion.timesteps import LogitNormalTimes
 from stages.diffusion.weighting import MinSnr, Uniform
 
 PAIRS: list[tuple[Schedule, Target]] = [

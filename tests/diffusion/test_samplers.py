@@ -21,7 +21,7 @@ from stages.diffusion.samplers import (
 )
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from stages.diffusion.targets import FlowTarget
-from stages.diffusion.times import LogitNormalTimes, shifted
+from stages.diffusion.timesteps import LogitNormalTimes, shifted
 
 KINDS: tuple[Any, ...] = get_args(get_args(Sampler)[0])
 SAMPLERS: list[Any] = [*(kind() for kind in KINDS), DdpmSampler(steps=1000), *(kind(steps=50) for kind in KINDS)]

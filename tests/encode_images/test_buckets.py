@@ -20,13 +20,13 @@ from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
 from stages.coders.config import MAX_SHAPES, Images
-from stages.coders.pictures import read_picture
 from stages.coders.vae import load_vae
 from stages.core.errors import TfcliError
 from stages.core.runtime import Part, Runtime
 from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.rows import pack_grids, unpack_grids
+from stages.sources.decoding import read_picture
 from stages.sources.document import Document, ImageSegment
 from tests.builders import make_autoencoder
 from tests.encode_images.test_stage import Pairs

@@ -35,7 +35,7 @@ from stages.encode_images.plan import latent_bytes, plan
 from stages.sources.document import Document, ImageSegment, TextSegment
 from stages.sources.failures import Failures
 from tests.builders import make_autoencoder
-from tests.coders.test_pictures import Drawn
+from tests.sources.test_decoding import Drawn
 
 BAD = 5
 

@@ -15,9 +15,9 @@ from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
 from stages.generation import engine as engine_module
-from stages.generation.cache import KeyValueCache
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
+from stages.generation.kv_cache import KeyValueCache
 from stages.generation.prompts import (
     Denoised,
     Edit,

@@ -22,7 +22,7 @@ from stages.diffusion.schedules import CosineSchedule
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, pieces_of
-from stages.generation.lines import LineMaker
+from stages.generation.layout import LineMaker
 from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig

@@ -13,14 +13,14 @@ import torch
 from stages.core.runtime import Runtime
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
 from stages.generation import engine as engine_module
-from stages.generation.cache import CachedAttention
 from stages.generation.config import GenerationConfig
-from stages.generation.document import Document
 from stages.generation.engine import Engine
-from stages.generation.lines import Line, num_patches
+from stages.generation.kv_cache import CachedAttention
+from stages.generation.layout import Line, num_patches
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
 from stages.generation.reference import Reference
-from stages.model.inference import ready_to_run
+from stages.generation.state import Document
+from stages.model.cpu.inference import ready_to_run
 from stages.model.transformer import Inputs
 from tests.generation.trained import picture, trained_model
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from stages.model import attention
-from stages.model import grouped as grouped_kernel
 from stages.model.attention import DenseAttention, FlexAttention, allowed, group_mask
-from stages.model.grouped import Group, GroupedAttention
-from stages.model.positions import Rotary, rotary_table
+from stages.model.cpu import attention as grouped_kernel
+from stages.model.cpu.attention import Group, GroupedAttention
+from stages.model.rotary import Rotary, rotary_table
 
 # One line per structure: a document as a string, T text, digits the patches of an image, B and E the marks around it; small
 # letters the patches of an image that only itself sees, as its clean copy stands behind it.

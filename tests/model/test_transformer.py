@@ -9,7 +9,7 @@ from stages.core.errors import TfcliError
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
 from stages.model.patches import build_patches, from_patches, to_patches
-from stages.model.positions import Rotary, grid_positions, rotary_table, rotate, turned
+from stages.model.rotary import Rotary, grid_positions, rotary_table, rotate, turned
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
 
 # text 0-3, BOI 4, patches 5-8, EOI 9, text 10-11, BOI 12, patches 13-16, EOI 17

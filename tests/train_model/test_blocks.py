@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from stages.core.device import autocast
+from stages.estimate_training.memory import footprint, stand_in
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
 from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
-from stages.train_model.footprint import footprint, stand_in
 from stages.train_model.objective import loss_sums
 
 FACTS = DataFacts(vocab_size=200, latent_channels=4, patch_side=2)

@@ -20,7 +20,7 @@ from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.weighting import Uniform
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
-from stages.generation.lines import Line
+from stages.generation.layout import Line
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig, UNetCodec
 from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion

@@ -17,7 +17,7 @@ from stages.generation.config import GenerationConfig
 from stages.train_model import stage
 from stages.train_model.config import TrainConfig
 from tests.builders import Story, make_all, stamp
-from tests.train_model.test_start import MODEL, PACK
+from tests.train_model.test_finetune import MODEL, PACK
 
 TRAIN = TrainConfig(steps=4, batch_rows=1, warmup_steps=1, eval_rows=1, eval_every=2, save_every=100)
 

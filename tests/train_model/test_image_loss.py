@@ -15,16 +15,16 @@ from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
-from stages.diffusion.times import LogitNormalTimes
+from stages.diffusion.timesteps import LogitNormalTimes
 from stages.diffusion.weighting import MinSnr
 from stages.model.config import ModelConfig
 from stages.model.transformer import DataFacts, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker
+from stages.train_model.checkpointing import TrainState
 from stages.train_model.config import TrainConfig
+from stages.train_model.distributed.ranks import Ranks
 from stages.train_model.objective import loss_sums
-from stages.train_model.ranks import Ranks
-from stages.train_model.saves import TrainState
 from stages.train_model.stage import Data, _heldout_losses
 from tests.builders import CHANNEL_MEANS, CHANNEL_STDS, POSTERIOR_DEVIATION, Story, make_all
 

@@ -114,7 +114,7 @@ def work_folder(given: Path) -> Path:
     if (artifact := artifact_around(work)) is not None:
         why = f"{artifact} is a finished artifact, in which nothing else may lie"
         fix = "give the folder around it, or another one"
-        raise TfcliError(f"--work {work} lies in an artifact", why=why, fix=fix, code=ExitCode.USAGE)
+        raise TfcliError(f"--work {work} is inside an artifact", why=why, fix=fix, code=ExitCode.USAGE)
     return work
 
 

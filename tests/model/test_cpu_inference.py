@@ -1,0 +1,67 @@
+"""A model made ready to be run against the model itself."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from stages.model.attention import DenseAttention, allowed
+from stages.model.config import ModelConfig
+from stages.model.cpu import inference
+from stages.model.cpu.inference import ReadyBlock, ready_to_run, working_type
+from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
+
+
+def scrambled(*, qk_norm: bool) -> Transfusion:
+    """A model in which no weight, also of its norms, is what it began as."""
+    generator = torch.Generator().manual_seed(3)
+    model = Transfusion(
+        ModelConfig(width=48, layers=3, heads=3, qk_norm=qk_norm, norm_epsilon=0.05), DataFacts(31, 2, 2)
+    )
+    model.initialise(generator)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def outputs(model: Transfusion) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits and the image's prediction of a document of three tokens, a picture and two tokens more; logits of one token."""
+    places = torch.arange(3, 7)
+    image = ImageInputs(
+        torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([7]), places[None]
+    )
+    text = torch.tensor([0, 1, 2, 7, 8])
+    inputs = Inputs(torch.arange(9), torch.tensor([5, 9, 3, 4, 11]), text, (image,))
+    images = torch.full((9,), -1).index_fill(0, places, 0)
+    with torch.inference_mode():
+        logits, (predicted,) = model(inputs, DenseAttention(allowed(torch.zeros(9), images)), text)
+        one = Inputs(torch.tensor([6]), torch.tensor([12]), torch.tensor([0]), ())
+        alone, _ = model(one, DenseAttention(torch.ones(1, 1, dtype=torch.bool)), torch.tensor([0]))
+    return logits.float(), predicted.float(), alone.float()
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 5e-6), (torch.bfloat16, 0.04)], ids=str)
+def test_ready_blocks_give_what_blocks_give(qk_norm: bool, dtype: torch.dtype, bound: float) -> None:
+    model = scrambled(qk_norm=qk_norm)
+    ready = ready_to_run(copy.deepcopy(model), dtype, 1000)
+    assert all(isinstance(block, ReadyBlock) for block in ready.blocks)
+    assert working_type(ready) == dtype
+    for found, expected in zip(outputs(ready), outputs(model), strict=True):
+        error = (found - expected).norm() / expected.norm()
+        assert 0 < error < bound
+
+
+def test_without_onednn_blocks_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scrambled(qk_norm=False)
+    expected = outputs(model)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(inference, "onednn_product", None)  # not there at all
+    ready = ready_to_run(model, torch.float32, 1000)
+    assert not any(isinstance(block, ReadyBlock) for block in ready.blocks)
+    for found, value in zip(outputs(ready), expected, strict=True):
+        assert torch.allclose(found, value, atol=1e-4)
