@@ -96,12 +96,15 @@ def load_state(folder: Path, state: TrainState) -> None:
     state.step = step
 
 
-def _problem(folder: Path, state: TrainState) -> str:
-    """What is wrong with a state on disk; "" where nothing is. Each process looks at the bytes of some of the files."""
+def _problem(folder: Path, state: TrainState, last: int | None = None) -> str:
+    """What is wrong with a state on disk; "" where nothing is. Each process looks at the bytes of some of the files. last: the
+    step that it has to be of, where its folder does not name one."""
     try:
         step, entries = _read_record(folder)
         if (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
             return f"{STATE} is of step {step}"
+        if last is not None and step != last:
+            return f"{STATE} is of step {step}, the training ends at step {last}"
         names = {entry.path for entry in entries}
         whole_state = {WEIGHTS, OPTIMIZER, *([EMA] if state.ema else [])}
         wanted = (
@@ -168,9 +171,10 @@ def half_saves(saves: Path) -> list[Path]:
     return found
 
 
-def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) -> Path | None:
+def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report, last: int | None = None) -> Path | None:
     """The newest state that is whole: of the folder that is about to be sealed, or a save; None where there is none. The main
     process decides for all. One that is not whole is reported and set aside (`step-N.damaged`), and the one before it is tried.
+    last: the step of a folder that is about to be sealed.
 
     Raises TfcliError (ARTIFACT) where there are saves and none is whole: a training does not start from 0 in silence.
     """
@@ -189,7 +193,7 @@ def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) 
         if found < 0:
             break
         folder = sealing if found == 10**9 else saves / f"step-{found:08d}"
-        why = _problem(folder, state)
+        why = _problem(folder, state, last if folder == sealing else None)
         if not ranks.most(bool(why)):
             return folder
         report(Warn(f"{folder} is damaged ({why or 'another process found it so'}): an older save is taken"))

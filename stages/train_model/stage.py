@@ -85,7 +85,7 @@ def _train(
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
     state = TrainState(network, build_optimizers(network, train), average, ranks=ranks)
     saves = build.folder / SAVES
-    found = newest_state(saves, build.folder, state, runtime.report)
+    found = newest_state(saves, build.folder, state, runtime.report, train.steps)
     if found:
         load_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
