@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.memory import require_memory
 from stages.core.seeds import torch_generator
 from stages.model.config import ModelConfig
 from stages.model.transformer import ModelDims, Transfusion
@@ -89,6 +90,7 @@ class Ranks:
         """The model on the device with its first weights, which do not depend on the number of processes."""
         generator = torch_generator(seed, "weights")
         if self.mesh is None:
+            _require_memory(model, facts, train, self.device)
             network = Transfusion(model, facts)
             prepare_blocks(network, train, self.device)
             network.initialise(generator)
@@ -201,6 +203,18 @@ def let_go(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def _require_memory(model: ModelConfig, facts: DataFacts, train: TrainConfig, device: torch.device) -> None:
+    """Refuse a model whose weights alone, with what training keeps for each of them, are more than the machine has. On a GPU the
+    weights are made on the CPU and moved; the GPU refuses what it cannot hold by itself."""
+    with torch.device("meta"):
+        weights = sum(weight.nbytes for weight in Transfusion(model, facts).parameters())
+    # gradients, the average, and of the optimizer the one slot that all optimizers have
+    copies = 1 if device.type != "cpu" else 3 + bool(train.ema_decay)
+    require_memory(
+        copies * weights, "training this model", "use a smaller model (model.width, model.layers): see 'tfcli plan'"
+    )
 
 
 def _cut(network: Transfusion, mesh: DeviceMesh) -> None:
