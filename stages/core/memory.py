@@ -45,7 +45,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Let `peak_bytes` begin anew, where Linux allows it."""
+    """Reset `peak_bytes`, where Linux allows it."""
     try:
         descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
     except OSError:

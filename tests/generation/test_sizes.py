@@ -142,19 +142,19 @@ def test_the_size_of_each_image_stands_before_its_boi(sequences: Sequences) -> N
 def test_a_row_with_a_wrong_size_never_gets_to_training(sequences: Sequences, damage: str) -> None:
     facts, table = sequences.content, sequences.split("train")
     frames = Frames(np.array([4, 8]), np.array(list(facts.size_ids().values())))
-    marks = Tokens.open(sequences.tokens_folder()).content
-    check_rows(table, marks, frames)
+    special_tokens = Tokens.open(sequences.tokens_folder()).content
+    check_rows(table, special_tokens, frames)
     ids = np.array(table.ids)
     row, first = table.images[0, 0], table.images[0, 1]
     place, value = {
-        "other size": ((row, first - 2), 2 * marks.vocab_size + 1 - ids[row, first - 2]),
+        "other size": ((row, first - 2), 2 * special_tokens.vocab_size + 1 - ids[row, first - 2]),
         "no size": ((row, first - 2), 20),
-        "a size too many": ((row, first), marks.vocab_size),
+        "a size too many": ((row, first), special_tokens.vocab_size),
     }[damage]
     ids[place] = value
     damaged = RowTable(ids, table.documents, table.images, table.row_documents, table.row_images)
     with pytest.raises(TfcliError, match="size"):
-        check_rows(damaged, marks, frames)
+        check_rows(damaged, special_tokens, frames)
 
 
 def test_the_model_chooses_the_size_that_the_caption_asks_for(loaded: Any) -> None:

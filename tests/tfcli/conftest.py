@@ -46,7 +46,9 @@ class World:
             runtime.report(Progress(stage, 0, 2, "things"))
             # the section vae does not show in the bytes: that is how the early cutoff is tried
             shown = {key: str(value) for key, value in given.items() if key != "vae" and not isinstance(value, Path)}
-            (build.folder / "data.bin").write_text(json.dumps([shown, build.stamp.facts()["inputs"], seed]))
+            (build.folder / "data.bin").write_text(
+                json.dumps([shown, build.stamp.fingerprint_inputs()["inputs"], seed])
+            )
             if stage in self.during:
                 self.during[stage](runtime)
             if stage == "sample":
