@@ -71,7 +71,7 @@ def test_a_row_in_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         (["work/latents", "--row", "0"], "only sequences have rows"),
         (["work", "--images"], "is a work folder"),
         (["work/tokens", "--images"], "holds no pictures"),
-        (["work/latents", "--images", "--out", "work/latents/x.html"], "lies in an artifact"),
+        (["work/latents", "--images", "--out", "work/latents/x.html"], "is inside an artifact"),
         (["work/latents", "--images", "--out", "none/x.html"], "no such folder"),
         (["work/latents", "--images", "--out", "x.gif"], "neither .html nor .png"),
         (["work/latents", "--out", "x.html"], "--out needs --images"),

@@ -17,7 +17,7 @@ from stages.pipeline import BY_NAME, Workspace
 from stages.recipe import load_recipe
 from stages.train_model import stage
 from tests.builders import Story, edit_manifest, make_all
-from tests.train_model.test_start import PACK
+from tests.train_model.test_finetune import PACK
 
 TRAIN = BY_NAME["train"]
 SMALL = (

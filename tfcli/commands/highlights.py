@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.manifest import Manifest
-from stages.sources.text_rules import shortened
+from stages.core.text import shortened
 from tfcli import render
 
 _EXAMPLES = 6  # lines of a kind
@@ -69,19 +69,19 @@ def _pieces(files: CheckedFiles) -> Table:
     pieces = [(number, coder.decode([number])) for number in range(coder.vocab_size)]
     words = [(number, piece) for number, piece in pieces if len(piece.strip()) > 1]
     longest = sorted(words, key=lambda pair: (-len(pair[1]), pair[0]))[:12]
-    facts = {
+    values = {
         "longest": "  ".join(f"'{piece}'" for _, piece in longest),
         "first": "  ".join(f"'{piece}'" for _, piece in words[:16]),
         "last": "  ".join(f"'{piece}'" for _, piece in words[-16:]),
     }
-    return render.pairs(facts)
+    return render.pairs(values)
 
 
 def _metrics(rows: list[Any]) -> Iterator[tuple[str, Table]]:
     """The first row, the last, and some between; the columns are the names that occur, held-out ones where they were taken."""
     heldout = [row for row in rows if any(name.startswith("heldout") for name in row)] or rows
-    places = sorted({place * (len(heldout) - 1) // max(1, _EXAMPLES - 1) for place in range(_EXAMPLES)})
-    chosen = [heldout[place] for place in places] if heldout else []
+    indices = sorted({index * (len(heldout) - 1) // max(1, _EXAMPLES - 1) for index in range(_EXAMPLES)})
+    chosen = [heldout[index] for index in indices] if heldout else []
     names = list(dict.fromkeys(name for row in chosen for name in row))
     if chosen and "step" in names:
         lines = [tuple(_figure(row.get(name)) for name in names) for row in chosen]
