@@ -73,6 +73,8 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
     monkeypatch.chdir(tmp_path)
+    for name in ("TFCLI_WORK", "TFCLI_DEVICE"):  # of whoever runs the tests
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("stages.pipeline.import_module", made.module)
     monkeypatch.setattr("stages.recipe.recipe_folders", lambda: [Path("recipes")])
     return made
