@@ -76,6 +76,6 @@ setup(
     long_description_content_type="text/markdown",
     packages=[*find_packages(include=["tfcli*", "stages*"]), "tfcli.recipes"],
     package_dir={"tfcli.recipes": "recipes"},
-    package_data={"tfcli.recipes": ["*.toml"], "tfcli": ["py.typed"], "stages": ["py.typed"]},
+    package_data={"tfcli.recipes": ["*.toml"], "tfcli": ["py.typed"], "stages": ["py.typed", "**/*.html"]},
     cmdclass={"build_py": BuildWithCommit, "sdist": SdistWithCommit},
 )

@@ -28,7 +28,7 @@ from stages.evaluate_model.config import EvalConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
 from stages.sample_model.config import SampleConfig
-from stages.sources.config import SourceConfig
+from stages.sources.mix import SourceConfig
 from stages.tokenize_text.config import TokenizeConfig
 from stages.train_autoencoder.config import TrainVae, VaeConfig
 from stages.train_model.config import TrainConfig

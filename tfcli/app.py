@@ -61,7 +61,7 @@ class Commands(TyperGroup):
                 _show(failure)
             code = failure.code
         for stream in (sys.stdout, sys.stderr):
-            _let_go(stream)
+            _detach(stream)
         sys.exit(int(code))
 
     def invoke(self, ctx: Any) -> Any:
@@ -70,9 +70,7 @@ class Commands(TyperGroup):
             super().invoke(ctx)
         except BrokenPipeError as error:
             fix = "run the same command again, with fewer --workers if memory was short"
-            raise TfcliError(
-                "a worker process went away", why=str(error), fix=fix, code=ExitCode.ENVIRONMENT
-            ) from error
+            raise TfcliError("a worker process exited", why=str(error), fix=fix, code=ExitCode.ENVIRONMENT) from error
         return ExitCode.DONE
 
 
@@ -122,7 +120,7 @@ app = typer.Typer(
     """,
 )
 add_stages(app)
-app.command("run", rich_help_panel="Whole runs")(options.takes_call(run, options.RecipeArgument))
+app.command("run", rich_help_panel="Whole runs")(options.with_call(run, options.RecipeArgument))
 app.add_typer(recipes.app, name="recipe", rich_help_panel="Whole runs")
 app.command("plan", rich_help_panel="Whole runs")(plan)
 app.command("doctor", rich_help_panel="Whole runs")(doctor)
@@ -183,7 +181,7 @@ def _flush() -> None:
             stream.flush()
 
 
-def _let_go(stream: TextIO | None) -> None:
+def _detach(stream: TextIO | None) -> None:
     """Turn a broken stream to nowhere, so that the flush at exit does not fail (it would set exit code 120)."""
     if stream is None:
         return

@@ -217,10 +217,10 @@ def _call(
     )
 
 
-def takes_call(
+def with_call(
     command: Callable[..., None], recipe: Any = RecipeOption, default: Any = inspect.Parameter.empty
 ) -> Callable[..., None]:
-    """`command` as Typer should see it: the shared options in place of its parameter `call`.
+    """`command` as Typer should see it: the shared options in index of its parameter `call`.
 
     Its own parameters before `call` are listed behind --work, those after it at the end. recipe: option or argument, and its
     default where it may be left out.
@@ -228,10 +228,10 @@ def takes_call(
     shared = dict(inspect.signature(_call, eval_str=True).parameters)
     shared["recipe"] = shared["recipe"].replace(annotation=recipe, default=default)
     own = list(inspect.signature(command, eval_str=True).parameters.values())
-    place = next(index for index, parameter in enumerate(own) if parameter.name == "call")
+    index = next(index for index, parameter in enumerate(own) if parameter.name == "call")
     named = list(shared.values())
     behind_work = list(shared).index("work") + 1
-    order = [*named[:behind_work], *own[:place], *named[behind_work:], *own[place + 1 :]]
+    order = [*named[:behind_work], *own[:index], *named[behind_work:], *own[index + 1 :]]
 
     def wrapped(**given: Any) -> None:
         call = _call(**{name: given.pop(name) for name in shared})

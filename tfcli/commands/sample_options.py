@@ -47,7 +47,7 @@ Image = Annotated[
         "--image",
         "-i",
         metavar="FILE",
-        help="A picture in front of each text, or where it says <image>. May be repeated; in order.",
+        help="A picture before each text, or where it says <image>. May be repeated; in order.",
     ),
 ]
 File = Annotated[
