@@ -40,7 +40,8 @@ class World:
     def module(self, _name: str) -> Any:
         """Stands in for import_module in stages.pipeline."""
 
-        def run(*, build: Any, runtime: Any, seed: int, **given: Any) -> None:
+        def run(*, context: Any, **given: Any) -> None:
+            build, runtime, seed = context.build, context.runtime, context.seed
             stage = build.stamp.stage
             self.made.append(stage)
             runtime.report(Progress(stage, 0, 2, "things"))
