@@ -84,6 +84,12 @@ def from_environment(context: typer.Context, parameter: str) -> bool:
     return source is not None and source.name == "ENVIRONMENT"
 
 
+def is_typed(context: typer.Context, parameter: str) -> bool:
+    """Whether an option or argument was given on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _checked_device(context: typer.Context, value: str) -> str:
     """Checked also where everything is fresh and nothing would ask for it."""
     try:
