@@ -57,7 +57,7 @@ class ModelConfig(Section):
     ffn_width: int = Field(0, ge=0)
     rope_base: float = Field(10_000.0, gt=0)
     norm_epsilon: float = Field(1e-5, gt=0)
-    time_features: int = Field(256, ge=2)
+    time_features: int = Field(256, ge=2, multiple_of=2)
     image_attention: Literal["bidirectional", "causal"] = "bidirectional"
     image_positions: Literal["raster", "grid"] = "raster"
     qk_norm: bool = False
