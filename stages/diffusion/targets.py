@@ -19,6 +19,7 @@ class NoiseTarget(Section):
     """eps, the noise itself (paper, eq. 3)."""
 
     kind: Literal["noise"] = "noise"
+    """The noise that was added (epsilon prediction; paper, equation 3)."""
 
     def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """What the model should give for x_t."""
@@ -39,6 +40,7 @@ class CleanTarget(Section):
     """x_0 itself: for patches of more values than the model can carry, where noise cannot be given back (Li and He 2025)."""
 
     kind: Literal["clean"] = "clean"
+    """The clean latents x_0; for patches with more values than the model's width can carry."""
 
     def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
         del noise, a, b
@@ -61,6 +63,7 @@ class VelocityTarget(Section):
     """
 
     kind: Literal["velocity"] = "velocity"
+    """alpha eps - sigma x_0 (v prediction); learns what the image is at high noise sooner than "noise"."""
 
     def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return a * noise - b * clean
@@ -76,6 +79,7 @@ class FlowTarget(Section):
     """eps - x_0, the speed of rectified flow's straight lines (Liu et al. 2023, eq. 1), for the schedule `flow`."""
 
     kind: Literal["flow"] = "flow"
+    """eps - x_0, the velocity of rectified flow; needs schedule "flow"."""
 
     def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
         del a, b

@@ -18,6 +18,7 @@ class UniformTimes(Section):
     """Every t alike, as in DDPM (the paper does not say)."""
 
     kind: Literal["uniform"] = "uniform"
+    """Every time t is equally likely."""
 
     def draw(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
         """Shares of the way to noise, float64 in [0, 1), shape (count,)."""
@@ -33,16 +34,17 @@ class UniformTimes(Section):
 
 
 class LogitNormalTimes(Section):
-    """sigmoid of a normal draw, moved towards noise for large images (Esser et al. 2024, section 3.1 and eq. 23).
-
-    base_pixels: latent pixels (h x w) of an image whose times stay as drawn; with n pixels the ratio of noise to signal grows
-    sqrt(n / base_pixels) times. 0: no image is moved.
-    """
+    """sigmoid of a normal draw, moved towards noise for large images (Esser et al. 2024, section 3.1 and eq. 23)."""
 
     kind: Literal["logit-normal"] = "logit-normal"
+    """Times in the middle are more likely than those near the image or the noise."""
     mean: float = 0.0
+    """Mean of the normal draw, before the sigmoid. Above 0: more noise."""
     deviation: float = Field(1.0, gt=0)
+    """Standard deviation of the normal draw, before the sigmoid."""
     base_pixels: int = Field(0, ge=0)
+    """Latent pixels (height times width) of an image whose times stay as drawn. For an image of n latent pixels the ratio of
+    noise to signal is multiplied by sqrt(n / base_pixels). 0: no image is moved."""
 
     def draw(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
         """As `UniformTimes.draw`."""
