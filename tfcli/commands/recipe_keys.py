@@ -1,13 +1,16 @@
-"""recipe explain: what the keys of recipes are."""
+"""recipe explain, schema: what the keys of recipes are."""
 
 from __future__ import annotations
 
+import json as json_format
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.files import write_atomic
 from tfcli import options, render
 
 
@@ -48,3 +51,26 @@ def explain(
         render.show_json(asdict(found))
     else:
         render.show_text(found_text(found) + "\n")
+
+
+def schema(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write it to this file.", show_default="print it"),
+    ] = None,
+    _debug: options.DebugOption = False,
+) -> None:
+    """Print the JSON schema of recipes, from which an editor completes, explains and checks keys.
+
+    \b
+    Example: tfcli recipe schema --output recipe.schema.json
+    Editors with Taplo (in VS Code "Even Better TOML") use it where the
+    first line of a recipe is:  #:schema ./recipe.schema.json
+    """
+    from stages.recipe_schema import recipe_schema
+
+    text = json_format.dumps(recipe_schema(), indent=1) + "\n"
+    if output is None:
+        render.show_text(text)
+    else:
+        write_atomic(output, text.encode())

@@ -1,5 +1,5 @@
 """recipe list, show, check, diff: what recipes there are and what they mean when all is resolved. `recipe_keys.py` has
-explain."""
+explain and schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import options, render
-from tfcli.commands.recipe_keys import explain
+from tfcli.commands.recipe_keys import explain, schema
 from tfcli.toml import to_toml
 
 if TYPE_CHECKING:
@@ -144,6 +144,9 @@ def diff_recipes(
         render.show(render.rows(("key", first, second), lines))
     else:
         render.show("no difference")
+
+
+app.command("schema")(schema)
 
 
 def _load(name: str, settings: tuple[str, ...] = ()) -> Recipe:
