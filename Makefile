@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table lint type check clean
+.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table recipe-docs lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -56,6 +56,9 @@ ablations: $(READY) ## variants of model and objective on work/shapes, three see
 
 table: $(READY) ## write stages/ERRORS.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table
+
+recipe-docs: $(READY) ## write docs/recipe.md, the reference of recipe keys
+	$(BIN)/python -m tfcli.recipe_page docs/recipe.md
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
