@@ -72,7 +72,7 @@ class Found:
 
 def all_sections() -> list[KeySection]:
     """Every section, in the order of a recipe; the keys of the top come first, under the name ""."""
-    return list(_walk("", Recipe, {}))
+    return list(_sections_of("", Recipe, {}))
 
 
 def all_names() -> list[str]:
@@ -103,7 +103,7 @@ def find(name: str) -> Found | None:
         is_named, is_numbered = (
             any(kind in map(get_origin, annotations) for kind in kinds) for kinds in ([dict], [tuple])
         )
-    below = [section for model in models for section in _walk(name, model, {})]
+    below = [section for model in models for section in _sections_of(name, model, {})]
     return Found(tuple(keys), tuple(below))
 
 
@@ -123,7 +123,7 @@ def described(model: type[BaseModel], name: str) -> str:
     return " ".join((model.model_fields[name].description or "").split())
 
 
-def _walk(name: str, model: type[BaseModel], listed: dict[type[BaseModel], str]) -> Iterator[KeySection]:
+def _sections_of(name: str, model: type[BaseModel], listed: dict[type[BaseModel], str]) -> Iterator[KeySection]:
     """The section and those below it. listed: of each model that was met, the name of its section."""
     kind = _kind(model)
     about = described(model, "kind") if kind else " ".join((inspect.getdoc(model) or "").split())
@@ -136,7 +136,7 @@ def _walk(name: str, model: type[BaseModel], listed: dict[type[BaseModel], str])
     yield KeySection(name, kind, about, (*keys, *([] if name else [_extends()])))
     for field, info in model.model_fields.items():
         for below in sections_in(info.annotation):
-            yield from _walk(f"{prefix}{field}", below, listed)
+            yield from _sections_of(f"{prefix}{field}", below, listed)
 
 
 def _key(prefix: str, model: type[BaseModel], name: str) -> Key:

@@ -49,7 +49,7 @@ def _draft_7(value: Any, *, is_names: bool = False) -> Any:
             made[key] = item
         else:
             made["definitions" if key == "$defs" else key] = _draft_7(item, is_names=key in ("properties", "$defs"))
-    if "$ref" in made and len(made) > 1:  # draft 7 ignores what stands next to a reference
+    if "$ref" in made and len(made) > 1:  # draft 7 ignores all other words of a reference
         made["allOf"] = [{"$ref": made.pop("$ref")}]
     return made
 

@@ -6,28 +6,40 @@ import ast
 import importlib
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("stages/**/*.py"), *ROOT.glob("tfcli/**/*.py")])
-STAGE_FOLDERS = (
-    "train_autoencoder",
-    "encode_images",
-    "tokenize_text",
-    "pack_sequences",
-    "train_model",
-    "sample_model",
-    "evaluate_model",
+# Layers from the lowest to the highest. A folder imports from lower layers only; folders of one layer do not import each other.
+LAYERS = (
+    ("core",),
+    ("model", "diffusion", "coders", "pages"),
+    ("artifacts", "sources"),
+    ("generation", "doctor", "preview"),
+    (
+        "train_autoencoder",
+        "encode_images",
+        "tokenize_text",
+        "pack_sequences",
+        "train_model",
+        "sample_model",
+        "evaluate_model",
+    ),
+    ("estimate_training",),
+    ("recipe",),  # assembles the sections of all stages
+    ("pipeline",),
+    ("tfcli",),
 )
-SHARED = ("sources", "artifacts", "coders", "diffusion", "model")
+LAYER_OF = {folder: number for number, layer in enumerate(LAYERS) for folder in layer}
 # Each outside library has one home.
 HOMES = {
     "zarr": ("stages/artifacts/arrays.py",),
     "diffusers": ("stages/coders/vae.py", "stages/diffusion/unipc.py"),
     "sentencepiece": ("stages/coders/text.py",),
-    "PIL": ("stages/coders/pixels.py", "stages/coders/sheets.py", "stages/coders/glance.py"),
+    "PIL": ("stages/coders/pixels.py", "stages/coders/sheets.py", "stages/coders/header.py"),
     "webdataset": ("stages/sources/",),
     "pyarrow": ("stages/sources/",),
     "ray": ("stages/encode_images/engines.py",),
@@ -53,21 +65,41 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_imports_run_one_way(path: Path) -> None:
-    parts = path.relative_to(ROOT).parts
-    used = {module.split(".")[1] for module in imports(path) if module.startswith("stages.")}
-    if parts[0] == "stages":
-        assert not any(module.split(".")[0] == "tfcli" for module in imports(path))
-    folder = parts[1] if parts[0] == "stages" and len(parts) > 2 else ""
-    if folder == "core":
-        assert used <= {"core"}
-    elif folder in SHARED:
-        assert used <= {"core", *SHARED}
-    elif folder in ("generation", "checkup", "preview"):
-        assert used <= {"core", folder, *SHARED}
-    elif folder in STAGE_FOLDERS:
-        assert used <= {"core", "generation", folder, *SHARED}, "a stage imports no other stage"
+def folder_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "tfcli" else parts[1]
+
+
+def test_imports_run_one_way() -> None:
+    """Every import of our own code leads to the same folder or to a lower layer."""
+    wrong = []
+    for path in FILES:
+        here = folder_of(path)
+        for module in sorted(imports(path)):
+            parts = module.split(".")
+            there = parts[1] if parts[0] == "stages" and len(parts) > 1 else parts[0]
+            ours = parts[0] in ("stages", "tfcli") and there in LAYER_OF and there != here
+            if ours and LAYER_OF[there] >= LAYER_OF.get(here, -1):
+                wrong.append(f"{name(path)} imports {module}")
+    assert not wrong, "lower layers must not import higher ones, nor folders of one layer each other"
+
+
+def test_every_folder_has_a_layer() -> None:
+    assert {folder_of(path) for path in FILES} - {"__init__"} == set(LAYER_OF)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and under TYPE_CHECKING count too: each module can be read before those that use it."""
+    graph = {}
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    for module, path in modules.items():
+        graph[module] = {other for other in imports(path) if other in modules and other != module}
+    for module, others in graph.items():  # a package's __init__ stands for nothing that its modules need
+        graph[module] = {other for other in others if not module.startswith(f"{other}.")}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

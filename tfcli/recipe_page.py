@@ -89,13 +89,13 @@ def num_weights(recipe: Recipe) -> int:
     """Weights of a recipe's model. No memory is taken for them."""
     import torch
 
-    from stages.model.transformer import DataFacts, Transfusion
+    from stages.model.transformer import ModelDims, Transfusion
 
     config: ModelConfig = recipe.model
     assert recipe.vae.kind == "train"
-    facts = DataFacts(_vocabulary(recipe), recipe.vae.latent_channels, recipe.pack.patch_side)
+    dims = ModelDims(_vocabulary(recipe), recipe.vae.latent_channels, recipe.pack.patch_side)
     with torch.device("meta"):
-        return sum(weight.numel() for weight in Transfusion(config, facts).parameters())
+        return sum(weight.numel() for weight in Transfusion(config, dims).parameters())
 
 
 def _vocabulary(recipe: Recipe) -> int:

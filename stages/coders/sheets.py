@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stages.coders.pixels import Pixels
-from stages.sources.text_rules import printable
+from stages.core.text import printable
 
 _LEAST = 112  # pixels of the shorter side of a labelled picture: small ones are enlarged, as words need room
 _LINE, _FONT = 14, 11  # pixels of a line of a label, and of its letters

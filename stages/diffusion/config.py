@@ -1,4 +1,4 @@
-"""The recipe section [diffusion]: what the image loss is. The parts live in schedules.py."""
+"""The recipe section [diffusion]: the image loss. Its parts are in schedules.py, targets.py, timesteps.py and weighting.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stages.core.config import Section
 from stages.diffusion.schedules import CosineSchedule, Schedule
 from stages.diffusion.targets import NoiseTarget, Target
-from stages.diffusion.times import Times, UniformTimes
+from stages.diffusion.timesteps import TimestepDistribution, UniformTimesteps
 from stages.diffusion.weighting import Uniform, Weighting
 
 
@@ -34,7 +34,7 @@ class DiffusionConfig(Section):
     """What the model predicts of an image (paper, equation 3: the noise)."""
     weighting: Weighting = Uniform()
     """How much the image loss counts at each noise level (paper: the same at all)."""
-    times: Times = UniformTimes()
+    times: TimestepDistribution = UniformTimesteps()
     """How the time t of each training image is drawn; it also spaces the steps of a sampler."""
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ class EncodeConfig(Section):
     """Pictures in one shard, the unit of work and of resuming."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the autoencoder. bf16 is three times as fast on processors that have it, and changes latents by 0.4 %
-    (BENCHMARKS.md)."""
+    (docs/benchmarks.md)."""
     compile: bool = False
     """Compile the autoencoder with torch.compile; on a CPU that needs a C++ compiler."""
     mirror: bool = False

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stages.coders.pictures import PictureReader
 from stages.coders.vae import Vae
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
@@ -17,7 +16,9 @@ from stages.core.processes import short_folder
 from stages.core.runtime import Runtime
 from stages.encode_images.cutting import Shard
 from stages.encode_images.encoder import Encoder
-from stages.encode_images.shards import Job, Record, encode_shards
+from stages.encode_images.job import Job
+from stages.encode_images.shards import Record, encode_shards
+from stages.sources.decoding import PictureReader
 from stages.sources.failures import Failures
 
 _SOCKETS_OF_RAY = len("/ray/session_2026-11-29_05-36-28_123456_1234567/sockets/plasma_store")

@@ -12,11 +12,11 @@ import numpy as np
 from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent
 from stages.artifacts.manifest import read_manifest
 from stages.coders.config import Images
-from stages.coders.pictures import read_picture
 from stages.coders.vae import load_vae
 from stages.core.runtime import Runtime
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.shards import num_shards
+from stages.sources.decoding import read_picture
 from stages.sources.document import Source, pictures_of
 from stages.sources.folder import Folder
 

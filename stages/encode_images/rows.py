@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from stages.artifacts.arrays import write_shard
 from stages.coders.vae import Floats
-
-if TYPE_CHECKING:
-    from stages.encode_images.shards import Job
+from stages.encode_images.job import Job
 
 
 class ShardRows:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.arrays import RowReader, create_rows, is_described, write_flat
+from stages.artifacts.arrays import DESCRIPTION, RowReader, create_rows, flat_files, is_described, write_flat
 from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identity
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
-from stages.coders.pictures import PictureReader
 from stages.coders.pixels import Pixels, encode_png
 from stages.coders.quality import ADVICE, Floats, psnr, refuse_silent, too_low
 from stages.coders.sheets import compared_sheet
@@ -25,26 +25,26 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import require_space, write_atomic, write_jsonl
 from stages.core.runtime import Runtime
+from stages.core.text import printable
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.cutting import Shard, cut_shards
 from stages.encode_images.encoder import Encoder
 from stages.encode_images.engines import encode_on_ray
+from stages.encode_images.job import Job
 from stages.encode_images.plan import latent_bytes
 from stages.encode_images.rows import unpack_grids
-from stages.encode_images.shards import Job, Record, encode_shards, num_shards
+from stages.encode_images.shards import Record, encode_shards, num_shards
+from stages.sources.decoding import PictureReader
 from stages.sources.document import Omission, Source, count_documents, pictures_of
 from stages.sources.failures import Failures
 from stages.sources.reasons import LeftOut
-from stages.sources.text_rules import printable
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def run(
-    source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, build: Build, runtime: Runtime, seed: int
-) -> None:
+def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, context: StageContext) -> None:
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
-    del seed  # nothing is drawn here
+    build, runtime = context.build, context.runtime  # nothing here is random
     facts = Autoencoder.open(autoencoder).content
     if (facts.picture_size, facts.fit) != (images.size, images.fit):
         raise TfcliError(
@@ -154,7 +154,14 @@ def _seal(
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
     runtime.inputs_unchanged()
     # the sheet is for people; decoding rounds by the number of threads, and no later stage may depend on that
-    build.seal(content.model_dump(), stats, volatile=(SHEET,))
+    build.seal(content.model_dump(), stats, volatile=(SHEET,), files=_files(job, records))
+
+
+def _files(job: Job, records: list[Record]) -> list[str]:
+    """The files of these latents: those of the shards, the descriptions of the arrays, what is of all shards."""
+    described = [f"{ARRAYS}/{job.array(grid).name}/{DESCRIPTION}" for grid in range(job.num_grids)]
+    grids = flat_files(f"{ARRAYS}/{GRIDS}") if len(job.sizes()) > 1 else ()
+    return [*(name for record in records for name in record["files"]), *described, *grids, ERRORS, SHEET]
 
 
 def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, runtime: Runtime) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.diffusion.guidance import Branch, Guidance
-from stages.generation.lines import LineMaker
+from stages.generation.layout import LineMaker
 from stages.generation.prompts import ImagePiece, Piece, Size, TextPiece
 
 

@@ -59,7 +59,7 @@ class GenerationConfig(Section):
     """Documents that are generated at the same time: more is faster and needs more memory. Random draws do not depend on it."""
     precision: Precision = "fp32"
     """Number format of the transformer's weights and products: "fp32", or "bf16", which is faster and rounds more
-    (BENCHMARKS.md). The autoencoder stays in fp32."""
+    (docs/benchmarks.md). The autoencoder stays in fp32."""
 
     @model_validator(mode="after")
     def _check(self) -> GenerationConfig:

@@ -26,7 +26,7 @@ class PicturePart(Section):
     """The path of a picture file."""
 
 
-class Beginning(Section):
+class EditOptions(Section):
     """A picture that drawing begins from, instead of from noise alone: variations and inpainting."""
 
     image: str
@@ -46,7 +46,7 @@ class Beginning(Section):
         return self
 
 
-class Wishes(Section):
+class PromptOptions(Section):
     """What a prompt asks for in addition to its parts."""
 
     draw: StrictBool | Literal["model"] | None = None
@@ -56,7 +56,7 @@ class Wishes(Section):
     """Size in pixels of what it draws, as "WIDTHxHEIGHT". Not set: as sample.generation.height and width."""
     negative: str = ""
     """Text that guidance leads away from (a negative prompt)."""
-    begin: Beginning | None = None
+    begin: EditOptions | None = None
     """A picture that the first drawing begins from: { image = "a.png", mask = "hole.png", strength = 0.6 }."""
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class Wishes(Section):
         return self
 
 
-class MixedPrompt(Wishes):
+class MixedPrompt(PromptOptions):
     """What a document begins with, in order, and what is asked for."""
 
     parts: tuple[TextPart | PicturePart, ...]

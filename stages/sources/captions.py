@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import TfcliError
+from stages.core.text import printable
 from stages.sources.columns import Kind, check_columns, no_column, text_of_turns
 from stages.sources.columns import name_column as name_column_of
 from stages.sources.files import safe_relative
 from stages.sources.lines import MAX_LINE_BYTES, line_error, lines_at
 from stages.sources.tables import open_table, rows_of
-from stages.sources.text_rules import printable
 
 _NAME_COLUMN = "file_name"
 _TEXT_COLUMNS = ("text", "caption")

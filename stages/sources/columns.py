@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.core.errors import TfcliError
-from stages.sources.text_rules import printable
+from stages.core.text import printable
 
 # text: strings or turns. name: strings. key: any plain value. picture: bytes, a path, a struct of them. texts, pictures:
 # lists of such.

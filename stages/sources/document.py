@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from stages.sources.known import KnownHashes, changed_during_read
+from stages.sources.hash_cache import KnownHashes, changed_during_read
 
 # No picture is read beyond this, whatever its file claims. PixelPolicy.max_bytes lies below it, so that the decoder
 # sees that there was more and refuses the picture.

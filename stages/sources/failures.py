@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.text import printable
 from stages.sources.document import Omission
 from stages.sources.reasons import FIXES
-from stages.sources.text_rules import printable
 
 _NO_SAMPLE = ("IGNORED_MEMBERS", "SKIPPED_SPECIAL", "TAR_TRUNCATED")
 

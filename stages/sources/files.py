@@ -15,9 +15,9 @@ from typing import NamedTuple
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.hashing import hash_file, hash_value
 from stages.core.system import read_failure
+from stages.core.text import printable
 from stages.sources.document import Omission
-from stages.sources.known import KnownHashes
-from stages.sources.text_rules import printable
+from stages.sources.hash_cache import KnownHashes
 
 
 class Found(NamedTuple):

@@ -19,12 +19,13 @@ from stages.coders.pixels import EXTENSIONS
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import open_plain
+from stages.core.text import printable
 from stages.sources.captions import Row, read_metadata
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, caption_pair
 from stages.sources.files import Found, Names, existing_folder, files_hash, none_named, scan, walk, without_suffix
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.lines import line_error
-from stages.sources.text_rules import BadText, clean_text, decode_text, printable
+from stages.sources.text_rules import BadText, clean_text, decode_text
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _SIDECARS = (".txt", ".caption")

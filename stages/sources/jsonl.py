@@ -13,12 +13,13 @@ from pydantic import Field
 
 from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.text import printable
 from stages.sources.captions import json_lines
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, Segment, TextSegment
 from stages.sources.files import existing, file_below, files_hash
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.lines import line_error
-from stages.sources.text_rules import BadText, clean_text, printable
+from stages.sources.text_rules import BadText, clean_text
 
 
 class Jsonl(Section):

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import NotPlainFile, open_plain
-from stages.sources.text_rules import printable
+from stages.core.text import printable
 
 MAX_LINE_BYTES = 64 << 20
 _PIECE = 1 << 20

@@ -1,4 +1,5 @@
-"""Several sources as one: the documents of each in turn, under their name, which pack.weights can call."""
+"""What a recipe's `source` may be: one source, or several as one (Mix), with the documents of each in turn under its name, which
+`pack.weights` uses. A new source is one file and one name in `SingleSource`."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from stages.core.config import Section
 from stages.sources.document import Document, Omission
 from stages.sources.emoji import Emoji
 from stages.sources.folder import Folder
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.jsonl import Jsonl
-from stages.sources.known import KnownHashes
 from stages.sources.parquet import Parquet
 from stages.sources.shapes.edits import ShapesEdits
 from stages.sources.shapes.source import Shapes
@@ -55,3 +56,6 @@ class Mix(Section):
     def describe(self) -> str:
         """Each source."""
         return "; ".join(f"{name}: {source.describe()}" for name, source in self.of.items())
+
+
+SourceConfig = Annotated[SingleSource | Mix, Field(discriminator="kind")]

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from stages.core.config import Section, neutral
 from stages.core.errors import TfcliError
+from stages.core.text import printable
 from stages.sources.columns import Kind, check_columns, no_column, text_of_turns
 from stages.sources.document import (
     MAX_READ_BYTES,
@@ -35,9 +36,9 @@ from stages.sources.document import (
     count_documents,
 )
 from stages.sources.files import existing, file_below, files_hash, files_named
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.tables import file_names, open_table, rows_without_bytes
-from stages.sources.text_rules import BadText, clean_text, printable
+from stages.sources.text_rules import BadText, clean_text
 
 Layout = Literal["pairs", "interleaved", "edits"]
 _TEXT = ("text", "caption")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.text import printable
 from stages.sources.document import Document, Omission
-from stages.sources.text_rules import printable
 
 # Reason code of a source, of decoding or of encoding -> the fix.
 FIXES = {

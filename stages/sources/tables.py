@@ -9,8 +9,8 @@ from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.system import read_failure
+from stages.core.text import printable
 from stages.sources.columns import holds_turns
-from stages.sources.text_rules import printable
 
 
 def open_table(path: Path) -> Any:

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from stages.core.errors import TfcliError
 from stages.core.reading import open_plain
+from stages.core.text import printable
 from stages.sources.document import Omission
 from stages.sources.files import reading
-from stages.sources.text_rules import printable
 
 _BLOCK = 512
 _PIECE = 1 << 20

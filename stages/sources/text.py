@@ -10,11 +10,12 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.core.errors import TfcliError
 from stages.core.reading import open_plain
+from stages.core.text import printable
 from stages.sources.document import Document, Omission, TextSegment, count_documents
 from stages.sources.files import Found, existing, files_hash, none_named, walk, without_suffix
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.lines import lines_of
-from stages.sources.text_rules import BadText, decode_text, printable
+from stages.sources.text_rules import BadText, decode_text
 
 
 class Text(Section):

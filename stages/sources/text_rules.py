@@ -1,4 +1,4 @@
-"""The rules for text from outside: bytes or strings -> clean text, or BadText with a reason; names fit to print."""
+"""The rules for text from outside: bytes or strings -> clean text, or BadText with a reason."""
 
 from __future__ import annotations
 
@@ -46,13 +46,3 @@ def check_text(text: str, max_bytes: int) -> str:
             "TEXT_U2581", f"character {text.index(_SPACE_MARK)} is U+2581, which the tokenizer uses for a space"
         )
     return text
-
-
-def shortened(text: str, longest: int) -> str:
-    """The beginning of a text for a message, `longest` characters at most."""
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-def printable(name: str) -> str:
-    """A hostile file name for a message: control characters, direction marks and broken bytes as escapes."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)

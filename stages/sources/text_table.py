@@ -10,14 +10,15 @@ from pydantic import Field
 
 from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.text import printable
 from stages.sources.captions import json_lines, table_rows
 from stages.sources.columns import Kind, name_column, no_column, text_of_turns
 from stages.sources.document import Document, Omission, TextSegment, count_documents
 from stages.sources.files import existing, files_hash, files_named
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.lines import line_error
 from stages.sources.tables import open_table
-from stages.sources.text_rules import BadText, clean_text, printable
+from stages.sources.text_rules import BadText, clean_text
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 

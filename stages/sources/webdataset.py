@@ -17,11 +17,12 @@ from stages.coders.pixels import EXTENSIONS
 from stages.core.config import Section, neutral
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import read_bounded
+from stages.core.text import printable
 from stages.sources.document import MAX_READ_BYTES, Document, FileSpan, ImageSegment, Omission, caption_pair
 from stages.sources.files import existing, files_hash, files_named, reading
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.tar import Member, TarTruncated, members
-from stages.sources.text_rules import BadText, clean_text, decode_text, printable
+from stages.sources.text_rules import BadText, clean_text, decode_text
 
 _IMAGE_SUFFIXES = tuple(extension[1:] for extension in EXTENSIONS)
 _MAX_TARS = 100_000

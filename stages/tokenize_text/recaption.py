@@ -8,10 +8,11 @@ from dataclasses import replace
 from stages.artifacts.latents import StoredDocument, StoredImage, StoredText, with_caption
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Report, Warn
+from stages.core.text import printable
 from stages.sources.captions import Row, read_captions
 from stages.sources.files import existing
 from stages.sources.lines import line_error
-from stages.sources.text_rules import BadText, clean_text, printable
+from stages.sources.text_rules import BadText, clean_text
 
 _MAX_TEXT_BYTES = 65_536
 

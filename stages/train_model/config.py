@@ -66,10 +66,10 @@ class TrainConfig(Section):
     """Held-out rows of each measurement, always the same ones; at most as many as there are."""
     keep_best: Literal["", "heldout_image_loss", "heldout_text_loss"] = later("")
     """The checkpoint gets the weights of the measurement at which this figure was lowest. Empty: those of the last step."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: Literal["stop", "skip"] = neutral("stop")
     """What happens where a loss or gradient is not finite: "stop" ends the training before the optimizer step (exit code 6),
-    "skip" leaves the step out."""
-    skip_limit: int = Field(8, ge=1)
+    "skip" leaves the step out. A training that stopped may resume with "skip"."""
+    skip_limit: int = neutral(8, ge=1)
     """Steps in a row that on_nonfinite "skip" leaves out before it stops."""
     preview_every: int = neutral(0, ge=0)
     """Steps between two previews: some held-out captions are drawn with the settings of [sample.generation]. 0: none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.artifacts.checkpoint import PREVIEWS, REPORT, TIMING, CheckpointContent
-from stages.artifacts.folder import SAVES, Build
+from stages.artifacts.checkpoint import EMA, FORM, PREVIEWS, REPORT, SAVES, TIMING, CheckpointContent
+from stages.artifacts.context import StageContext
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
 from stages.coders.quality import too_low
@@ -22,26 +21,25 @@ from stages.core.device import autocast
 from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.interrupts import stopped_by
-from stages.core.runtime import Runtime
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts
+from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
+from stages.train_model.checkpointing import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.config import TrainConfig
-from stages.train_model.health import Health
-from stages.train_model.joining import joined
-from stages.train_model.journal import SKIPPED, Journal
-from stages.train_model.meter import Meter, fields
+from stages.train_model.distributed.launch import joined
+from stages.train_model.distributed.ranks import Ranks, clip, let_go, put_all
+from stages.train_model.finetune import Start
+from stages.train_model.monitor.divergence import Health
+from stages.train_model.monitor.metrics import SKIPPED, Journal
+from stages.train_model.monitor.overfitting import Overfitting, epochs
+from stages.train_model.monitor.previews import Previews
+from stages.train_model.monitor.report import write_report
+from stages.train_model.monitor.throughput import Meter, fields
 from stages.train_model.objective import loss_sums
-from stages.train_model.optimisation import averaged_weights, build_optimizers, learning_rate, update_average
-from stages.train_model.overfitting import Overfitting, epochs
-from stages.train_model.previews import Previews
-from stages.train_model.ranks import Ranks, clip, let_go, put_all
-from stages.train_model.report import write_report
-from stages.train_model.saves import TrainState, load_state, newest_state, save, write_state
-from stages.train_model.start import Start
+from stages.train_model.optimizer import averaged_weights, build_optimizers, learning_rate, update_average
 
 _LEVELS = 4  # quarters of the noise levels, in held-out losses
 
@@ -52,9 +50,7 @@ def run(
     train: TrainConfig,
     generation: GenerationConfig,
     sequences: Path,
-    build: Build,
-    runtime: Runtime,
-    seed: int,
+    context: StageContext,
 ) -> None:
     """Train, save on the way, seal at the end. The same command after a kill goes on from the last save. generation: how
     previews are drawn.
@@ -64,8 +60,8 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
-    with joined(runtime, train) as ranks:
-        _train(model, diffusion, train, generation, sequences, build, runtime, seed, ranks)
+    with joined(context.runtime, train) as ranks:
+        _train(model, diffusion, train, generation, sequences, context, ranks)
 
 
 def _train(
@@ -74,12 +70,11 @@ def _train(
     train: TrainConfig,
     generation: GenerationConfig,
     sequences: Path,
-    build: Build,
-    runtime: Runtime,
-    seed: int,
+    context: StageContext,
     ranks: Ranks,
 ) -> None:
     """The same on one of many processes: each takes its rows of every step, the main one alone writes and reports."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     device = ranks.device
     start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
     data = Data(sequences, diffusion, model, start)
@@ -90,7 +85,7 @@ def _train(
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
     state = TrainState(network, build_optimizers(network, train), average, ranks=ranks)
     saves = build.folder / SAVES
-    found = newest_state(saves, build.folder, state, runtime.report)
+    found = newest_state(saves, build.folder, state, runtime.report, train.steps)
     if found:
         load_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
@@ -206,10 +201,11 @@ def _train(
         return
     report()
     journal.close()
-    shutil.rmtree(saves, ignore_errors=True)
+    build.remove(SAVES)
     stats = {**watch.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
     volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
-    build.seal(content.model_dump(), stats, volatile=volatile)
+    files = [name for name in FORM.files if name != EMA or train.ema_decay]
+    build.seal(content.model_dump(), stats, volatile=volatile, files=files)
     runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
 
 
@@ -224,7 +220,7 @@ class Data:
         latents = Latents.open(sequences.latents_folder())
         self.psnr = float(latents.manifest.stats.get("psnr_check", math.inf))  # of the autoencoder; tests have none
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
-        self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
+        self.facts = ModelDims(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
         process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
         self.num_times = process.num_steps
         bidirectional = model.image_attention == "bidirectional"

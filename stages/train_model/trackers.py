@@ -1,5 +1,5 @@
 """Where the figures of a training go. A tracker is one frozen model, whose fields are its recipe options, and its line in
-`Tracker`; the two JSONL files of a checkpoint (`journal.py`) are always written."""
+`Tracker`; the two JSONL files of a checkpoint (`monitor/metrics.py`) are always written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from stages.artifacts.checkpoint import TENSORBOARD
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import disk_errors
@@ -34,7 +35,7 @@ class TensorboardTracker(Section):
     @property
     def folder(self) -> str:
         """What it writes, inside the checkpoint: left out of the digest."""
-        return "tensorboard"
+        return TENSORBOARD
 
     def require(self) -> None:
         """Raise TfcliError (ENVIRONMENT) where its extra is missing."""

@@ -220,7 +220,7 @@ class Lab:
 
 def shown(text: str) -> str:
     """A name as the command line prints it."""
-    from stages.sources.text_rules import printable
+    from stages.core.text import printable
 
     return printable(text)
 

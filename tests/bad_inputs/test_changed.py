@@ -172,7 +172,7 @@ def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_changed_picture_ends_the_run_and_is_no_picture_that_is_left_out(tmp_path: Path, workers: int) -> None:
     from stages.coders.config import Images
-    from stages.coders.pictures import PictureReader
+    from stages.sources.decoding import PictureReader
 
     with PictureReader(Images(size=16), workers) as reader, pytest.raises(TfcliError, match="CHANGED_DURING") as caught:
         list(reader.read([Changing(tmp_path / "x.png")]))
@@ -186,6 +186,6 @@ class Changing:
         self.path = path
 
     def read(self) -> bytes:
-        from stages.sources.known import changed_during_read
+        from stages.sources.hash_cache import changed_during_read
 
         raise changed_during_read(self.path)

@@ -1,7 +1,7 @@
-"""`make ablations`: variants of the model and its objective on `shapes`, some seeds each, at equal model FLOPs; RESULTS.md.
+"""`make ablations`: variants of the model and its objective on `shapes`, some seeds each, at equal model FLOPs; docs/results.md.
 
 Every variant is `recipes/shapes.toml` with a few settings changed and so many steps that the floating-point operations of a
-training (stages/train_model/arithmetic.py) are those of the first variant. Judged over held-out captions, as `tfcli eval` does.
+training (stages/train_model/flops.py) are those of the first variant. Judged over held-out captions, as `tfcli eval` does.
 Needs work/shapes up to `tfcli pack`. Writes work/bench/ablations.jsonl, a line for each training, and goes on where it was.
 """
 
@@ -26,8 +26,8 @@ from stages.generation.config import GenerationConfig
 from stages.generation.loading import load_model
 from stages.pipeline import BY_NAME, Workspace
 from stages.recipe import Recipe, load_recipe
-from stages.train_model.arithmetic import Work, model_flops
-from stages.train_model.ranks import Ranks
+from stages.train_model.distributed.ranks import Ranks
+from stages.train_model.flops import Work, model_flops
 from stages.train_model.stage import Data
 
 PAPER = ('diffusion.weighting={kind="uniform"}', "diffusion.image_weight=5")  # L = L_LM + 5 L_DDPM, all t alike

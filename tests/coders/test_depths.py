@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from stages.coders.glance import glance
+from stages.coders.header import glance
 from stages.coders.pixels import BadImage, PixelPolicy, decode, upright_rgb
 from tests.coders.test_pixels import POLICY, chunk, png
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from stages.coders.config import Images
 from stages.coders.masks import UnclearMask, fit_mask, read_mask
-from stages.coders.pictures import fit
 from stages.coders.pixels import PixelPolicy, Pixels, crop_box
-from stages.diffusion.editing import cells_to_change
+from stages.diffusion.inpainting import cells_to_change
+from stages.sources.decoding import fit
 from tests.bad_inputs.lab import png
 
 POLICY = PixelPolicy()

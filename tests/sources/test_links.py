@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.checkup.guess import guess_source
 from stages.coders.pixels import encode_png
 from stages.core.config import result_config
 from stages.core.errors import ExitCode, TfcliError
+from stages.doctor.guess import guess_source
 from stages.sources.document import Document, Omission
 from stages.sources.files import Names
 from stages.sources.folder import Folder

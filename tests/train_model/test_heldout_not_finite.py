@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages.artifacts.checkpoint import Checkpoint
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
@@ -17,7 +18,7 @@ from stages.generation.config import GenerationConfig
 from stages.train_model import stage
 from stages.train_model.config import TrainConfig
 from tests.builders import Story, make_all, stamp
-from tests.train_model.test_start import MODEL, PACK
+from tests.train_model.test_finetune import MODEL, PACK
 
 TRAIN = TrainConfig(steps=4, batch_rows=1, warmup_steps=1, eval_rows=1, eval_every=2, save_every=100)
 
@@ -29,7 +30,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(target: Path, sequences: Path, config: TrainConfig) -> None:
     with building(target, stamp("checkpoint", "train", {"sequences": sequences}, target), Runtime()) as build:
-        stage.run(MODEL, DiffusionConfig(), config, GenerationConfig(), sequences, build, Runtime(), 0)
+        stage.run(MODEL, DiffusionConfig(), config, GenerationConfig(), sequences, StageContext(build, Runtime(), 0))
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

@@ -17,7 +17,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
-from stages.train_model.ranks import Ranks
+from stages.train_model.distributed.ranks import Ranks
 from tests.builders import Story, make_all
 from tests.train_model.many import TRAIN, Job, Said, die, fail, spoil, term, train, train_on
 

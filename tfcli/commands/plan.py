@@ -11,9 +11,9 @@ from stages.core.runtime import Runtime
 from tfcli import options, render
 
 if TYPE_CHECKING:
+    from stages.estimate_training.plan import DataPlan, TrainingPlan
     from stages.pipeline import Workspace
     from stages.recipe import Recipe
-    from stages.train_model.plan import DataPlan, TrainingPlan
 
 
 def plan(
@@ -50,7 +50,7 @@ def plan(
     Examples: tfcli plan paper-0.76b --gpus 8xH100
               tfcli plan shapes --set model.width=512
     """
-    from stages.train_model.machines import machine_of, this_machine
+    from stages.core.hardware import machine_of, this_machine
     from tfcli.commands.session import open_workspace
 
     call = options.Call(recipe, tuple(settings or ()), work, device, 0, json, False, False, True, False)
@@ -69,8 +69,8 @@ def plan(
 
 def make_plan(workspace: Workspace, machine: Any, mfu: float | None = None) -> TrainingPlan:
     """By the sequences that are there, else by what the recipe says of its data."""
+    from stages.estimate_training.plan import plan_training
     from stages.pipeline import BY_NAME
-    from stages.train_model.plan import plan_training
 
     recipe = workspace.recipe
     try:
@@ -85,7 +85,7 @@ def make_plan(workspace: Workspace, machine: Any, mfu: float | None = None) -> T
 
 def plan_train(workspace: Workspace, call: options.Call) -> TrainingPlan | None:
     """For 'tfcli train --dry-run': on the device of the call, and None while too little is known."""
-    from stages.train_model.machines import this_machine
+    from stages.core.hardware import this_machine
 
     try:
         return make_plan(workspace, this_machine(call.device, workspace.recipe.train.precision))
@@ -97,8 +97,8 @@ def plan_train(workspace: Workspace, call: options.Call) -> TrainingPlan | None:
 
 def data_of(recipe: Recipe) -> DataPlan:
     """Vocabulary, channels and grid as the recipe says them. Raises TfcliError (USAGE) where a finished part decides."""
-    from stages.model.transformer import DataFacts
-    from stages.train_model.plan import DataPlan
+    from stages.estimate_training.plan import DataPlan
+    from stages.model.transformer import ModelDims
 
     vae, tokenizer = recipe.vae, recipe.tokenize.tokenizer
     if vae.kind != "train" or tokenizer.kind != "train":
@@ -106,8 +106,8 @@ def data_of(recipe: Recipe) -> DataPlan:
         why = f"how large the model's ends are depends on a finished {part}"
         raise TfcliError("too little is known for a plan", why=why, fix="run 'tfcli pack' first", code=ExitCode.USAGE)
     side = recipe.images.size // vae.downsampling
-    facts = DataFacts(tokenizer.vocab_size, vae.latent_channels, recipe.pack.patch_side)
-    return DataPlan(facts, (side, side), recipe.pack.row_length)
+    dims = ModelDims(tokenizer.vocab_size, vae.latent_channels, recipe.pack.patch_side)
+    return DataPlan(dims, (side, side), recipe.pack.row_length)
 
 
 def show_plan(plan: TrainingPlan) -> None:

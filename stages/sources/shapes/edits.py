@@ -13,7 +13,7 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, ImageSegment, TextSegment
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.shapes.language import at_place
 from stages.sources.shapes.source import WORLD_VERSION, DrawnScene
 from stages.sources.shapes.world import (

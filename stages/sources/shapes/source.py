@@ -12,7 +12,7 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, ImageSegment, Segment, TextSegment
-from stages.sources.known import KnownHashes
+from stages.sources.hash_cache import KnownHashes
 from stages.sources.shapes.drawing import draw
 from stages.sources.shapes.language import caption, first_text, turn
 from stages.sources.shapes.world import (

@@ -1,0 +1,148 @@
+"""`report.html` of a training: curves, previews, settings, lineage. One static file, nothing fetched and nothing run; made
+anew at each save, so that it can be looked at while the model learns."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from pydantic import BaseModel
+
+from stages.artifacts.checkpoint import CAPTIONS, PREVIEWS, REPORT, TRUTH
+from stages.artifacts.folder import Build
+from stages.artifacts.manifest import InputEntry, read_manifest
+from stages.core.errors import TfcliError
+from stages.core.files import write_atomic
+from stages.core.reading import read_bounded
+from stages.pages.charts import Line, chart, loss_charts
+from stages.pages.html import render_html
+from stages.train_model.monitor.metrics import SKIPPED, Journal
+from stages.train_model.monitor.previews import strips
+
+_STRIPS = 12  # of the previews, evenly spread, the newest among them
+_TEMPLATE = "train_model/monitor/report.html"
+
+
+def write_report(build: Build, facts: str, journal: Journal, settings: Mapping[str, BaseModel]) -> None:
+    """Write the page into the folder that grows. facts: a line below the title. settings: sections by name."""
+    left = journal.timing[-1]["seconds_left"] if journal.timing else 0
+    facts += f"; some {left / 60:,.0f} min left" if left else ""
+    ancestors = lineage(build.stamp.inputs, build.target)
+    page = render(f"Training of {build.target}", facts, journal, previews(build.folder), settings, ancestors)
+    write_atomic(build.folder / REPORT, page.encode("utf-8", "replace"))
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Previews: captions, and below them strips of pictures as (label, data URL)."""
+
+    captions: list[str] = field(default_factory=list)
+    strips: list[tuple[str, str]] = field(default_factory=list)
+
+
+def render(
+    title: str,
+    facts: str,
+    journal: Journal,
+    drawn: Strips,
+    settings: Mapping[str, BaseModel],
+    ancestors: list[tuple[str, str, str]],
+) -> str:
+    """The whole HTML text. ancestors: kind, folder and digest."""
+    return render_html(
+        _TEMPLATE,
+        title=title,
+        facts=facts,
+        figures=[figure for figure in curves(journal.metrics, journal.timing) if figure],
+        captions=drawn.captions,
+        strips=drawn.strips,
+        settings={
+            name: {key: json.dumps(value, ensure_ascii=False) for key, value in section.model_dump(mode="json").items()}
+            for name, section in settings.items()
+        },
+        ancestors=ancestors,
+    )
+
+
+def curves(metrics: list[dict[str, Any]], timing: list[dict[str, Any]]) -> Iterator[Markup]:
+    """The figures of the page, without those that have nothing to show."""
+
+    def line(name: str, key: str, colour: int = 0, *, raw: bool = False) -> Line:
+        rows = timing if key not in _METRICS and not key.startswith("heldout") else metrics
+        return Line(name, [(row["step"], row[key]) for row in rows if row.get(key) is not None], colour, raw)
+
+    yield from loss_charts(metrics)
+    levels = sorted(
+        {key for row in metrics for key in row if key.startswith("heldout_image_loss_t")}, key=lambda k: (len(k), k)
+    )
+    ends = [key.rpartition("_t")[2] for key in levels]
+    parts = [
+        line(f"t {begin} to {end} %", key, number % 4)
+        for number, (key, begin, end) in enumerate(zip(levels, ["0", *ends], ends, strict=False))
+    ]
+    yield chart("Held-out image loss by noise level", parts, logarithmic=True)
+    yield chart("Gradient norm", [line("before clipping", "grad_norm", raw=True)], logarithmic=True)
+    yield chart("Learning rate", [line("rate", "learning_rate")], from_zero=True)
+    yield chart(
+        "Elements a second",
+        [line("content", "elements_per_second", raw=True), line("with padding", "places_per_second", 3, raw=True)],
+        from_zero=True,
+    )
+    yield chart("Model FLOPs of the device's best", [line("MFU", "mfu", raw=True)], percent=True, from_zero=True)
+    yield chart(
+        "Share of time that batches take", [line("batches", "loading_share", raw=True)], percent=True, from_zero=True
+    )
+    gigabytes = [(row["step"], row["memory_bytes"] / 1e9) for row in timing if row.get("memory_bytes")]
+    most = [(row["step"], row["peak_memory_bytes"] / 1e9) for row in timing if row.get("peak_memory_bytes")]
+    yield chart("Memory, GB", [Line("now", gigabytes), Line("at most", most, 1)], from_zero=True)
+
+
+_METRICS = {"grad_norm", "learning_rate", SKIPPED}
+
+
+def previews(folder: Path) -> Strips:
+    """The strips by step below their captions; empty where nothing was drawn."""
+    found = strips(folder)
+    if not found:
+        return Strips()
+    rows = [
+        ("held-out pictures, through the autoencoder", folder / PREVIEWS / TRUTH),
+        *((f"step {step:,}", path) for step, path in _spread(found)),
+    ]
+    return Strips(
+        json.loads(read_bounded(folder / PREVIEWS / CAPTIONS)), [(label, _data_url(path)) for label, path in rows]
+    )
+
+
+def lineage(inputs: dict[str, InputEntry], folder: Path) -> list[tuple[str, str, str]]:
+    """Kind, folder and digest of all that the artifact at `folder` is made from, nearest first, each once."""
+    found: dict[str, tuple[str, str, str]] = {}
+    waiting = [(folder, entry) for entry in inputs.values()]
+    while waiting:
+        base, entry = waiting.pop(0)
+        place = (base / entry.path).resolve()
+        if entry.digest in found:
+            continue
+        found[entry.digest] = (entry.kind, str(place), entry.digest[:12])
+        try:
+            manifest = read_manifest(place)
+        except TfcliError:
+            manifest = None
+        if manifest is not None and manifest.digest == entry.digest:
+            waiting += [(place, below) for below in manifest.inputs.values()]
+    return list(found.values())
+
+
+def _spread(strips: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
+    """At most _STRIPS of them, evenly, the last one among them."""
+    count = min(_STRIPS, len(strips))
+    return [strips[(place + 1) * len(strips) // count - 1] for place in range(count)]
+
+
+def _data_url(path: Path) -> str:
+    return f"data:image/png;base64,{b64encode(read_bounded(path)).decode('ascii')}"

@@ -1,0 +1,69 @@
+"""The figures of speed and memory, and the data sheets behind them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from stages.core.hardware import GPUS, sheet_of
+from stages.core.memory import peak_bytes, reset_peak, resident_bytes
+from stages.estimate_training.memory import stand_in
+from stages.model.config import ModelConfig
+from stages.model.transformer import ModelDims
+from stages.train_model.flops import Work, model_flops
+from stages.train_model.monitor.throughput import Meter, fields
+
+FACTS = ModelDims(200, 4, 2)
+MODEL = ModelConfig(width=64, layers=2, heads=2)
+
+
+def test_figures_of_a_row_belong_together() -> None:
+    meter = Meter(MODEL, FACTS, torch.device("cpu"), "fp32")
+    batch = stand_in(FACTS, (8, 12), 512, 1)
+    for _ in range(2):
+        with meter.aside():
+            time.sleep(0.2)
+        with meter.loading():
+            time.sleep(0.03)
+        time.sleep(0.03)
+        meter.add([batch, batch])
+    row = meter.row(left=10)
+    assert 0.06 <= row["seconds"] < 0.15  # a step, without what stood aside
+    assert 0.3 < row["loading_share"] < 0.7
+    assert row["elements_per_second"] * row["seconds"] == pytest.approx(2 * batch.num_elements)
+    assert row["places_per_second"] * row["seconds"] == pytest.approx(2 * len(batch.inputs.positions_N))
+    flops = model_flops(MODEL, FACTS, Work.of([batch, batch]))
+    assert row["mfu"] * meter.peak * row["seconds"] == pytest.approx(flops)
+    assert 2.5 < row["seconds_left"] < 5  # what stands aside will do so again
+    assert set(fields(row)) == {"el/s", "padding", "MFU", "data", "GB"}
+    meter.add([batch])
+    assert meter.row(left=0)["loading_share"] == 0
+
+
+def test_memory_has_a_peak_that_begins_anew() -> None:
+    reset_peak()
+    block = torch.ones(30_000_000)
+    assert peak_bytes() >= resident_bytes() > block.nbytes
+    high = peak_bytes()
+    del block
+    reset_peak()
+    assert peak_bytes() < high
+
+
+@pytest.mark.parametrize(
+    ("name", "sheet"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+        ("Tesla V100-SXM2-16GB", None),
+        ("NVIDIA GeForce RTX 3090", None),
+    ],
+)
+def test_data_sheets_are_found_by_the_name_of_the_device(name: str, sheet: str | None) -> None:
+    assert sheet_of(name) == sheet
+    assert sheet is None or sheet in GPUS
