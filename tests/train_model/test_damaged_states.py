@@ -16,11 +16,11 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Warn, silent
 from stages.core.files import with_sum
 from stages.pack_sequences.config import PackConfig
-from stages.train_model import overfitting
-from stages.train_model.ranks import Ranks
-from stages.train_model.saves import newest_state, save, write_state
+from stages.train_model.checkpointing import newest_state, save, write_state
+from stages.train_model.distributed.ranks import Ranks
+from stages.train_model.monitor import overfitting
 from tests.builders import Story, make_all
-from tests.train_model.test_optimisation import state, step
+from tests.train_model.test_optimizer import state, step
 from tests.train_model.test_overfitting import Killed, train
 
 SETTINGS: dict[str, Any] = {"steps": 6, "save_every": 2, "eval_every": 2}

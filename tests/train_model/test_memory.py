@@ -8,11 +8,11 @@ import torch
 from stages.core import memory
 from stages.core.errors import ExitCode, TfcliError
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.config import TrainConfig
-from stages.train_model.ranks import Ranks
+from stages.train_model.distributed.ranks import Ranks
 
-FACTS = DataFacts(300, 4, 2)
+FACTS = ModelDims(300, 4, 2)
 
 
 def test_a_model_larger_than_the_machine() -> None:
