@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table vocabulary lint type check clean
+.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table recipe-docs vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -56,6 +56,9 @@ ablations: $(READY) ## variants of model and objective on work/shapes, three see
 
 table: $(READY) ## write docs/errors.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table
+
+recipe-docs: $(READY) ## write docs/recipe.md, the reference of recipe keys
+	$(BIN)/python -m tfcli.recipe_page docs/recipe.md
 
 vocabulary: $(READY) ## names and words that the project does not use
 	$(BIN)/python -m tests.vocabulary
