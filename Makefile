@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table lint type check clean
+.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -17,7 +17,7 @@ help: ## list the targets
 
 install: $(READY) ## create .venv with the tested, pinned set of packages
 
-$(READY): pyproject.toml requirements.txt
+$(READY): pyproject.toml setup.py requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -36,26 +36,29 @@ slow: $(READY) ## run the tests that take longer
 fuzz: $(READY) ## random damage, settings, inputs and kills for SECONDS (default: 600); any finding fails it; tests/fuzz
 	$(BIN)/python -m tests.fuzz --seconds "$(SECONDS)" $(ARGS)
 
-bench-data: $(READY) ## measure the data stages against what this machine can do; BENCHMARKS.md
+bench-data: $(READY) ## measure the data stages against what this machine can do; docs/benchmarks.md
 	$(BIN)/python -m tests.bench.data $(ARGS)
 
-bench-train: $(READY) ## measure training against transfusion-pytorch, which it installs, and the processor; BENCHMARKS.md
+bench-train: $(READY) ## measure training against transfusion-pytorch, which it installs, and the processor; docs/benchmarks.md
 	$(BIN)/python -m tests.bench.train $(ARGS)
 
 bench-learning: $(READY) ## seconds of training until the judge of shapes is satisfied, against transfusion-pytorch; needs work/shapes
 	$(BIN)/python -m tests.bench.learning $(ARGS)
 
-bench-sample: $(READY) ## measure sampling against transfusion-pytorch, which it installs; BENCHMARKS.md
+bench-sample: $(READY) ## measure sampling against transfusion-pytorch, which it installs; docs/benchmarks.md
 	$(BIN)/python -m tests.bench.sample $(ARGS)
 
-bench-samplers: $(READY) ## score against steps of every sampler on work/shapes; BENCHMARKS.md
+bench-samplers: $(READY) ## score against steps of every sampler on work/shapes; docs/benchmarks.md
 	$(BIN)/python -m tests.bench.samplers $(ARGS)
 
-ablations: $(READY) ## variants of model and objective on work/shapes, three seeds each; RESULTS.md
+ablations: $(READY) ## variants of model and objective on work/shapes, three seeds each; docs/results.md
 	$(BIN)/python -m tests.bench.ablations $(ARGS)
 
-table: $(READY) ## write stages/ERRORS.md from what tfcli says of bad inputs and faults
+table: $(READY) ## write docs/errors.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table
+
+vocabulary: $(READY) ## names and words that the project does not use
+	$(BIN)/python -m tests.vocabulary
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

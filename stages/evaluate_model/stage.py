@@ -29,8 +29,8 @@ from stages.evaluate_model.judged import (
 )
 from stages.evaluate_model.judged_stories import (
     judge_continued,
+    judge_edits_in_turns,
     judge_inpainted,
-    judge_turned,
     shapes_stories,
     with_thing_at_right,
 )
@@ -54,7 +54,8 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     if mistakes:
         sheet = labelled_sheet([one for one, _ in mistakes], [label for _, label in mistakes], columns=8)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
-    build.seal({"judge": "shapes" if judged else None}, figures)
+    files = [SCORES, JUDGED, *([MISTAKES] if mistakes else [])]
+    build.seal({"judge": "shapes" if judged else None}, figures, files=files)
 
 
 def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[Part, str]]:
@@ -72,6 +73,6 @@ def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -
         yield judge_inpainted(loaded, holed, *rest), ""
     if stories := shapes_stories(loaded)[: eval.stories]:
         yield judge_continued(loaded, stories, *rest), ""
-        yield judge_turned(loaded, stories, *rest), ""
+        yield judge_edits_in_turns(loaded, stories, *rest), ""
     if edits := shapes_edits(loaded)[: eval.edits]:
         yield judge_edits(loaded, edits, *rest), ""

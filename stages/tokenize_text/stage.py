@@ -20,6 +20,7 @@ from stages.artifacts.tokens import (
     CAPTIONS,
     ERRORS,
     FIXED_ORDER,
+    FORM,
     HELDOUT,
     IMAGE,
     TEXT,
@@ -106,7 +107,8 @@ def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime,
         sources=list(columns.names),
     )
     runtime.inputs_unchanged()
-    build.seal(content.model_dump(), stats)
+    absent = [*([CAPTIONS] if captions is None else []), *([] if left_out else [ERRORS])]
+    build.seal(content.model_dump(), stats, files=[name for name in FORM.files if name not in absent])
 
 
 def _model(

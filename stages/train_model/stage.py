@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.artifacts.checkpoint import PREVIEWS, REPORT, TIMING, CheckpointContent
-from stages.artifacts.folder import SAVES, Build
+from stages.artifacts.checkpoint import EMA, FORM, PREVIEWS, REPORT, SAVES, TIMING, CheckpointContent
+from stages.artifacts.folder import Build
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
 from stages.coders.quality import too_low
@@ -206,10 +205,11 @@ def _train(
         return
     report()
     journal.close()
-    shutil.rmtree(saves, ignore_errors=True)
+    build.remove(SAVES)
     stats = {**watch.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
     volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
-    build.seal(content.model_dump(), stats, volatile=volatile)
+    files = [name for name in FORM.files if name != EMA or train.ema_decay]
+    build.seal(content.model_dump(), stats, volatile=volatile, files=files)
     runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
 
 

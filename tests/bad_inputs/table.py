@@ -9,7 +9,7 @@ from tests.bad_inputs import faults, models, pictures, places, settings, texts
 from tests.bad_inputs.faults import Held
 from tests.bad_inputs.lab import Case, Outcome
 
-DOCUMENT = Path(__file__).parents[2] / "stages" / "ERRORS.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 BAD_INPUTS: list[Case] = sorted(
     [*pictures.CASES, *texts.CASES, *models.CASES, *settings.CASES, *places.CASES], key=lambda case: case.number
 )

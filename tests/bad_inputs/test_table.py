@@ -28,7 +28,7 @@ def test_a_case(case: Case, tmp_path: Path, shelf: Shelf) -> None:
     for words in case.says:
         assert any(words in line for line in outcome.lines), outcome.lines
     assert row(case, outcome) in LINES, (
-        "stages/ERRORS.md says something else: run 'make table' and look at the difference"
+        "docs/errors.md says something else: run 'make table' and look at the difference"
     )
 
 

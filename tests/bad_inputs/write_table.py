@@ -1,4 +1,4 @@
-"""Write stages/ERRORS.md from what tfcli says today: `python -m tests.bad_inputs.write_table` or `make table`."""
+"""Write docs/errors.md from what tfcli says today: `python -m tests.bad_inputs.write_table` or `make table`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make ablations`: variants of the model and its objective on `shapes`, some seeds each, at equal model FLOPs; RESULTS.md.
+"""`make ablations`: variants of the model and its objective on `shapes`, some seeds each, at equal model FLOPs; docs/results.md.
 
 Every variant is `recipes/shapes.toml` with a few settings changed and so many steps that the floating-point operations of a
 training (stages/train_model/flops.py) are those of the first variant. Judged over held-out captions, as `tfcli eval` does.

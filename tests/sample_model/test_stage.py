@@ -22,16 +22,16 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.generation.prompts import Ended, ImageDone, ImagePiece, Prompt, TextAdded, TextPiece
 from stages.model.cpu.inference import key_value_dtype
-from stages.sample_model import End, Picture, Step, Text, load
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
 from stages.sample_model.stage import _within
 from stages.sample_model.tasks import Task
-from stages.sample_model.writing import FRAMES, Facts, Frames, Writer
+from stages.sample_model.writing import FRAMES, Frames, RunInfo, Writer
 from stages.sources.decoding import read_picture
 from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
 from tests.builders import edit_manifest
+from tfcli import End, Picture, Step, Text, load
 
 QUICK = ("--steps", "2", "--set", "sample.generation.max_text_tokens=4")
 SETTINGS: dict[str, Any] = {"sampler": {"kind": "ddim", "steps": 2}, "max_text_tokens": 4}
@@ -187,7 +187,7 @@ def test_estimates_are_let_go_with_their_picture(lab: Lab) -> None:
     loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
     tasks = [Task("prompts", index, Prompt((TextPiece("a"),), draw=True)) for index in range(3)]
     (lab.folder / "images").mkdir()
-    writer = Writer(lab.folder, tasks, loaded, Facts(0, "x", {}, gif=True), Runtime(), tell=False)
+    writer = Writer(lab.folder, tasks, loaded, RunInfo(0, "x", {}, gif=True), Runtime(), report_parts=False)
     config = GenerationConfig(sampler=DdimSampler(steps=30), guidance=1.0)
     most = 0
     for event in Engine(loaded, config, 0, Runtime()).stream(

@@ -21,8 +21,9 @@ from stages.diffusion.config import DiffusionConfig
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
+from stages.train_model import stage
 from stages.train_model.config import TrainConfig
-from stages.train_model.monitor import overfitting, stage
+from stages.train_model.monitor import overfitting
 from stages.train_model.monitor.overfitting import best_step, epochs, points_of, rises
 from tests.builders import Story, make_all, stamp
 
