@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build, building, saves_in_the_way, units_to_redo
 from stages.artifacts.lineage import LEARNED, is_learned, lineage, readable
 from stages.artifacts.lock import Lock
@@ -347,7 +348,7 @@ class Workspace:
         inputs = {kind: self.target(kind) for kind in stage.inputs}
         runtime = with_changes(runtime, inputs_unchanged=partial(self._check_unchanged, stage))
         runtime.inputs_unchanged()  # they were hashed before the stages above were made, which may be days ago
-        run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
+        run(**sections, **inputs, context=StageContext(build, runtime, self.recipe.seed))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 from stages.artifacts.arrays import DESCRIPTION, RowReader, create_rows, flat_files, is_described, write_flat
 from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identity
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
@@ -41,11 +42,9 @@ from stages.sources.reasons import LeftOut
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def run(
-    source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, build: Build, runtime: Runtime, seed: int
-) -> None:
+def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, context: StageContext) -> None:
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
-    del seed  # nothing is drawn here
+    build, runtime = context.build, context.runtime  # nothing here is random
     facts = Autoencoder.open(autoencoder).content
     if (facts.picture_size, facts.fit) != (images.size, images.fit):
         raise TfcliError(

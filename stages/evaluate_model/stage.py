@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.scores import JUDGED, MISTAKES, SCORES
 from stages.coders.pixels import encode_png
 from stages.coders.sheets import labelled_sheet
@@ -37,8 +37,9 @@ from stages.evaluate_model.judged_stories import (
 from stages.generation.loading import LoadedModel, load_model
 
 
-def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
     """Measure and seal. stats hold the figures that `tfcli run` prints."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     loaded = load_model(checkpoint, runtime.device, eval.generation.precision)
     losses = loaded.checkpoint.manifest.stats["losses"]
     figures: dict[str, Any] = {name: value for name, value in losses.items() if name.startswith("heldout_")}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.latents import Latents, LatentsContent
 from stages.artifacts.manifest import check_built_on
 from stages.artifacts.rows import Frames
@@ -26,7 +26,6 @@ from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, Marks, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import write_atomic, write_json, write_jsonl
-from stages.core.runtime import Runtime
 from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
@@ -42,8 +41,9 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 _KEPT = "nothing to save: packing starts again"
 
 
-def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) -> None:
     """Split by group, draw the order of each pass, pack, check every row, write both sides, report, seal."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     source = Tokens.open(tokens)
     stored = Latents.open(latents)
     check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts.checkpoint import Checkpoint
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.samples import GRID, IMAGES, PAGE, RECORDS, Record
 from stages.coders.pixels import Pixels, encode_png
 from stages.coders.sheets import contact_sheet
@@ -27,9 +27,10 @@ from stages.sample_model.tasks import MODES, Task, make_tasks
 from stages.sample_model.writing import RunInfo, Writer
 
 
-def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(sample: SampleConfig, checkpoint: Path, context: StageContext) -> None:
     """Generate every mode that the section asks for. Raises TfcliError (USAGE) if it asks for nothing or for what the model
     cannot take in."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     loaded = load_model(checkpoint, runtime.device, sample.generation.precision)
     sample = _within(sample, loaded, runtime)
     tasks = make_tasks(sample, loaded)

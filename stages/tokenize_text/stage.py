@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.arrays import write_flat
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.latents import Latents, StoredDocument, StoredText, caption_of
 from stages.artifacts.tokens import (
     ARRAYS,
@@ -47,8 +47,9 @@ _BLOCK_CHARACTERS = 4 * 2**20  # the ids of a block are lists for a moment, 36 b
 _KEPT = "nothing to save: tokenizing starts again"
 
 
-def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(tokenize: TokenizeConfig, latents: Path, context: StageContext) -> None:
     """Train or load the tokenizer, encode every document, write flat arrays, seal."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     stored = Latents.open(latents)
     captions = Captions(tokenize.captions) if tokenize.captions else None
 

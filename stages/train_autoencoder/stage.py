@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stages.artifacts.autoencoder import FORM, GROWING, METRICS, MODEL, SHEET, AutoencoderContent, Identity, weights_at
 from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pixels import Pixels, encode_png
@@ -45,10 +46,9 @@ from stages.train_autoencoder.config import PretrainedVae, TrainVae
 from stages.train_autoencoder.losses import Discriminator, Perceptual, adversarial_loss, discriminator_loss
 
 
-def run(
-    source: Source, images: Images, vae: TrainVae | PretrainedVae, build: Build, runtime: Runtime, seed: int
-) -> None:
+def run(source: Source, images: Images, vae: TrainVae | PretrainedVae, context: StageContext) -> None:
     """Train or take over an autoencoder, measure it on held-out pictures, draw the before/after sheet, seal."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     wanted = vae.heldout_pictures + (vae.max_pictures if isinstance(vae, TrainVae) else 0)
     pictures = _load_pictures(source, images, wanted, runtime)
     # a finished autoencoder learns nothing here: all its pictures are for measuring

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stages.artifacts.checkpoint import EMA, WEIGHTS, read_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Manifest
 from stages.core.config import result_config
@@ -54,7 +55,7 @@ def train(sequences: Path, target: Path, events: list[Event], **settings: Any) -
     model = ModelConfig(width=32, layers=2, heads=2)
     with building(target, made, runtime) as build:
         if build.sealed is None:
-            stage.run(model, DiffusionConfig(), config, GenerationConfig(), sequences, build, runtime, 0)
+            stage.run(model, DiffusionConfig(), config, GenerationConfig(), sequences, StageContext(build, runtime, 0))
         assert build.sealed is not None
         return build.sealed
 
