@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import pytest
@@ -244,6 +244,24 @@ def test_the_events_of_a_stream_add_up_to_the_outputs() -> None:
     last = {event.prompt: event for event in events}
     assert sorted(last) == list(range(len(prompts())))
     assert all(isinstance(event, Ended) for event in last.values())
+
+
+def test_two_streams_of_one_engine_do_not_touch() -> None:
+    """Each has a cache of its own: interleaved event by event they give what each gives alone, with and without step events."""
+    engine = Engine(loaded(), GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6), 7, Runtime())
+    batches = [prompts(), prompts()[::-1]]
+    alone = [engine.generate(batch) for batch in batches]
+    streams = [engine.stream(batch, steps=steps) for batch, steps in zip(batches, (True, False), strict=True)]
+    events: list[list[Any]] = [[], []]
+    for pair in zip_longest(*streams):
+        for number, event in enumerate(pair):
+            if event is not None:
+                events[number].append(event)
+    for number in range(2):
+        found = collect(events[number])
+        for index, expected in enumerate(alone[number]):
+            assert_same(found[index], expected)
+        assert any(isinstance(event, Denoised) for event in events[number]) == (number == 0)
 
 
 def test_reported_estimates_are_within_the_limit_and_keep_the_known_part() -> None:

@@ -177,7 +177,9 @@ def test_a_known_fault_of_a_kv_cache_would_be_seen(
 @pytest.fixture(scope="module")
 def many() -> list[Prompt]:
     letters = random.Random(0).choices("abcd", k=24)
-    return [Prompt((TextPiece(letter),), image_next=number % 3 == 0, max_images=2) for number, letter in enumerate(letters)]
+    return [
+        Prompt((TextPiece(letter),), image_next=number % 3 == 0, max_images=2) for number, letter in enumerate(letters)
+    ]
 
 
 def test_batch_size_neighbours_and_order_change_nothing_but_rounding(engines: Any, many: list[Prompt]) -> None:
