@@ -73,6 +73,8 @@ KEPT = {
     ("stages/sources/tar.py", "tell"),  # of a file
     ("stages/artifacts/units.py", "facts"),  # a key on disk
     ("stages/artifacts/folder.py", "facts"),
+    ("stages/model/patches.py", "place"),  # in a weight's name on disk
+    ("stages/diffusion/timesteps.py", "deviation"),  # a recipe key
 }
 
 PROSE = {

@@ -77,7 +77,7 @@ def judge_edits(
 ) -> Part:
     """Picture and instruction to picture: the share whose things are, in shape, colour, place and size, those of the scene that
     the instruction makes of the first: what was asked for is done, and nothing else."""
-    prompts = [Prompt(pieces_of(document, loaded)[:-1], draw=True) for document in edits]
+    prompts = [Prompt(pieces_of(document, loaded)[:-1], image_next=True) for document in edits]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "edit"), runtime).generate(prompts)
     after = [claims_of(scene_from_json(document.labels["scenes"][1])) for document in edits]
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
@@ -112,7 +112,7 @@ def judge_drawings(
 
     The same judge on the true pictures after the autoencoder is reported too: the ceiling of what can be reached.
     """
-    prompts = [Prompt((TextPiece(caption_of(document)),), draw=True) for document in pairs]
+    prompts = [Prompt((TextPiece(caption_of(document)),), image_next=True) for document in pairs]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "draw"), runtime).generate(prompts)
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
     truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)) for document in pairs])
@@ -219,7 +219,7 @@ def latent_of(pieces: Any) -> torch.Tensor:
 def pictures_of(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
     pictures: list[Pixels] = []
     for start in range(0, len(latents), 64):
-        pictures.extend(loaded.draw_pictures(torch.stack(latents[start : start + 64])))
+        pictures.extend(loaded.decode_pictures(torch.stack(latents[start : start + 64])))
     return pictures
 
 

@@ -14,7 +14,7 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, pieces_of
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Edit, ImagePiece, Output, Prompt, TextPiece
+from stages.generation.prompts import ImageEdit, ImagePiece, Output, Prompt, TextPiece
 from stages.sources.shapes.judge import judge, see
 from stages.sources.shapes.language import ClaimedThing, Claims, after_turn, claims
 
@@ -56,7 +56,7 @@ def judge_edits_in_turns(
 ) -> Part:
     """Editing within a story: first text, picture and a turn ("then it turns blue: ") are given, the next picture is drawn.
     The share of pictures whose thing changed as the instruction says and is otherwise as it was; by what changes."""
-    prompts = [Prompt(pieces_of(story, loaded)[:3], draw=True) for story in stories]
+    prompts = [Prompt(pieces_of(story, loaded)[:3], image_next=True) for story in stories]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "turn"), runtime).generate(prompts)
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
     judged: list[Judged] = []
@@ -93,7 +93,7 @@ def judge_inpainted(
         ("inpainted_without_text", [""] * len(pairs)),
     ):
         prompts = [
-            Prompt((TextPiece(text),) if text else (), draw=True, edit=Edit(latent, hole_hw))
+            Prompt((TextPiece(text),) if text else (), image_next=True, edit=ImageEdit(latent, hole_hw))
             for text, latent in zip(texts, latents, strict=True)
         ]
         outputs = Engine(loaded, config, derive_seed(seed, "eval", "inpaint"), runtime).generate(prompts)

@@ -53,7 +53,7 @@ def test_true_pictures_are_right_drawings_and_are_asked_for_by_their_caption(mon
     assert part.figures["text_to_image_count"] == len(world.documents) == 20
     for prompt, (pair, _) in zip(world.asked, world.documents, strict=True):
         assert prompt.pieces == (TextPiece(caption_of(pair)),)
-        assert prompt.draw
+        assert prompt.image_next
     assert [item.key for item in part.judged] == [pair.key for pair, _ in world.documents]
     assert all(item.right and item.mode == "text_to_image" for item in part.judged)
 

@@ -103,7 +103,7 @@ def test_a_thing_of_the_other_size_is_no_turn(monkeypatch: pytest.MonkeyPatch) -
         (true,) = scenes[number].things
         size = true.size if number % 3 else {"small": "large", "large": "small"}[true.size]
         drawn = ImagePiece(torch.from_numpy(draw(Scene((replace(true, size=size),)), SIDE)).permute(2, 0, 1))
-        return Output([drawn] if prompt.draw else [found[2], drawn], "eos")
+        return Output([drawn] if prompt.image_next else [found[2], drawn], "eos")
 
     monkeypatch.setattr(world, "answer", answer)
     stories = [document for document, _ in world.documents]

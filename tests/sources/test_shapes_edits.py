@@ -125,12 +125,12 @@ def test_the_share_of_right_edits(monkeypatch: pytest.MonkeyPatch, answer: str, 
             pass
 
         def generate(self, prompts: list[Prompt]) -> list[Output]:
-            assert all(prompt.draw and len(prompt.pieces) == 2 for prompt in prompts)
+            assert all(prompt.image_next and len(prompt.pieces) == 2 for prompt in prompts)
             return [Output([ImagePiece(pictures[d.key][answer == "after"])], "images") for d in stored]
 
     monkeypatch.setattr(judged, "pieces_of", pieces_of)
     monkeypatch.setattr(judged, "Engine", FakeEngine)
-    loaded: Any = SimpleNamespace(draw_pictures=lambda x: x.permute(0, 2, 3, 1).numpy().astype(np.uint8))
+    loaded: Any = SimpleNamespace(decode_pictures=lambda x: x.permute(0, 2, 3, 1).numpy().astype(np.uint8))
     part = judged.judge_edits(loaded, stored, GenerationConfig(), 0, Runtime())
     assert part.figures["edit"] == share
     assert part.figures["edit_of_true_pictures"] == 1.0
