@@ -25,7 +25,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts
+from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.checkpointing import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.config import TrainConfig
@@ -222,7 +222,7 @@ class Data:
         latents = Latents.open(sequences.latents_folder())
         self.psnr = float(latents.manifest.stats.get("psnr_check", math.inf))  # of the autoencoder; tests have none
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
-        self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
+        self.facts = ModelDims(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
         process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
         self.num_times = process.num_steps
         bidirectional = model.image_attention == "bidirectional"

@@ -21,7 +21,7 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.generation.prompts import Ended, ImageDone, ImagePiece, Prompt, TextAdded, TextPiece
-from stages.model.cpu.inference import working_type
+from stages.model.cpu.inference import key_value_dtype
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
 from stages.sample_model.stage import _within
@@ -306,7 +306,7 @@ def test_prompts_that_leave_no_room_for_what_is_asked_are_refused(lab: Lab) -> N
 def test_python_loads_in_bf16_and_says_where_to_ask_for_it(lab: Lab) -> None:
     model = load(lab.folder / "work" / "checkpoint", "cpu", "bf16")
     assert any(isinstance(event, Picture) for event in model.generate(["a thing"], **SETTINGS))
-    assert working_type(model.loaded.model) == torch.bfloat16
+    assert key_value_dtype(model.loaded.model) == torch.bfloat16
     with pytest.raises(TfcliError, match="precision belongs"):
         next(model.generate(["a thing"], precision="fp32"))
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import torch_generator
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
 
@@ -85,16 +85,16 @@ class Ranks:
         """Raise a failure that all ranks have alike: the main rank reports it, the others exit silently with the same code."""
         raise error if self.main else TfcliError("", code=error.code)
 
-    def build_model(self, model: ModelConfig, facts: DataFacts, train: TrainConfig, seed: int) -> Transfusion:
+    def build_model(self, model: ModelConfig, dims: ModelDims, train: TrainConfig, seed: int) -> Transfusion:
         """The model on the device with its initial weights, which do not depend on the number of ranks."""
         generator = torch_generator(seed, "weights")
         if self.mesh is None:
-            network = Transfusion(model, facts)
+            network = Transfusion(model, dims)
             prepare_blocks(network, train, self.device)
             network.initialise(generator)
             return network.to(self.device)
         with torch.device("meta"):
-            network = Transfusion(model, facts)
+            network = Transfusion(model, dims)
         prepare_blocks(network, train, self.device)
         apply_fsdp(network, self.mesh)
         network.to_empty(device=self.device)
