@@ -32,9 +32,9 @@ from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.launch import process_group
 from stages.train_model.distributed.ranks import Ranks, clip_gradients, load_full_tensors, reshard
 from stages.train_model.finetune import Start
-from stages.train_model.monitor.divergence import Health
-from stages.train_model.monitor.metrics import SKIPPED, Journal
-from stages.train_model.monitor.overfitting import Overfitting, epochs
+from stages.train_model.monitor.divergence import DivergenceMonitor
+from stages.train_model.monitor.metrics import SKIPPED, MetricsLog
+from stages.train_model.monitor.overfitting import OverfittingMonitor, epochs
 from stages.train_model.monitor.previews import Previews
 from stages.train_model.monitor.report import write_report
 from stages.train_model.monitor.throughput import Meter, fields
@@ -89,11 +89,11 @@ def _train(
     if found:
         load_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
-    journal = Journal(build.folder, train.trackers if ranks.main else (), state.step, found)
-    health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
-    watch = Overfitting(train, journal, saves, runtime.report)
+    log = MetricsLog(build.folder, train.trackers if ranks.main else (), state.step, found)
+    divergence = DivergenceMonitor(train, runtime.report, log.skipped_in_a_row(state.step))
+    overfitting = OverfittingMonitor(train, log, saves, runtime.report)
     if found and found != build.folder:
-        watch.require_best(state.step)
+        overfitting.require_best(state.step)
     parameters = sum(weight.numel() for weight in network.parameters())
     where = str(device) if ranks.count == 1 else f"{ranks.count} x {device.type}, sharding {train.sharding}"
     runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {where}, {train.precision}"))
@@ -107,26 +107,26 @@ def _train(
         runtime.report(Warn(f'no previews with train.sharding = "{train.sharding}": no process holds all weights'))
 
     def report() -> None:
-        journal.flush()
+        log.flush()
         settings = {"model": model, "diffusion": diffusion, "train": train, "sample.generation": generation}
         facts = (
             f"step {state.step:,} of {train.steps:,}; {parameters / 1e6:.2f} M parameters, {where}, {train.precision}"
         )
-        write_report(build, facts, journal, settings)
+        write_report(build, facts, log, settings)
 
     while True:
         done = state.step >= train.steps
-        with meter.aside():
+        with meter.excluded_time():
             failure = None
             if done or state.step % train.eval_every == 0:
                 heldout, bad_rows = _heldout_losses(state, data, train, seed)
-                failure = health.heldout(state.step, bad_rows)
-                journal.add_metrics(state.step, heldout, "heldout_")
+                failure = divergence.check_heldout(state.step, bad_rows)
+                log.add_metrics(state.step, heldout, "heldout_")
                 if found != build.folder:
-                    watch.look(state)
+                    overfitting.check(state)
             due = draws and state.step and (done or state.step % train.preview_every == 0)
             if due and ranks.main:
-                previews.draw(state)
+                previews.generate(state)
             stop = ranks.all_reduce_max(
                 runtime.interrupts.signal_number or 0
             )  # a signal to one process stops all of them here
@@ -134,8 +134,8 @@ def _train(
             if state.step > 0 and (failure or (not done and save_due)):
                 if ranks.main:
                     report()
-                    meter.again()
-                save(saves, state, train.keep_saves, journal.metrics)
+                    meter.remeasure_peak()
+                save(saves, state, train.keep_saves, log.metrics)
         if failure is not None:  # after the save: the next run goes on from here
             ranks.raise_on_main(failure)
         if done:
@@ -165,7 +165,7 @@ def _train(
         figures = torch.cat((ranks.all_reduce_sum_(losses), norm[None])).tolist()
         bad = rows if np.isfinite(figures).all() else _rows_of(passes, rows, train, ranks)
         try:
-            taken = health.takes(state.step, figures, bad)
+            taken = divergence.check_step(state.step, figures, bad)
         except TfcliError as error:
             ranks.raise_on_main(error)
         rate = learning_rate(state.step, train)
@@ -181,30 +181,30 @@ def _train(
         meter.add(batches)
 
         if not taken:
-            journal.add_metrics(state.step, {SKIPPED: 1.0})
+            log.add_metrics(state.step, {SKIPPED: 1.0})
         elif state.step % train.log_every == 0 or state.step == train.steps:
             measured = _measured(figures[1], num_targets, figures[2], num_images)
-            journal.add_metrics(state.step, measured | {"grad_norm": figures[3], "learning_rate": rate})
+            log.add_metrics(state.step, measured | {"grad_norm": figures[3], "learning_rate": rate})
             shown = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in measured.items()}
             shown |= {"epoch": epochs(min(state.step, data.late_from(train)), train, data.content.num_rows)}
             shown |= {"norm": f"{figures[3]:.2g}", "rate": f"{rate:.1e}"}
             if ranks.main:  # another one may have had no row at all
                 row = meter.row(train.steps - state.step)
-                journal.add_timing(state.step, row)
+                log.add_timing(state.step, row)
                 shown |= fields(row)
             runtime.report(Progress("train", state.step, train.steps, "steps", shown))
 
     if found != build.folder:  # else it was killed between this and the seal
         if ranks.main:
-            journal.flush()  # a state that is complete stands beside all of its log
-        watch.put_best(state)
-        write_state(build.folder, state, journal.metrics)
+            log.flush()  # a state that is complete stands beside all of its log
+        overfitting.load_best(state)
+        write_state(build.folder, state, log.metrics)
     if not ranks.main:
         return
     report()
-    journal.close()
+    log.close()
     build.remove(SAVES)
-    stats = {**watch.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
+    stats = {**overfitting.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
     volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
     files = [name for name in FORM.files if name != EMA or train.ema_decay]
     build.seal(content.model_dump(), stats, volatile=volatile, files=files)
