@@ -15,8 +15,8 @@ from stages.model.config import ModelConfig
 from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
+from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks
-from stages.train_model.stage import Data
 
 MFU = 0.4  # a guess, where nothing was measured
 # A trial takes some half a minute at the slow end of what was seen of CPUs (15 % of their best), and at most 100 steps.
@@ -30,7 +30,7 @@ _PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
 class DataPlan:
     """What the data says: facts, the latents' grid, and elements in a row."""
 
-    facts: ModelDims
+    dims: ModelDims
     grid: tuple[int, int]
     row_length: int
 
@@ -142,7 +142,7 @@ def _of_rows(
     real: with thousands of rows they would take the memory that the plan is about."""
     copies = diffusion.context_images == "clean"
     few = [
-        footprint(model, data.facts, train, [stand_in(data.facts, data.grid, data.row_length, number, copies=copies)])
+        footprint(model, data.dims, train, [stand_in(data.dims, data.grid, data.row_length, number, copies=copies)])
         for number in ([rows] if rows <= _FEW else [_FEW // 2, _FEW])
     ]
     last = few[-1]
@@ -160,7 +160,7 @@ def _first_batches(
     data = Data(sequences, diffusion, model)
     rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, 0)[: _FEW * micro]
     wanted = train.model_copy(update={"micro_rows": micro})
-    return data.facts, data.batches(wanted, rows, 0, seed, Ranks())
+    return data.dims, data.batches(wanted, rows, 0, seed, Ranks())
 
 
 def _advice(machine: Machine, memory: dict[str, int], micro: int, train: TrainConfig) -> str:

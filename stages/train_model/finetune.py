@@ -50,7 +50,7 @@ class Start:
         own = self.checkpoint.content
         return content.model_copy(update={"channel_mean": own.channel_mean, "channel_std": own.channel_std})
 
-    def facts(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What the manifest says of it, for people; the checkpoint itself is among the inputs."""
         content = self.checkpoint.content
         return {

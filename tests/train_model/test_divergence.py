@@ -39,7 +39,7 @@ def test_steps_are_skipped_up_to_the_limit_in_a_row() -> None:
     taken = [monitor.check_step(step, figures, ROWS) for step, figures in enumerate([bad, bad, good, bad, bad])]
     assert taken == [False, False, True, False, False]
     assert len(events) == 4
-    with pytest.raises(TfcliError, match="after 2 steps in a row") as caught:
+    with pytest.raises(TfcliError, match="after 2 skipped steps in a row") as caught:
         monitor.check_step(5, bad, ROWS)
     assert caught.value.code == ExitCode.DIVERGED
 

@@ -52,7 +52,7 @@ def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfi
     if copies:  # they never fill the padded length
         work = replace(work, elements=work.padded_elements, squared_lengths=sum(length**2 for length in lengths))
     assert work.padded_elements == work.elements
-    assert work.read == (work.images if copies else Counter())
+    assert work.context == (work.images if copies else Counter())
     counted = counter.get_total_flops()
     assert counted <= model_flops(model, FACTS, work) < 1.02 * counted
 

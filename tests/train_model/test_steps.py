@@ -24,7 +24,8 @@ from stages.pack_sequences.config import PackConfig
 from stages.train_model import stage
 from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
-from stages.train_model.stage import Data, run
+from stages.train_model.data import Data
+from stages.train_model.stage import run
 from tests.builders import Story, make_all, stamp
 
 MODEL = ModelConfig(width=32, layers=2, heads=2)
@@ -69,7 +70,7 @@ def test_three_steps_are_those_written_down(tmp_path: Path) -> None:
     checkpoint = trained(tmp_path / "checkpoint", sequences, TRAIN, diffusion)
 
     data = Data(sequences, diffusion, MODEL)
-    model = Transfusion(MODEL, data.facts)
+    model = Transfusion(MODEL, data.dims)
     model.initialise(torch_generator(0, "weights"))
     average = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     first = {name: torch.zeros_like(weight) for name, weight in average.items()}
@@ -126,7 +127,7 @@ def test_given_pictures_train_the_way_in_and_leave_the_way_out(tmp_path: Path) -
     assert batch.num_images == 0
     assert batch.num_read > 0
     checkpoint = trained(tmp_path / "checkpoint", sequences, TRAIN, diffusion)
-    model = Transfusion(MODEL, data.facts)
+    model = Transfusion(MODEL, data.dims)
     model.initialise(torch_generator(0, "weights"))
     before, after = dict(model.named_parameters()), read_tensors(checkpoint.folder / WEIGHTS)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
