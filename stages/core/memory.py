@@ -1,4 +1,4 @@
-"""What memory this process holds, and how much it may still take before others have to go. From Linux's own files."""
+"""Memory of this process, and memory that is still available, from the files of /proc on Linux."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ _STATUS = Path("/proc/self/status")
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """What Linux calls MemAvailable; None where it cannot be known."""
+    """MemAvailable of Linux, in bytes; None where it is unknown."""
     return _kib(meminfo, "MemAvailable:")
 
 
 def resident_bytes() -> int:
-    """What the process holds in memory now; 0 where it cannot be known."""
+    """Resident memory of the process, in bytes; 0 where it is unknown."""
     return _kib(_STATUS, "VmRSS:") or 0
 
 
 def peak_bytes() -> int:
-    """The most that the process ever held in memory, since `reset_peak` where that works; 0 where it cannot be known.
+    """Peak resident memory of the process, in bytes, since `reset_peak` where Linux allows it; 0 where it is unknown.
 
-    Not getrusage: its maximum goes back to the program that started this one.
+    getrusage cannot be used: its maximum includes the program that started this one.
     """
     return _kib(_STATUS, "VmHWM:") or 0
 
 
 def reset_peak() -> None:
-    """Let `peak_bytes` begin anew, where Linux allows it."""
+    """Restart the measurement of `peak_bytes`, where Linux allows it."""
     try:
         descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
     except OSError:

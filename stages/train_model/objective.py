@@ -10,7 +10,7 @@ The lines that compute it:
     logits, outputs = model(...)                                         loss_sums, below
     text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")   loss_sums
     errors = image_errors(output, truth.target_IChw)                     loss_sums; stages/diffusion/process.py, eq. 3
-    weighted = weighted + (errors * truth.weights_I).sum()               loss_sums; weights: batches.py, BatchMaker._images
+    weighted = weighted + (errors * truth.weights_I).sum()               loss_sums; weights: batches.py, BatchMaker._image_inputs
     loss = text + image_weight * sums.weighted_image / max(1, num_images)    step_losses, below
 
 `Training._forward_backward` in stage.py calls them for each micro-batch and runs the backward pass.
@@ -49,13 +49,13 @@ class LossSums:
 
 def loss_sums(model: Transfusion, batch: Batch) -> LossSums:
     """Both losses from one forward pass."""
-    logits, outputs = model(batch.inputs, batch.attention, batch.loss_places)
+    logits, outputs = model(batch.inputs, batch.attention, batch.loss_index)
     text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")
     weighted = text.new_zeros(())
     eps_mse = []
     for output, truth in zip(outputs, batch.images, strict=True):
         errors = image_errors(output, truth.target_IChw)
-        eps_mse.append(errors.detach() * truth.noise_errors_I)
+        eps_mse.append(errors.detach() * truth.eps_mse_factor_I)
         weighted = weighted + (errors * truth.weights_I).sum()
     image = torch.stack([errors.sum() for errors in eps_mse]).sum() if eps_mse else text.new_zeros(())
     return LossSums(text, image, weighted, tuple(eps_mse))

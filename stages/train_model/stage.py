@@ -235,8 +235,8 @@ class Training:
 
     def _global_counts(self, batches: list[Batch]) -> _Counts:
         targets, images = sum(len(batch.targets) for batch in batches), sum(batch.num_images for batch in batches)
-        read = sum(batch.num_read for batch in batches)
-        return _Counts(*self.ranks.all_reduce_sum([targets, images, read]))
+        context = sum(batch.num_context for batch in batches)
+        return _Counts(*self.ranks.all_reduce_sum([targets, images, context]))
 
     def _forward_backward(self, batches: list[Batch], counts: _Counts) -> list[Tensor]:
         """Accumulate the gradients of the micro-batches. Returns the losses of each, as `step_losses` gives them."""

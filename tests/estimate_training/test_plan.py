@@ -148,7 +148,7 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path: Path) -> None:
     assert 10**8 < found.peak_of_half <= found.peak_bytes < 2 * 10**9
     assert found.elements_per_second > 0
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(TfcliError, match="2 steps on trial failed"):
+    with pytest.raises(TfcliError, match="2 trial steps failed"):
         try_out(MODEL, DiffusionConfig(), TrainConfig(), tmp_path / "none", 0, 2)
 
 

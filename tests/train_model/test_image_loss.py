@@ -140,7 +140,7 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
         batch = data.train.make(rows, [(step, int(row)) for row in rows], 3)
         ids = torch.full((len(batch.inputs.positions_N),), -1)
         ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
-        scored = set(batch.elements.documents_N[batch.loss_places].tolist())
+        scored = set(batch.elements.documents_N[batch.loss_index].tolist())
         for image in batch.inputs.images:
             for t, place in zip(image.t_I.tolist(), image.patch_index_IP[:, 0].tolist(), strict=True):
                 document = int(batch.elements.documents_N[place])

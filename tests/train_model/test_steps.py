@@ -54,7 +54,7 @@ def trained(folder: Path, sequences: Path, config: TrainConfig, diffusion: Diffu
 
 def losses(model: Transfusion, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Means over the targets, and over the images."""
-    logits, outputs = model(batch.inputs, batch.attention, batch.loss_places)
+    logits, outputs = model(batch.inputs, batch.attention, batch.loss_index)
     text = F.cross_entropy(logits, batch.targets)
     errors = [
         (output - truth.target_IChw).square().mean((1, 2, 3))
@@ -125,7 +125,7 @@ def test_given_pictures_train_the_way_in_and_leave_the_way_out(tmp_path: Path) -
     data = Data(sequences, diffusion, MODEL)
     batch = data.train.make(rows_of_step(data.content.num_rows, 2, 0, 0), [(0, 0), (0, 1)], 0)
     assert batch.num_images == 0
-    assert batch.num_read > 0
+    assert batch.num_context > 0
     checkpoint = trained(tmp_path / "checkpoint", sequences, TRAIN, diffusion)
     model = Transfusion(MODEL, data.dims)
     model.initialise(torch_generator(0, "weights"))

@@ -101,7 +101,7 @@ class Ranks:
         network.initialise(generator, copy_into)
         return network
 
-    def all_reduce_gradients(self, network: Transfusion, num_images: float, num_conditioning: float) -> None:
+    def all_reduce_gradients(self, network: Transfusion, num_images: float, num_context: float) -> None:
         """Sum the gradients over the ranks; those of sharded weights were summed by the backward pass.
 
         A weight that no element of the global batch reaches has no gradient, as in a single process, and the optimizer leaves it
@@ -110,7 +110,7 @@ class Ranks:
         Args:
             network: the model, after the backward pass.
             num_images: images with a loss in the global batch; without any, the patch decoder has no gradient.
-            num_conditioning: images in the global batch that are only read; they reach the patch encoder.
+            num_context: images in the global batch that are only read; they reach the patch encoder.
         """
         if self.count == 1 and self.mesh is None:
             return
@@ -118,7 +118,7 @@ class Ranks:
         unused: list[nn.Parameter] = []
         for name, weight in network.named_parameters():
             _, _, inner = name.partition("patches.")
-            reached = num_images if inner.split(".")[0] in network.patches.OUT else num_images + num_conditioning
+            reached = num_images if inner.split(".")[0] in network.patches.OUT else num_images + num_context
             (unused if name.startswith("patches.") and not reached else used).append(weight)
         for weight in unused:
             weight.grad = None
