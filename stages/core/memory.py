@@ -5,12 +5,30 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stages.core.errors import ExitCode, TfcliError
+
 _STATUS = Path("/proc/self/status")
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """MemAvailable of Linux, in bytes; None where it is unknown."""
     return _kib(meminfo, "MemAvailable:")
+
+
+def all_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Memory of the machine including swap, in bytes; None where it is unknown."""
+    memory, swap = _kib(meminfo, "MemTotal:"), _kib(meminfo, "SwapTotal:")
+    return None if memory is None else memory + (swap or 0)
+
+
+def require_memory(needed: int, what: str, fix: str) -> None:
+    """Raise TfcliError (ENVIRONMENT) where `what` needs more than all memory of the machine: Linux would grant it and kill the
+    process once it is used. Nothing else is refused here."""
+    present = all_bytes()
+    if present is not None and needed > present:
+        size, limit = (f"{number / 2**30:,.1f} GiB" for number in (needed, present))
+        why = f"it takes at least {size}, this machine has {limit} of memory and swap"
+        raise TfcliError(f"{what} does not fit into memory", why=why, fix=fix, code=ExitCode.ENVIRONMENT)
 
 
 def resident_bytes() -> int:

@@ -104,12 +104,15 @@ def load_state(folder: Path, state: TrainState) -> None:
     state.step = step
 
 
-def _problem(folder: Path, state: TrainState) -> str:
-    """What is wrong with a state on disk; "" where nothing is. Each rank checks the bytes of some of the files."""
+def _problem(folder: Path, state: TrainState, last: int | None = None) -> str:
+    """What is wrong with a state on disk; "" where nothing is. Each rank checks the bytes of some of the files. last: the step
+    that it must have, for a folder whose name has no step."""
     try:
         step, entries = _read_record(folder)
         if (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
             return f"{STATE} is of step {step}"
+        if last is not None and step != last:
+            return f"{STATE} is of step {step}, the training ends at step {last}"
         names = {entry.path for entry in entries}
         full_state = {WEIGHTS, OPTIMIZER, *([EMA] if state.ema else [])}
         shards = {path.name for path in folder.iterdir() if matches(path.name, (SHARD,))}
@@ -172,10 +175,17 @@ def half_saves(saves: Path) -> list[Path]:
     return found
 
 
-def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) -> Path | None:
+def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report, last: int | None = None) -> Path | None:
     """The newest state that is not damaged: the folder that is about to be sealed, or a save; None where there is none.
 
     The main rank decides for all. A damaged state is reported and renamed to `step-N.damaged`, and the save before it is tried.
+
+    Args:
+        saves: folder of the saves.
+        sealing: the growing folder, which has a state of its own right before the seal.
+        state: the model and optimizers that the state is for.
+        report: listener for warnings.
+        last: the step that the state in `sealing` must have.
 
     Raises TfcliError (ARTIFACT) where there are saves and all are damaged: a training never restarts from step 0 silently.
     """
@@ -194,7 +204,7 @@ def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) 
         if found < 0:
             break
         folder = sealing if found == 10**9 else saves / f"step-{found:08d}"
-        why = _problem(folder, state)
+        why = _problem(folder, state, last if folder == sealing else None)
         if not ranks.all_reduce_max(bool(why)):
             return folder
         report(Warn(f"{folder} is damaged ({why or 'another rank found it damaged'}): an older save is used"))

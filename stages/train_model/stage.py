@@ -96,7 +96,9 @@ class Training:
         self.data = Data(sequences, sections.diffusion, sections.model, self.start)
         self.state = self._initial_state()
         self.saves = self.build.folder / SAVES
-        self.resumed_from = newest_state(self.saves, self.build.folder, self.state, self.runtime.report)
+        self.resumed_from = newest_state(
+            self.saves, self.build.folder, self.state, self.runtime.report, self.train.steps
+        )
         if self.resumed_from:
             load_state(self.resumed_from, self.state)
             self.runtime.report(Note(f"resuming from step {self.state.step}"))

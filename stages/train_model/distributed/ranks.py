@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.memory import require_memory
 from stages.core.seeds import torch_generator
 from stages.model.config import ModelConfig
 from stages.model.transformer import ModelDims, Transfusion
@@ -89,6 +90,7 @@ class Ranks:
         """The model on the device with its initial weights, which do not depend on the number of ranks."""
         generator = torch_generator(seed, "weights")
         if self.mesh is None:
+            _require_memory(model, dims, train, self.device)
             network = Transfusion(model, dims)
             prepare_blocks(network, train, self.device)
             network.initialise(generator)
@@ -205,6 +207,18 @@ def reshard(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def _require_memory(model: ModelConfig, dims: ModelDims, train: TrainConfig, device: torch.device) -> None:
+    """Raise TfcliError (ENVIRONMENT) where weights, gradients, running average and optimizer state exceed the machine's memory.
+    For a GPU the weights are made on the CPU and moved; the GPU itself refuses what it cannot hold."""
+    with torch.device("meta"):
+        weights = sum(weight.nbytes for weight in Transfusion(model, dims).parameters())
+    # gradients, the average, and the one slot of state that all optimizers have
+    copies = 1 if device.type != "cpu" else 3 + bool(train.ema_decay)
+    require_memory(
+        copies * weights, "training this model", "use a smaller model (model.width, model.layers): see 'tfcli plan'"
+    )
 
 
 def apply_fsdp(network: Transfusion, mesh: DeviceMesh) -> None:
