@@ -16,8 +16,8 @@ class TrainVae(Section):
     channels: one entry per resolution; the picture is halved between entries, so three entries mean a factor of 4.
     max_pictures: pictures kept in memory for training. heldout_pictures: pictures set aside for PSNR.
     lpips: folder with LPIPS weights converted to safetensors (see README), empty: no perceptual loss.
-    rmse_weight: of each picture's root mean square error, beside L1. L1 alone draws the median, so that on flat grounds
-    small things appear late: on shapes 22 dB after 400 steps, with it 27 dB (measured). The paper has no such term.
+    rmse_weight: of each picture's root mean square error, in addition to L1. L1 alone predicts the median, so that small things
+    on flat backgrounds appear late: on shapes 22 dB after 400 steps, with this term 27 dB (measured). The paper has no such term.
     gan_start_step: the patch discriminator joins here (paper: 50,000); gan_weight 0 leaves it out.
     """
 
