@@ -64,28 +64,30 @@ class Stage:
     kind: str
     sections: tuple[str, ...]
     inputs: tuple[str, ...]  # kinds of the artifacts that it reads
-    version: int = 1  # bump when the same settings give other bytes
-    beside: tuple[str, ...] = ()  # more of the recipe that it is handed, which cannot change the result
+    neutral_sections: tuple[str, ...] = ()  # more sections that it gets, which cannot change the result
+
+    @property
+    def version(self) -> int:
+        """VERSION in the stage's config.py."""
+        version: int = import_module(f"{self.module.rpartition('.')[0]}.config").VERSION
+        return version
 
 
 STAGES = (
     Stage("vae", "stages.train_autoencoder.stage", "autoencoder", ("source", "images", "vae"), ()),
-    Stage(
-        "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=4
-    ),
-    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=5),
-    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=4),
+    Stage("encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",)),
+    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",)),
+    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents")),
     Stage(
         "train",
         "stages.train_model.stage",
         "checkpoint",
         ("model", "diffusion", "train"),
         ("sequences",),
-        version=4,
-        beside=("sample.generation",),
+        neutral_sections=("sample.generation",),
     ),
-    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=7),
-    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=6),
+    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",)),
+    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",)),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 
@@ -344,7 +346,7 @@ class Workspace:
     def _call(self, stage: Stage, build: Build, runtime: Runtime) -> None:
         run: Callable[..., None] = import_module(stage.module).run
         sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
-        sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
+        sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.neutral_sections}
         inputs = {kind: self.target(kind) for kind in stage.inputs}
         runtime = with_changes(runtime, inputs_unchanged=partial(self._check_unchanged, stage))
         runtime.inputs_unchanged()  # they were hashed before the stages above were made, which may be days ago

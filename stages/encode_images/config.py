@@ -9,6 +9,8 @@ from pydantic import Field
 from stages.coders.quality import FLOOR_DB
 from stages.core.config import Section, neutral
 
+VERSION = 4  # of the stage; raised where the same settings give other bytes
+
 
 class EncodeConfig(Section):
     """dtype: of the stored mean and standard deviation. batch_size is part of the result (convolutions round by batch).

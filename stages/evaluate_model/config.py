@@ -7,6 +7,8 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.generation.config import GenerationConfig
 
+VERSION = 6  # of the stage; raised where the same settings give other bytes
+
 
 class EvalConfig(Section):
     """text_to_image, image_to_text, free, edits, stories, inpainted: documents of each kind (stories are gone on with, and

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from stages.core.config import Section
 
+VERSION = 4  # of the stage; raised where the same settings give other bytes
+
 
 class PackConfig(Section):
     """row_length: elements in a row (paper: 4096). patch_side: latent pixels along a patch (paper: 2).
