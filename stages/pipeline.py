@@ -115,8 +115,14 @@ class Workspace:
         *,
         read_again: bool = False,
     ) -> None:
-        """samples: the name of that folder; samples of other prompts lie beside the recipe's own. checkpoint: one that lies
-        elsewhere. read_again: hash the source's files though they look as they did."""
+        """
+        Args:
+            recipe: of all stages.
+            work: folder of the artifacts.
+            samples: name of the folder of samples; samples of other prompts have a folder of their own next to the recipe's.
+            checkpoint: folder of a checkpoint outside `work`.
+            read_again: hash all files of the source, also those whose size and time have not changed.
+        """
         self.recipe = recipe
         self.work = work
         self.samples = samples
@@ -252,7 +258,7 @@ class Workspace:
         return next((refused for status in statuses if (refused := self._refusal_of(status)) is not None), None)
 
     def _refusal_of(self, status: Status) -> TfcliError | None:
-        """The same of one stage."""
+        """Why the run of one stage may not start; None where it may."""
         if status.state in ("fresh", "waits") or (status.damaged and status.stage.kind not in LEARNED):
             return None  # what is damaged gives the same again
         if (lost := self._trained_on(status.target)) is not None:
@@ -287,22 +293,22 @@ class Workspace:
         )
 
     def plan(self, names: tuple[str, ...] = ()) -> Iterator[Status]:
-        """The status of each stage in order; a stage behind one that is not fresh is reported as such."""
+        """The status of each stage in order; a stage after one that is not fresh is reported as such."""
         unsettled: dict[str, str] = {}
         for stage in STAGES:
             if names and stage.name not in names:
                 continue
-            behind = next((unsettled[kind] for kind in stage.inputs if kind in unsettled), None)
+            upstream = next((unsettled[kind] for kind in stage.inputs if kind in unsettled), None)
             try:
                 status = self.status(stage)
             except TfcliError:
-                if behind is None:
+                if upstream is None:
                     raise
-                status = Status(stage, "waits", f"its inputs are made again by {behind}", self.target(stage.kind))
-            if behind and status.state == "fresh":
-                status = Status(stage, "waits", f"runs again if {behind} gives another result", status.target)
+                status = Status(stage, "waits", f"its inputs are made again by {upstream}", self.target(stage.kind))
+            if upstream and status.state == "fresh":
+                status = Status(stage, "waits", f"runs again if {upstream} gives another result", status.target)
             if status.state != "fresh":
-                unsettled[stage.kind] = behind or stage.name
+                unsettled[stage.kind] = upstream or stage.name
             yield status
 
     def run(

@@ -165,7 +165,7 @@ def test_a_damaged_state_is_reported_and_training_restarts(
         write_tensors(path, tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_tensors", dying)
+        patch.setattr(saving, "write_tensors", dying)
         with pytest.raises(Killed):
             train(tmp_path / "cut")
     place = tmp_path / "cut.partial" / "state"
