@@ -47,7 +47,7 @@ def test_speed_and_time_follow_from_the_arithmetic() -> None:
 def test_many_rows_are_drawn_on_from_a_few() -> None:
     """The line through a few rows ends where all of them are."""
     plan = made(TrainConfig(batch_rows=24))
-    direct = footprint(MODEL, DATA.facts, TrainConfig(), [stand_in(DATA.facts, DATA.grid, DATA.row_length, 24)])
+    direct = footprint(MODEL, DATA.dims, TrainConfig(), [stand_in(DATA.dims, DATA.grid, DATA.row_length, 24)])
     assert plan.memory["activations"] == pytest.approx(direct.memory["activations"], rel=0.02)
     assert plan.elements_per_step == direct.elements
     assert plan.flops_per_element == pytest.approx(direct.flops / direct.elements)
@@ -148,7 +148,7 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path: Path) -> None:
     assert 10**8 < found.peak_of_half <= found.peak_bytes < 2 * 10**9
     assert found.elements_per_second > 0
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(TfcliError, match="2 steps on trial failed"):
+    with pytest.raises(TfcliError, match="2 trial steps failed"):
         try_out(MODEL, DiffusionConfig(), TrainConfig(), tmp_path / "none", 0, 2)
 
 
@@ -189,7 +189,7 @@ def test_cut_weights_are_divided_by_the_group_and_gathered_a_block_at_a_time() -
         assert pairs[kind] == pytest.approx(whole[kind] / 2, abs=8)
     assert full["activations"] == pairs["activations"] == whole["activations"]
     assert "gathered" not in whole
-    block = 4 * sum(weight.numel() for weight in Transfusion(MODEL, DATA.facts).blocks[0].parameters())
+    block = 4 * sum(weight.numel() for weight in Transfusion(MODEL, DATA.dims).blocks[0].parameters())
     around = whole["weights"] - MODEL.layers * block
     assert full["gathered"] == pairs["gathered"] == pytest.approx(2 * around + 4 * block, rel=0.01)
 
@@ -249,5 +249,5 @@ def test_all_sizes_of_the_paper(size: str) -> None:
 @pytest.mark.parametrize("side", [1, 2, 4, 8])
 def test_every_patch_side_of_the_paper(side: int) -> None:
     recipe = load_recipe("paper-0.16b", (f"pack.patch_side={side}",))
-    assert data_of(recipe).facts.patch_side == side
+    assert data_of(recipe).dims.patch_side == side
     assert data_of(recipe).grid == (32, 32)

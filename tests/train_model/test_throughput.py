@@ -23,13 +23,13 @@ def test_figures_of_a_row_belong_together() -> None:
     meter = Meter(MODEL, FACTS, torch.device("cpu"), "fp32")
     batch = stand_in(FACTS, (8, 12), 512, 1)
     for _ in range(2):
-        with meter.aside():
+        with meter.excluded_time():
             time.sleep(0.2)
         with meter.loading():
             time.sleep(0.03)
         time.sleep(0.03)
         meter.add([batch, batch])
-    row = meter.row(left=10)
+    row = meter.row(steps_left=10)
     assert 0.06 <= row["seconds"] < 0.15  # a step, without what stood aside
     assert 0.3 < row["loading_share"] < 0.7
     assert row["elements_per_second"] * row["seconds"] == pytest.approx(2 * batch.num_elements)
@@ -39,7 +39,7 @@ def test_figures_of_a_row_belong_together() -> None:
     assert 2.5 < row["seconds_left"] < 5  # what stands aside will do so again
     assert set(fields(row)) == {"el/s", "padding", "MFU", "data", "GB"}
     meter.add([batch])
-    assert meter.row(left=0)["loading_share"] == 0
+    assert meter.row(steps_left=0)["loading_share"] == 0
 
 
 def test_memory_has_a_peak_that_begins_anew() -> None:
