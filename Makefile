@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
-.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table drawings docs lint type check clean
+.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table
+.PHONY: drawings docs vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -18,7 +19,7 @@ help: ## list the targets
 
 install: $(READY) ## create .venv with the tested, pinned set of packages
 
-$(READY): pyproject.toml requirements.txt
+$(READY): pyproject.toml setup.py requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -68,6 +69,9 @@ docs: $(DOCS) ## build the site of docs/ into build/docs; a dead link or an undo
 $(DOCS): $(READY) docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r docs/requirements.txt
 	touch $@
+
+vocabulary: $(READY) ## names and words that the project does not use
+	$(BIN)/python -m tests.vocabulary
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.artifacts.autoencoder import weights_at
-from stages.artifacts.folder import RECIPE, Build, building, saves_in_the_way, units_to_redo
+from stages.artifacts.context import StageContext
+from stages.artifacts.folder import Build, building, saves_in_the_way, units_to_redo
 from stages.artifacts.lineage import LEARNED, is_learned, lineage, readable
 from stages.artifacts.lock import Lock
 from stages.artifacts.manifest import (
@@ -32,11 +33,11 @@ from stages.artifacts.manifest import (
     input_entry,
     open_artifact,
     read_manifest,
-    what_changed,
 )
 from stages.artifacts.removal import clean_up, leftovers
 from stages.artifacts.tokens import tokenizer_at
-from stages.core.config import Section, result_config
+from stages.artifacts.units import RECIPE
+from stages.core.config import Section, neutral_names, result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.files import write_json
@@ -156,6 +157,7 @@ class Workspace:
             config={name: result_config(self.section(name)) for name in stage.sections},
             outside=self._outside_of(stage) or None,
             inputs=inputs,
+            neutral=frozenset(key for name in stage.sections for key in neutral_names(self.section(name), f"{name}.")),
         )
 
     def start(self) -> tuple[Path, Manifest] | None:
@@ -227,8 +229,8 @@ class Workspace:
                 stage, "partial" if partial else "missing", "not finished" if partial else "not there", target
             )
         stamp = self.stamp(stage)
-        if manifest.fingerprint != stamp.fingerprint:
-            return Status(stage, "stale", f"{what_changed(manifest.facts(), stamp.facts())} changed", target)
+        if not stamp.is_of(manifest.fingerprint, manifest.facts()):
+            return Status(stage, "stale", f"{stamp.changed(manifest.facts())} changed", target)
         try:
             open_artifact(target, stage.kind)
             for name, entry in stamp.inputs.items():
@@ -346,7 +348,7 @@ class Workspace:
         inputs = {kind: self.target(kind) for kind in stage.inputs}
         runtime = with_changes(runtime, inputs_unchanged=partial(self._check_unchanged, stage))
         runtime.inputs_unchanged()  # they were hashed before the stages above were made, which may be days ago
-        run(**sections, **inputs, build=build, runtime=runtime, seed=self.recipe.seed)
+        run(**sections, **inputs, context=StageContext(build, runtime, self.recipe.seed))
 
 
 @contextmanager

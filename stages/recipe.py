@@ -10,9 +10,9 @@ import json
 import os
 import re
 import stat
-import sysconfig
 import tomllib
 import unicodedata
+from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,10 +70,37 @@ class Recipe(Section):
 
 
 def recipe_folders() -> list[Path]:
-    """Where named recipes are looked for: ./recipes, the source tree, the installed data files."""
-    folders = [Path("recipes"), Path(__file__).parents[1] / "recipes"]
-    folders.append(Path(sysconfig.get_path("data")) / "share" / "tfcli" / "recipes")
-    return [folder for folder in folders if folder.is_dir()]
+    """Where named recipes are looked for, in this order: ./recipes, then those that came with tfcli."""
+    return [folder for folder in (Path("recipes"), *shipped_recipes()) if folder.is_dir()]
+
+
+def shipped_recipes() -> list[Path]:
+    """The folder of the recipes that came with tfcli: inside the installed package, or next to it in a checkout. Empty where
+    an installation has lost them."""
+    package = Path(str(resources.files("tfcli")))
+    checkout = [package.parent / "recipes"] if (package.parent / "pyproject.toml").is_file() else []
+    return [folder for folder in (package / "recipes", *checkout) if folder.is_dir()][:1]
+
+
+def named_recipes() -> dict[str, Path]:
+    """The recipes that can be given by name; of two of one name the first of `recipe_folders` counts."""
+    known: dict[str, Path] = {}
+    for folder in recipe_folders():
+        for file in sorted(folder.glob("*.toml")):
+            known.setdefault(file.stem, file)
+    return known
+
+
+def existing_recipes() -> dict[str, Path]:
+    """The same. Raises TfcliError (ENVIRONMENT) where there is none at all: then the installation is broken."""
+    known = named_recipes()
+    if not known:
+        looked = (
+            ", ".join(str(folder) for folder in recipe_folders()) or "no recipes folder here or in the installation"
+        )
+        fix = "install tfcli again, or give a recipe by its file"
+        raise TfcliError("no recipe was found", why=f"looked in: {looked}", fix=fix, code=ExitCode.ENVIRONMENT)
+    return known
 
 
 def find_recipe(name: str) -> Path:
@@ -82,10 +109,7 @@ def find_recipe(name: str) -> Path:
     path = Path("/dev/stdin" if name == "-" else os.path.expanduser(name))
     if os.path.isfile(path) or name == "-" or _is_pipe(path):
         return path
-    known: dict[str, Path] = {}
-    for folder in recipe_folders():
-        for file in sorted(folder.glob("*.toml")):
-            known.setdefault(file.stem, file)
+    known = named_recipes()
     if name in known:
         return known[name]
     close = difflib.get_close_matches(path.stem, known, n=1)
@@ -141,17 +165,27 @@ def recipe_tree(recipe: Recipe) -> dict[str, Any]:
     return tree
 
 
-def _read(path: Path) -> dict[str, Any]:
+def recipe_bytes(path: Path) -> bytes:
+    """A recipe's file as it is. Raises TfcliError (USAGE) where it cannot be read."""
     try:
         # a recipe may come through a pipe, which is read once; else a plain file alone
         if _is_pipe(path) or str(path) == "/dev/stdin":
             with path.open("rb") as file:
-                data = file.read(_MAX_BYTES)
-        else:
-            data = read_bounded(path, _MAX_BYTES)
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'") from error
+                return file.read(_MAX_BYTES)
+        return read_bounded(path, _MAX_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> TfcliError:
+    return _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(recipe_bytes(path).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
         raise _bad(path, f"not TOML: {error}", "correct the file at that place") from error
 

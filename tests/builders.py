@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.artifacts.arrays import create_rows, write_flat, write_shard
 from stages.artifacts.autoencoder import AutoencoderContent, Identity
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, Grid, LatentsContent
 from stages.artifacts.manifest import Stamp, input_entry, open_artifact
@@ -150,14 +151,14 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
 def make_tokens(folder: Path, latents: Path, config: TokenizeConfig | None = None, report: Report = silent) -> Path:
     config = config or TokenizeConfig(tokenizer=TrainTokenizer(vocab_size=400))
     with building(folder, stamp("tokens", "tokenize", {"latents": latents}, folder), Runtime()) as build:
-        run_tokenize(tokenize=config, latents=latents, build=build, runtime=Runtime(report), seed=0)
+        run_tokenize(tokenize=config, latents=latents, context=StageContext(build, Runtime(report), 0))
     return folder
 
 
 def make_sequences(folder: Path, tokens: Path, latents: Path, config: PackConfig, seed: int = 0) -> Path:
     inputs = {"tokens": tokens, "latents": latents}
     with building(folder, stamp("sequences", "pack", inputs, folder, pack=config.model_dump()), Runtime()) as build:
-        run_pack(pack=config, tokens=tokens, latents=latents, build=build, runtime=Runtime(), seed=seed)
+        run_pack(pack=config, tokens=tokens, latents=latents, context=StageContext(build, Runtime(), seed))
     return folder
 
 

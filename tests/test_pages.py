@@ -15,7 +15,7 @@ from stages.preview.cards import ABOUT, Card
 from stages.preview.page import cards_page
 from stages.sample_model.page import render_page
 from stages.train_model.monitor.metrics import Journal
-from stages.train_model.monitor.report import render
+from stages.train_model.monitor.report import Strips, render
 from tests.sample_model.browser import PROGRAM, Browser
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def samples_page(folder: Path) -> str:
 
 def report_page(folder: Path) -> str:
     """report.html of 'tfcli train'."""
-    return render("training", "of a test", journal(folder), "", {}, [("latents", "/a/b", "0123")])
+    return render("training", "of a test", journal(folder), Strips(), {}, [("latents", "/a/b", "0123")])
 
 
 def cards(folder: Path) -> str:
@@ -75,8 +75,10 @@ def journal(folder: Path) -> Journal:
 
 def test_every_page_of_the_tool_is_in_the_table() -> None:
     """A new page is a new place where a colour can be named that nobody defines."""
-    found = [path.name for path in ROOT.glob("stages/**/*.py") if "<!doctype html><html" in path.read_text()]
+    found = [path.name for path in ROOT.glob("stages/**/*.html") if "{% extends" in path.read_text()]
     assert len(found) == len(PAGES)
+    others = [path.name for path in ROOT.glob("stages/**/*.py") if "<!doctype html><" in path.read_text()]
+    assert not others, "pages are made by stages.pages.html"
 
 
 @pytest.mark.parametrize("name", PAGES)

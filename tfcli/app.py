@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -17,13 +15,17 @@ from typer.core import TyperGroup
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Launch
 from stages.core.system import system_failure
+from stages.core.version import version_lines
 from tfcli import options
 from tfcli.commands import artifacts, recipes
 from tfcli.commands.doctor import doctor
 from tfcli.commands.plan import plan
 from tfcli.commands.run import run
 from tfcli.commands.stages import add_stages
-from tfcli.render import ReaderGone, show_error
+from tfcli.render import ReaderGone, show, show_error
+
+COMPLETION = "_TFCLI_COMPLETE"  # set by the function that --install-completion gives the shell
+ASKS_FOR_COMPLETION = frozenset({"--install-completion", "--show-completion"})
 
 
 class Commands(TyperGroup):
@@ -33,13 +35,20 @@ class Commands(TyperGroup):
         """Run one command line and leave the process."""
         given = list(sys.argv[1:] if args is None else args)
         options["standalone_mode"] = False
+        if os.environ.get(COMPLETION):  # the shell asks for completions: Typer answers by output and exit code
+            super().main(given, *positional, **options)
         try:
             code = super().main(given, *positional, **options) or 0
+            if code and not ASKS_FOR_COMPLETION.isdisjoint(given):
+                raise _no_such_shell()
             _flush()
         except (ReaderGone, BrokenPipeError):  # 'tfcli inspect work/x | head' has seen enough: nothing went wrong
             code = ExitCode.DONE
-        except SystemExit as leaving:  # Typer's way out when '--help' meets a closed pipe
-            code = ExitCode.DONE if isinstance(leaving.__context__, BrokenPipeError) else ExitCode.BUG
+        except (
+            SystemExit
+        ) as leaving:  # Typer's way out when '--help' meets a closed pipe, and once completion is set up
+            set_up = leaving.code == 0 and not ASKS_FOR_COMPLETION.isdisjoint(given)
+            code = ExitCode.DONE if set_up or isinstance(leaving.__context__, BrokenPipeError) else ExitCode.BUG
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
         except typer.Abort:
@@ -52,7 +61,7 @@ class Commands(TyperGroup):
                 _show(failure)
             code = failure.code
         for stream in (sys.stdout, sys.stderr):
-            _let_go(stream)
+            _detach(stream)
         sys.exit(int(code))
 
     def invoke(self, ctx: Any) -> Any:
@@ -61,9 +70,7 @@ class Commands(TyperGroup):
             super().invoke(ctx)
         except BrokenPipeError as error:
             fix = "run the same command again, with fewer --workers if memory was short"
-            raise TfcliError(
-                "a worker process went away", why=str(error), fix=fix, code=ExitCode.ENVIRONMENT
-            ) from error
+            raise TfcliError("a worker process exited", why=str(error), fix=fix, code=ExitCode.ENVIRONMENT) from error
         return ExitCode.DONE
 
 
@@ -84,6 +91,11 @@ def as_failure(error: Exception) -> TfcliError:
     return TfcliError(what, why="a bug in tfcli", fix=fix, code=ExitCode.BUG)
 
 
+def _no_such_shell() -> TfcliError:
+    fix = "run it from bash, zsh, fish or PowerShell"
+    return TfcliError("completion for this shell is not known", fix=fix, code=ExitCode.USAGE)
+
+
 def _show(failure: TfcliError) -> None:
     """What is wrong with the command line, all ranks of a torchrun find alike: the first one says it."""
     rank = Launch.found().rank
@@ -97,7 +109,6 @@ app = typer.Typer(
     name="tfcli",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     help="""Train a Transfusion model: one transformer for text and pictures, from raw files to samples.
 
@@ -109,7 +120,7 @@ app = typer.Typer(
     """,
 )
 add_stages(app)
-app.command("run", rich_help_panel="Whole runs")(options.takes_call(run, options.RecipeArgument))
+app.command("run", rich_help_panel="Whole runs")(options.with_call(run, options.RecipeArgument))
 app.add_typer(recipes.app, name="recipe", rich_help_panel="Whole runs")
 app.command("plan", rich_help_panel="Whole runs")(plan)
 app.command("doctor", rich_help_panel="Whole runs")(doctor)
@@ -118,18 +129,20 @@ artifacts.add_artifacts(app)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            number = version("tfcli")
-        except PackageNotFoundError:
-            number = "(source tree, not installed)"
-        typer.echo(f"tfcli {number}, Python {platform.python_version()}")
+        show(*version_lines())
         raise typer.Exit
 
 
 @app.callback()
 def root(
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the versions of tfcli (with its commit), Python and torch, and the device.",
+            callback=_show_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Root options."""
@@ -168,7 +181,7 @@ def _flush() -> None:
             stream.flush()
 
 
-def _let_go(stream: TextIO | None) -> None:
+def _detach(stream: TextIO | None) -> None:
     """Turn a broken stream to nowhere, so that the flush at exit does not fail (it would set exit code 120)."""
     if stream is None:
         return

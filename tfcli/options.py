@@ -19,6 +19,14 @@ _MACHINE = "Machine (cannot change the result)"
 _OUTPUT = "Output"
 _ACTION = "Action"
 
+
+def recipe_names(incomplete: str) -> list[str]:
+    """For completion by the shell, which offers files where no name fits."""
+    from stages.recipe import named_recipes
+
+    return sorted(name for name in named_recipes() if name.startswith(incomplete))
+
+
 RecipeOption = Annotated[
     str,
     typer.Option(
@@ -27,10 +35,23 @@ RecipeOption = Annotated[
         metavar="RECIPE",
         help="A recipe's name ('tfcli recipe list') or file.",
         rich_help_panel=_RECIPE,
+        autocompletion=recipe_names,
     ),
 ]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe's name ('tfcli recipe list') or file.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe's name ('tfcli recipe list') or file.",
+        show_default=False,
+        autocompletion=recipe_names,
+    ),
+]
+OtherRecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="OTHER", help="The one to compare it with.", show_default=False, autocompletion=recipe_names
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -158,10 +179,10 @@ def _call(
     return Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force, replace)
 
 
-def takes_call(
+def with_call(
     command: Callable[..., None], recipe: Any = RecipeOption, default: Any = inspect.Parameter.empty
 ) -> Callable[..., None]:
-    """`command` as Typer should see it: the shared options in place of its parameter `call`.
+    """`command` as Typer should see it: the shared options in index of its parameter `call`.
 
     Its own parameters before `call` are listed behind --work, those after it at the end. recipe: option or argument, and its
     default where it may be left out.
@@ -169,10 +190,10 @@ def takes_call(
     shared = dict(inspect.signature(_call, eval_str=True).parameters)
     shared["recipe"] = shared["recipe"].replace(annotation=recipe, default=default)
     own = list(inspect.signature(command, eval_str=True).parameters.values())
-    place = next(index for index, parameter in enumerate(own) if parameter.name == "call")
+    index = next(index for index, parameter in enumerate(own) if parameter.name == "call")
     named = list(shared.values())
     behind_work = list(shared).index("work") + 1
-    order = [*named[:behind_work], *own[:place], *named[behind_work:], *own[place + 1 :]]
+    order = [*named[:behind_work], *own[:index], *named[behind_work:], *own[index + 1 :]]
 
     def wrapped(**given: Any) -> None:
         call = _call(**{name: given.pop(name) for name in shared})

@@ -57,7 +57,7 @@ class _Beat:
     first: int
     spoke: float
     last: Progress
-    said: bool = True
+    printed: bool = True
 
 
 class Reporter:
@@ -74,7 +74,7 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._beats: dict[str, _Beat] = {}
         self._drawn = 0.0
-        self._said: list[str] = []  # of the document that a model is writing, off a terminal
+        self._passages: list[str] = []  # of the document that a model is writing, off a terminal
         self._open = ""  # the document whose line is not ended yet, on one
 
     def __enter__(self) -> Reporter:
@@ -117,13 +117,13 @@ class Reporter:
 
     def _collect(self, passage: Passage) -> None:
         """Off a terminal: a line for each document when it is finished."""
-        self._said.append(printable(passage.text) if passage.text else "")
-        self._said.append(f" [{passage.picture}] " if passage.picture else "")
+        self._passages.append(printable(passage.text) if passage.text else "")
+        self._passages.append(f" [{passage.picture}] " if passage.picture else "")
         if passage.ended:
-            said = " ".join("".join(self._said).split())
-            self._said.clear()
+            text = " ".join("".join(self._passages).split())
+            self._passages.clear()
             limit = f" ({passage.limit})" if passage.limit else ""
-            self._line(f"{passage.document} -> {said or 'nothing'}{limit}", "")
+            self._line(f"{passage.document} -> {text or 'nothing'}{limit}", "")
 
     def _stream(self, passage: Passage) -> None:
         """On a terminal: text as it is written. Bars make room for it: they would draw over a line that is not ended."""
@@ -170,16 +170,16 @@ class Reporter:
             self._beats[event.task] = _Beat(now, event.done, now, event)
             self._line(f"{event.task}: {amount_text(event)}", "")
             return
-        beat.said = beat.said and event.done == beat.last.done
+        beat.printed = beat.printed and event.done == beat.last.done
         beat.last = event
         if now - beat.spoke >= HEARTBEAT_SECONDS or event.done >= event.total:
             self._say_beat(beat)
 
     def _say_beat(self, beat: _Beat) -> None:
-        if beat.said:
+        if beat.printed:
             return
         now = time.monotonic()
-        beat.said, beat.spoke = True, now
+        beat.printed, beat.spoke = True, now
         self._line(beat_line(beat.last, now - beat.began, beat.last.done - beat.first), "")
 
 

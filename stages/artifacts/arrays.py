@@ -86,6 +86,9 @@ def write_flat(path: Path, values: Array) -> None:
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     shape = tuple(max(1, size) for size in values.shape)
+    with disk_errors(path):  # zarr would delete all that is in the folder
+        for file in _flat_there(path):
+            file.unlink()
     with disk_errors(path), _own_settings():
         array = zarr.create_array(
             store=str(path),
@@ -95,11 +98,20 @@ def write_flat(path: Path, values: Array) -> None:
             compressors=[ZstdCodec(level=3), Crc32cCodec()],
             config={"write_empty_chunks": True},
             zarr_format=3,
-            overwrite=True,
+            overwrite=False,
         )
         if values.size:
             array[...] = values
-    sync_up((file for file in path.rglob("*") if file.is_file()), path.parent)
+    sync_up(_flat_there(path), path.parent)
+
+
+def flat_files(name: str) -> tuple[str, ...]:
+    """The files that an array of `write_flat`, of one axis or two, may have."""
+    return tuple(f"{name}/{file}" for file in (DESCRIPTION, "c/0", "c/0/0"))
+
+
+def _flat_there(path: Path) -> list[Path]:
+    return [file for file in map(Path, flat_files(str(path))) if file.is_file()]
 
 
 def read_flat(path: Path) -> Array:

@@ -15,9 +15,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.checked import CheckedFiles
+from stages.artifacts.form import Form
 from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
 
-MODEL, SHEET, METRICS = "model", "reconstruction.png", "metrics.jsonl"
+MODEL, SHEET, METRICS, GROWING = "model", "reconstruction.png", "metrics.jsonl", "state"
+WEIGHTS = "diffusion_pytorch_model"  # diffusers cuts large ones into several files, with an index
+FORM = Form(
+    files=(f"{MODEL}/config.json", f"{MODEL}/{WEIGHTS}*.safetensors", f"{MODEL}/{WEIGHTS}*.index.json", SHEET, METRICS),
+    growing=(f"{GROWING}/state.json", f"{GROWING}/step-#.safetensors"),
+)
 
 
 class Identity(BaseModel):

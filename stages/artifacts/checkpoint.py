@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from stages.artifacts.checked import CheckedFiles
+from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import disk_errors, replacing
@@ -29,6 +30,21 @@ if TYPE_CHECKING:
 
 WEIGHTS, EMA, OPTIMIZER, STATE = "weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
 METRICS, TIMING, REPORT, PREVIEWS = "metrics.jsonl", "timing.jsonl", "report.html", "previews"
+CAPTIONS, TRUTH, TENSORBOARD = "captions.json", "truth.png", "tensorboard"
+SAVES, BEST = "saves", "best"  # of a training that takes days: never thrown away without --force
+SHARD = "shard-#-model-#-of-#.safetensors"  # as torch names the parts of weights that are cut over processes
+STATE_FILES = (WEIGHTS, EMA, OPTIMIZER, STATE, METRICS, SHARD)  # of a saved state
+FORM = Form(
+    files=(
+        *(WEIGHTS, EMA, OPTIMIZER, STATE, METRICS, TIMING, REPORT),
+        *(f"{PREVIEWS}/{name}" for name in (CAPTIONS, TRUTH, "step-#.png")),
+        f"{TENSORBOARD}/events.out.tfevents.*",
+    ),
+    growing=(
+        *(f"{SAVES}/step-#{end}/{name}" for end in ("", ".tmp", ".damaged") for name in STATE_FILES),
+        *(f"{SAVES}/{BEST}/step-#.{end}" for end in ("safetensors", "json")),
+    ),
+)
 
 
 class CheckpointContent(BaseModel):

@@ -16,12 +16,15 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stages.artifacts.checkpoint import BEST, SAVES
+from stages.artifacts.form import matches
+from stages.artifacts.kinds import FORMS
 from stages.artifacts.lock import Lock, open_lock
 from stages.artifacts.manifest import (
     MANIFEST,
@@ -31,20 +34,23 @@ from stages.artifacts.manifest import (
     make_manifest,
     open_artifact,
     read_manifest,
-    what_changed,
     write_manifest,
 )
 from stages.artifacts.removal import (
     PLAN,
     clean_up,
     discard,
+    own_files,
     put_in_place,
     refuse_foreign,
     refuse_links,
+    remove_files,
     remove_if_bare,
+    set_strays_aside,
     sweep,
 )
 from stages.artifacts.units import (
+    RECIPE,
     SEALED_UNITS,
     UNITS,
     UnitRecord,
@@ -62,8 +68,6 @@ from stages.core.hashing import hash_file
 from stages.core.reading import inside, open_plain
 from stages.core.runtime import Runtime
 
-SAVES = "saves"  # of a stage that takes days: never thrown away without --force
-RECIPE = "recipe.json"  # the whole resolved recipe, neutral keys included: not part of the digest
 _JOIN_SECONDS = 10.0  # how long a part waits for one that begins the folder
 
 
@@ -125,28 +129,48 @@ class Build:
         assert self._lock is not None
         return self._lock.alone or self._lock.take_alone()
 
-    def seal(self, content: dict[str, Any], stats: dict[str, Any], volatile: tuple[str, ...] = ()) -> Manifest:
-        """Hash every file, write the manifest last, rename the folder into place. `volatile`: files outside the digest."""
+    def remove(self, name: str) -> None:
+        """Delete the files of this kind of artifact below a folder inside the growing one; what else is there stays."""
+        remove_files(self.folder / name, FORMS[self.stamp.kind].below(name))
+
+    def seal(
+        self,
+        content: dict[str, Any],
+        stats: dict[str, Any],
+        volatile: tuple[str, ...] = (),
+        files: Iterable[str] | None = None,
+    ) -> Manifest:
+        """Hash the files, write the manifest last, rename the folder into place. What else is there is moved aside.
+
+        volatile: files outside the digest. files: patterns of those of this artifact, where it may not have all that its kind
+        has (kinds.py).
+        """
+        form = FORMS[self.stamp.kind]
         volatile = (*volatile, RECIPE, SEALED_UNITS)
         sweep(self.folder)  # what a part that was killed left half written
         refuse_links(self.folder)
+        own = (*(form.files if files is None else files), RECIPE)
+        if any(matches(f"{UNITS}/{path.name}", form.growing) for path in (self.folder / UNITS).glob("*.json")):
+            own = (*own, SEALED_UNITS)  # of a seal that was killed
+        set_strays_aside(self.folder, self.target, (*own, *form.growing), self._report)
         units = unit_records(self.folder)
         known = {entry.path: entry for record in units for entry in record.files}
         if units:
             write_jsonl(self.folder / SEALED_UNITS, sealed_rows(units))
-        files = []
+        entries = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             # Plan and units stay until the manifest is there: a kill while hashing must not cost the finished work.
-            if path.is_file() and name not in (MANIFEST, PLAN) and not name.startswith(f"{UNITS}/"):
+            sealed = matches(name, own) and name not in (MANIFEST, PLAN) and not matches(name, form.growing)
+            if sealed and path.is_file():
                 is_volatile = any(name == item or name.startswith(f"{item}/") for item in volatile)
-                files.append(known.get(name) or self._entry(path, is_volatile))
+                entries.append(known.get(name) or self._entry(path, is_volatile))
         sync_up(
-            (self.folder / entry.path for entry in files), self.folder
+            (self.folder / entry.path for entry in entries), self.folder
         )  # what the manifest lists is there whenever it is
-        manifest = make_manifest(self.stamp, content, stats, files, self.started)
+        manifest = make_manifest(self.stamp, content, stats, entries, self.started)
         write_manifest(self.folder / MANIFEST, manifest)
-        put_in_place(self.folder, self.target, self._report)
+        put_in_place(self.folder, self.target, manifest.kind, self._report)
         self.sealed = manifest
         return manifest
 
@@ -193,13 +217,16 @@ def _begin(build: Build, runtime: Runtime, force: bool, replace: bool = False) -
     if build.folder.is_symlink() or build.folder.is_dir():
         refuse_links(build.folder)
     if force and build.folder.exists():
-        discard(build.folder)
+        discard(build.folder, build.target, runtime.report)
     if _resumable(build):
-        if (build.folder / MANIFEST).exists():
-            build.sealed = read_manifest(build.folder)
-            put_in_place(build.folder, build.target, runtime.report)
+        sweep(build.folder)
+        build.sealed = _sealed(build)
+        if build.sealed is not None:
+            listed = [entry.path for entry in build.sealed.files]
+            set_strays_aside(build.folder, build.target, [*listed, *FORMS[build.stamp.kind].growing], runtime.report)
+            put_in_place(build.folder, build.target, build.stamp.kind, runtime.report)
         else:
-            sweep(build.folder)
+            set_strays_aside(build.folder, build.target, own_files(build.stamp.kind), runtime.report)
             if runtime.retry_failed:
                 _forget_failed(build.folder)
             runtime.report(Note(f"going on with {build.folder}"))
@@ -211,7 +238,7 @@ def _begin(build: Build, runtime: Runtime, force: bool, replace: bool = False) -
         refused = saves_in_the_way(build.target, build.stamp)
         if refused and not replace:
             raise refused
-        discard(build.folder)
+        discard(build.folder, build.target, runtime.report)
         runtime.report(Note(f"removed {build.folder}: it was started with other settings"))
     with disk_errors(build.folder):
         build.folder.mkdir()
@@ -225,11 +252,12 @@ def _begin(build: Build, runtime: Runtime, force: bool, replace: bool = False) -
 def saves_in_the_way(target: Path, stamp: Stamp) -> TfcliError | None:
     """The refusal (ARTIFACT) of a stage whose growing folder holds saves of a training with other settings; None without such."""
     folder = target.with_name(target.name + ".partial")
-    saves = sorted(path.name for path in (folder / SAVES).glob("*") if not path.name.endswith(".tmp"))
+    names = [path.name for path in (folder / SAVES).glob("*") if not path.name.endswith(".tmp")]
+    saves = sorted(name for name in names if name == BEST or name.startswith("step-"))
     plan = read_plan(folder / PLAN)
-    if not saves or (plan is not None and plan["fingerprint"] == stamp.fingerprint):
+    if not saves or (plan is not None and stamp.is_of(plan["fingerprint"], plan["facts"])):
         return None
-    changed = f"{what_changed(plan['facts'], stamp.facts())} changed" if plan else f"{PLAN} cannot be read"
+    changed = f"{stamp.changed(plan['facts'])} changed" if plan else f"{PLAN} cannot be read"
     return TfcliError(
         f"{folder} was started with other settings",
         why=f"{changed}; it holds saves up to {saves[-1]}",
@@ -259,7 +287,7 @@ def _take_over(build: Build, runtime: Runtime) -> None:
         sealed = read_manifest(build.target)
     except TfcliError:
         return
-    if sealed is None or sealed.fingerprint != build.stamp.fingerprint:
+    if sealed is None or not build.stamp.is_of(sealed.fingerprint, sealed.facts()):
         return
     kept = count = 0
     for record in sealed_units(build.target, sealed):
@@ -339,14 +367,20 @@ def _finished(build: Build) -> Manifest | None:
         found = open_artifact(build.target, build.stamp.kind)
     except TfcliError:
         return None
-    return found if found.fingerprint == build.stamp.fingerprint else None
+    return found if build.stamp.is_of(found.fingerprint, found.facts()) else None
 
 
 def _resumable(build: Build) -> bool:
     """Whether the partial folder grows for the wanted fingerprint. Raises TfcliError (USAGE) where it is not of ours."""
-    with suppress(TfcliError):
-        sealed = read_manifest(build.folder)
-        if sealed is not None:
-            return sealed.fingerprint == build.stamp.fingerprint
+    sealed = _sealed(build)
+    if sealed is not None:
+        return build.stamp.is_of(sealed.fingerprint, sealed.facts())
     plan = read_plan(build.folder / PLAN)
-    return plan is not None and plan["fingerprint"] == build.stamp.fingerprint
+    return plan is not None and build.stamp.is_of(plan["fingerprint"], plan["facts"])
+
+
+def _sealed(build: Build) -> Manifest | None:
+    """The manifest of a growing folder that a kill left between its seal and its last name."""
+    with suppress(TfcliError):
+        return read_manifest(build.folder)
+    return None

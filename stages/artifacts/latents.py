@@ -20,13 +20,24 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from stages.artifacts.arrays import RowReader
+from stages.artifacts.arrays import DESCRIPTION, RowReader, flat_files
 from stages.artifacts.autoencoder import Autoencoder, Identity
 from stages.artifacts.checked import CheckedFiles
+from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.core.errors import ExitCode, TfcliError
 
 ARRAYS, GRIDS, DOCUMENTS, ERRORS, SHEET = "arrays", "grids", "documents", "errors.jsonl", "check.png"
+FORM = Form(
+    files=(
+        *(f"{ARRAYS}/{grid}/{file}" for grid in ("#x#", "#x#-mirrored") for file in (DESCRIPTION, "c/#/0/0/0/0")),
+        *flat_files(f"{ARRAYS}/{GRIDS}"),
+        f"{DOCUMENTS}/#.jsonl",
+        ERRORS,
+        SHEET,
+    ),
+    growing=("units/shard-#.json", "units/shard-#.lock", "units/array.lock"),
+)
 IntArray = np.ndarray[Any, np.dtype[Any]]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from stages.artifacts.changes import what_changed, without
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import check_sum, read_json, with_sum, write_json
 from stages.core.hashing import hash_value
@@ -115,7 +115,11 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Stamp:
-    """How an artifact is going to be made: everything that can change its bytes."""
+    """How an artifact is going to be made: everything that can change its bytes.
+
+    neutral: dotted names of settings that are no part of it. An older tfcli may have counted some of them: in what it made
+    they are left out before the comparison.
+    """
 
     kind: str
     stage: str
@@ -124,6 +128,7 @@ class Stamp:
     config: dict[str, Any]
     outside: Any = None
     inputs: dict[str, InputEntry] = field(default_factory=dict)
+    neutral: frozenset[str] = frozenset()
 
     @property
     def fingerprint(self) -> str:
@@ -133,6 +138,17 @@ class Stamp:
     def facts(self) -> dict[str, Any]:
         """The named facts behind the fingerprint; comparing two of these says what changed."""
         return _facts(self, SCHEMAS[self.kind])
+
+    def is_of(self, fingerprint: str, facts: dict[str, Any]) -> bool:
+        """Whether something with this fingerprint of these facts was made, or is being made, as this says."""
+        return fingerprint == self.fingerprint or hash_value(self._counted(facts)) == self.fingerprint
+
+    def changed(self, facts: dict[str, Any]) -> str:
+        """The settings and inputs, by name, in which the facts of another one differ."""
+        return what_changed(self._counted(facts), self.facts())
+
+    def _counted(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return {**facts, "config": without(facts["config"], self.neutral)}
 
 
 def _facts(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
@@ -146,33 +162,6 @@ def _facts(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
         "outside": of.outside,
         "inputs": {name: entry.digest for name, entry in of.inputs.items()},
     }
-
-
-def what_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The settings and inputs in which two `facts` differ, by name."""
-    before, now = _by_name(old), _by_name(new)
-    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(changed[:4]) + (" ..." if len(changed) > 4 else "")
-
-
-def _by_name(facts: dict[str, Any]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(facts))
-    return {
-        "seed": plain["seed"],
-        "schema": plain["schema_version"],
-        "stage version": plain["stage_version"],
-        **{f"{name} files": value for name, value in (plain["outside"] or {}).items()},
-        **_flat(plain["config"]),
-        **plain["inputs"],
-    }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat
 
 
 def digest_of(files: list[FileEntry], content: dict[str, Any], inputs: dict[str, InputEntry]) -> str:

@@ -4,6 +4,8 @@
   written. Anything else in the folder is kept: moved to `NAME.kept-<time>`, and reported.
 - A growing folder (`NAME.partial`) that was started with other settings: only if its plan proves that it is ours (it has to
   give its own fingerprint), and never while it holds saves of a training.
+- In a growing folder: only files that the form of the kind (kinds.py) names. Anything else is moved to `NAME.kept-<time>`, and
+  reported: when the work goes on, before the seal, and before the folder is deleted.
 - What a kill left of these two, under names that nobody types (`.NAME.replaced-<16 hex>`), after the same proof.
 """
 
@@ -15,23 +17,29 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from stages.artifacts.form import matches
+from stages.artifacts.kinds import FORMS
 from stages.artifacts.manifest import MANIFEST, read_manifest
-from stages.artifacts.units import UNITS, read_plan
+from stages.artifacts.units import RECIPE, SEALED_UNITS, read_plan
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Report, Warn
 from stages.core.files import disk_errors, sync_folder
 from stages.core.reading import inside, read_bounded
+from stages.core.text import printable
 
 PLAN = "plan.json"
 # What a killed process leaves: our `.name.tmp-pid-hex`, zarr's `name.hex.partial`, safetensors' `.tmpXXXXXX`.
 _HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial|\.tmp[A-Za-z0-9]{6}")
 
 
-def put_in_place(folder: Path, target: Path, report: Report) -> None:
+def put_in_place(folder: Path, target: Path, kind: str, report: Report) -> None:
     """Swap the finished folder in. A kill between the renames leaves the old one under a hidden name, removed at the next run."""
-    shutil.rmtree(folder / UNITS, ignore_errors=True)
+    for name in FORMS[kind].growing_folders():
+        remove_files(folder / name, FORMS[kind].below(name))
     (folder / PLAN).unlink(missing_ok=True)
     sync_folder(folder)
     old = _hidden(target)
@@ -61,27 +69,69 @@ def remove_artifact(folder: Path, target: Path, report: Report) -> None:
     if folder.exists():
         kept = _kept(target)
         os.replace(folder, kept)
-        shown = ", ".join(sorted(path.name for path in kept.iterdir())[:4])
-        report(Warn(f"kept what tfcli did not make in {target}: {shown}; it is in {kept} now"))
+        report(_kept_warning(target, kept, (path.name for path in kept.iterdir())))
 
 
-def discard(folder: Path) -> None:
-    """Delete a growing folder whose plan proves that it is ours. It loses its name first: half a folder under that name would
-    be nobody's. Raises TfcliError (USAGE) without that proof."""
+def set_strays_aside(folder: Path, target: Path, own: Iterable[str], report: Report) -> None:
+    """Move the files of a growing folder that are of none of the patterns `own` to a folder next to `target`."""
+    patterns = (*own, PLAN, *((MANIFEST,) if looks_like_ours(folder) else ()))
+    found = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
+    strays = [path for path in found if not matches(path.relative_to(folder).as_posix(), patterns)]
+    if not strays:
+        return
+    kept = _kept(target)
+    with disk_errors(kept):
+        for path in strays:
+            place = kept / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+            sync_folder(place.parent)
+        sync_folder(kept.parent)
+    for parent in {path.parent for path in strays} - {folder}:
+        _remove_empty(parent)
+    report(_kept_warning(folder, kept, (path.relative_to(folder).as_posix() for path in strays)))
+
+
+def own_files(kind: str) -> tuple[str, ...]:
+    """Patterns of all that may be in a growing folder of a kind, but for the plan and the manifest."""
+    form = FORMS[kind]
+    return (*form.files, *form.growing, RECIPE, SEALED_UNITS)
+
+
+def remove_files(folder: Path, patterns: Iterable[str]) -> None:
+    """Delete the files of a folder inside a growing one that are of one of the patterns, and that folder where nothing else is
+    in it."""
+    patterns = tuple(patterns)
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and (is_half_written(path.name) or matches(name, patterns)):
+            with suppress(OSError):
+                path.unlink()
+    _remove_empty(folder)
+
+
+def discard(folder: Path, target: Path, report: Report) -> None:
+    """Delete the growing folder of `target`, whose plan proves that it is ours. It loses its name first: half a folder under that
+    name would be nobody's. Raises TfcliError (USAGE) without that proof."""
     empty = not folder.is_symlink() and all(is_half_written(path.name) for path in folder.iterdir())
-    if read_plan(folder / PLAN) is None and not empty:
+    plan = read_plan(folder / PLAN)
+    if plan is None and not empty:
         what = f"will not delete {folder}"
         why = f"its {PLAN} does not prove that tfcli made it"
         raise TfcliError(what, why=why, fix="move it away, or delete it yourself", code=ExitCode.USAGE)
+    if plan is not None:
+        sweep(folder)
+        kind = str(plan["facts"].get("kind"))
+        set_strays_aside(folder, target, own_files(kind) if kind in FORMS else (), report)
     away = _hidden(folder)
     with disk_errors(folder):
         os.replace(folder, away)
-        _discard_hidden(away)
+    _discard_hidden(away)
 
 
 def remove_if_bare(folder: Path, bare: set[str]) -> None:
     """Delete a growing folder in which nothing was made but the files of these names: what was asked for was refused."""
-    if folder.is_dir() and {path.name for path in folder.rglob("*") if not path.is_dir()} <= bare:
+    if folder.is_dir() and {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} <= bare:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -186,10 +236,16 @@ def _link(folder: Path, path: Path) -> TfcliError:
 
 def _discard_hidden(folder: Path) -> None:
     """The plan goes last, so that what a kill leaves can still be proved to be ours."""
-    for path in folder.iterdir():
-        if path.name != PLAN:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    shutil.rmtree(folder)
+    with disk_errors(folder):
+        for path in folder.iterdir():
+            if path.name != PLAN:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        shutil.rmtree(folder)
+
+
+def _kept_warning(place: Path, kept: Path, names: Iterable[str]) -> Warn:
+    shown = ", ".join(printable(name) for name in sorted(names)[:4])
+    return Warn(f"kept what tfcli did not make in {place}: {shown}; it is in {kept} now")
 
 
 def _unlink(folder: Path, name: str) -> None:

@@ -16,9 +16,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from stages.artifacts.checked import CheckedFiles
+from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact
 
-RECORDS, GRID, PAGE = "records.jsonl", "grid.png", "index.html"
+RECORDS, GRID, PAGE, IMAGES = "records.jsonl", "grid.png", "index.html", "images"
+MODES = ("prompts", "heldout_prompts", "captions", "continued", "free")
+FORM = Form(
+    files=(RECORDS, GRID, PAGE, *(f"{IMAGES}/{mode}-#*.{end}" for mode in MODES for end in ("png", "gif"))),
+)
 
 
 class Part(BaseModel):
@@ -89,6 +94,11 @@ class Record(BaseModel):
     mask: Part | None = None
     strength: float | None = None
     negative: str = ""
+
+    def files(self) -> set[str]:
+        """The files of its pictures."""
+        parts = [*self.prompt, *self.output, *(part for part in (self.begin, self.mask) if part is not None)]
+        return {name for part in parts for name in (part.image, part.animation, part.original) if name is not None}
 
 
 @dataclass(frozen=True)

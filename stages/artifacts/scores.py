@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact
 from stages.core.reading import read_bounded
 
 SCORES, JUDGED, MISTAKES = "scores.json", "judged.jsonl", "mistakes.png"
+FORM = Form(files=(SCORES, JUDGED, MISTAKES))
 
 
 @dataclass(frozen=True)

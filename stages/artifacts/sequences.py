@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages.artifacts.arrays import write_flat
+from stages.artifacts.arrays import flat_files, write_flat
 from stages.artifacts.checked import CheckedFiles
+from stages.artifacts.form import Form
 from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.artifacts.rows import Broken, Frames, broken_rule
@@ -31,6 +32,16 @@ HELDOUT_DOCUMENTS, HISTOGRAM = "heldout_documents.jsonl", "lengths.png"
 REPORT, REPORT_TEXT = "report.json", "report.txt"
 TABLES = ("ids", "documents", "images", "row_documents", "row_images")
 Side = Literal["train", "heldout", "late"]
+SIDES: tuple[Side, ...] = ("train", "heldout", "late")
+FORM = Form(
+    files=(
+        *(file for side in SIDES for name in TABLES for file in flat_files(f"{side}/{name}")),
+        HELDOUT_DOCUMENTS,
+        REPORT,
+        REPORT_TEXT,
+        HISTOGRAM,
+    ),
+)
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 

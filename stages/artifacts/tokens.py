@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from stages.artifacts.arrays import flat_files
 from stages.artifacts.checked import CheckedFiles
+from stages.artifacts.form import Form
 from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
 from stages.core.errors import ExitCode, TfcliError
 
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from stages.coders.text import TextCoder
 
 TOKENIZER, ARRAYS, CAPTIONS, ERRORS = "tokenizer.model", "arrays", "captions.jsonl", "errors.jsonl"
+NAMES = ("ids", "segments", "offsets", "flags", "groups", "keys", "sources")
+FORM = Form(
+    files=(TOKENIZER, CAPTIONS, ERRORS, *(file for name in NAMES for file in flat_files(f"{ARRAYS}/{name}"))),
+)
 TEXT, IMAGE = 0, 1
 FIXED_ORDER, HELDOUT = 1, 2
 IntArray = np.ndarray[Any, np.dtype[np.int64]]

@@ -21,6 +21,7 @@ from stages.core.reading import inside
 
 UNITS = "units"
 SEALED_UNITS = "units.jsonl"
+RECIPE = "recipe.json"  # of any artifact: the whole resolved recipe, neutral keys included; not part of the digest
 _OLD_KEYS = frozenset({"facts", "files"})  # of a record before it had a sum
 
 

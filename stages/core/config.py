@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +36,20 @@ def result_config(section: BaseModel) -> dict[str, Any]:
             continue
         config[name] = _plain(getattr(section, name))
     return config
+
+
+def neutral_names(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The dotted names of the neutral fields of a section and of those inside it, after `prefix`."""
+    for name, info in type(section).model_fields.items():
+        extra, value = info.json_schema_extra, getattr(section, name)
+        if isinstance(extra, dict) and extra.get("neutral"):
+            yield f"{prefix}{name}"
+        elif isinstance(value, BaseModel):
+            yield from neutral_names(value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if isinstance(item, BaseModel):
+                    yield from neutral_names(item, f"{prefix}{name}.{key}.")
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The recipe section [diffusion]: what the image loss is. The parts live in schedules.py."""
+"""The recipe section [diffusion]: the image loss. Its parts are in schedules.py, targets.py, timesteps.py and weighting.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stages.core.config import Section
 from stages.diffusion.schedules import CosineSchedule, Schedule
 from stages.diffusion.targets import NoiseTarget, Target
-from stages.diffusion.timesteps import Times, UniformTimes
+from stages.diffusion.timesteps import TimestepDistribution, UniformTimesteps
 from stages.diffusion.weighting import Uniform, Weighting
 
 
@@ -32,7 +32,7 @@ class DiffusionConfig(Section):
     context_images: Literal["noised", "clean"] = "noised"
     target: Target = NoiseTarget()
     weighting: Weighting = Uniform()
-    times: Times = UniformTimes()
+    times: TimestepDistribution = UniformTimesteps()
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:

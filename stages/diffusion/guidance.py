@@ -1,9 +1,9 @@
-"""Classifier-free guidance (Ho and Salimans 2022): which branches of a document are asked, and what of them is made.
+"""Classifier-free guidance (Ho and Salimans 2022): which branches of a document the model computes, and how they are combined.
 
-A branch is the document as the model could have read it: "full", with all that stands before the image; "images", with the
-images alone (Brooks et al. 2023, InstructPix2Pix); "none", with nothing. A negative prompt stands where text was left out.
-A scale of 1 means no guidance. Everything is said of estimates of x_0; for one x_t they and those of the noise are lines in
-each other, so that a weighted mean of either is the same.
+A branch is the document with more or less before the image: "full", everything; "images", the images alone (Brooks et al.
+2023, InstructPix2Pix); "none", nothing. A negative prompt takes the place of text that was left out. A scale of 1 means no
+guidance. All of it works on estimates of x_0; for one x_t they are a linear function of those of eps, so that a weighted mean
+of either is the same.
 """
 
 from __future__ import annotations
@@ -20,37 +20,40 @@ Branch = Literal["full", "images", "none"]
 
 @dataclass(frozen=True)
 class Guidance:
-    """text: how far away from the document without its text. image: how far away from that without its images too; None: its
-    images are left out together with the text. interval: noise levels b (see `schedules.py`) above the first and up to the
-    second, at which the model is guided (Kynkaanniemi et al. 2024). rescale: share, 0 to 1, by which the deviation of a
-    guided estimate is brought back to that of "full" (Lin et al. 2024, eq. 15 and 16)."""
+    """The settings of guidance.
+
+    text: scale against the document without its text. image: scale against the document without its images as well; None: its
+    images are left out together with the text. interval: guidance is used where the first number < sigma <= the second
+    (Kynkaanniemi et al. 2024). rescale: share, 0 to 1, by which the standard deviation of a guided estimate is moved back to
+    that of "full" (Lin et al. 2024, eq. 15 and 16).
+    """
 
     text: float = 1.0
     image: float | None = None
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
 
-    def weights(self, *, has_images: bool, level: float) -> dict[Branch, float]:
-        """What each branch counts at noise level b; they sum to 1. "full" comes first; others that count nothing are left out.
+    def weights(self, *, has_images: bool, sigma: float) -> dict[Branch, float]:
+        """The weight of each branch at a noise level; they sum to 1. "full" comes first; others of weight 0 are left out.
 
-        x = x_none + w_image (x_images - x_none) + w_text (x_full - x_images) (Brooks et al. 2023, eq. 3); of a document
+        x = x_none + w_image (x_images - x_none) + w_text (x_full - x_images) (Brooks et al. 2023, eq. 3); for a document
         without images x_none + w_text (x_full - x_none).
         """
         low, high = self.interval
-        if not low < level <= high:
+        if not low < sigma <= high:
             return {"full": 1.0}
         image = self.text if self.image is None or not has_images else self.image
         others: dict[Branch, float] = {"images": image - self.text, "none": 1 - image}
         return {"full": self.text, **{branch: weight for branch, weight in others.items() if weight != 0}}
 
     def branches(self, *, has_images: bool) -> tuple[Branch, ...]:
-        """Those that some noise level asks for."""
-        return tuple(self.weights(has_images=has_images, level=self.interval[1]))
+        """All branches that have a weight at some noise level."""
+        return tuple(self.weights(has_images=has_images, sigma=self.interval[1]))
 
 
 def combined(estimates: Sequence[Tensor], weights: Sequence[float], rescale: float = 0.0) -> Tensor:
-    """The guided estimate of x_0, (I, C, h, w), from those of the branches. The first is "full"; rescale: as of `Guidance`,
-    by the deviation over all values of each image."""
+    """The guided estimate of x_0, (I, C, h, w), from those of the branches. The first is "full". rescale: see `Guidance`; the
+    standard deviation is over all values of an image."""
     full = estimates[0]
     # weights sum to 1, so this is sum(w x); with no other branch it is `full` bit for bit
     guided = full
@@ -58,5 +61,5 @@ def combined(estimates: Sequence[Tensor], weights: Sequence[float], rescale: flo
         guided = guided + weight * (estimate - full)
     if rescale == 0 or len(estimates) == 1:
         return guided
-    own, wanted = (x.flatten(1).std(1).clamp(min=1e-6)[:, None, None, None] for x in (guided, full))
-    return guided * (rescale * wanted / own + (1 - rescale))
+    std, full_std = (x.flatten(1).std(1).clamp(min=1e-6)[:, None, None, None] for x in (guided, full))
+    return guided * (rescale * full_std / std + (1 - rescale))

@@ -1,8 +1,8 @@
-"""Drawing that begins from a picture: variations (partial noising) and a known part that stays (in- and outpainting).
+"""Sampling that starts from a picture: variations (partial noising) and a known part that is kept (in- and outpainting).
 
-Over any sampler's walk: where a picture is known, its own latent is given to the walk as the estimate of x_0. A sampler then
-takes that part along its path by its own rule, at each step at that step's noise level, which is what noising it anew and
-pasting it would give, but with the sampler's noise instead of other noise at every step.
+It wraps any sampler's steps: where the picture is known, its own latent is sent as the estimate of x_0. The sampler then moves
+that part along its path by its own rule, to each step's noise level. That equals noising the known latent and pasting it in at
+every step, with the sampler's noise instead of independent noise at each step.
 """
 
 from __future__ import annotations
@@ -12,45 +12,52 @@ import torch
 from torch import Tensor
 
 from stages.diffusion.process import Diffusion
-from stages.diffusion.samplers import DrawNoise, Sampler, Walk
+from stages.diffusion.samplers import DenoisingSteps, DrawNoise, Sampler
 
 
-def edited(
+def edit_steps(
     sampler: Sampler,
-    clean_IChw: Tensor,
+    x0_IChw: Tensor,
     change: Tensor | None,
     strength: float,
-    noise_IChw: Tensor,
+    eps_IChw: Tensor,
     diffusion: Diffusion,
     draw_noise: DrawNoise,
     limit: float,
-) -> Walk:
-    """A walk that begins with `clean` noised to t = strength * T and ends with it outside of `change`.
+) -> DenoisingSteps:
+    """Denoising steps that start with `x0` noised to t = strength * T, and that end with `x0` outside of `change`.
 
-    change: bool, broadcast to (I, C, h, w); None: everywhere. Strength 1 and change everywhere is the plain walk from the
-    noise, bit for bit; strength 0, or change nowhere, returns `clean`.
+    Args:
+        sampler: whose steps are taken.
+        x0_IChw: the clean latents that are edited, (I, C, h, w).
+        change: True where latents may change, bool, broadcast to (I, C, h, w). None: everywhere.
+        strength: share of the noise levels. Strength 1 with change everywhere is the sampler alone from the noise, bit for bit;
+            strength 0, or change nowhere, returns `x0`.
+        eps_IChw: standard normal noise for the start.
+        diffusion: the noise schedule.
+        draw_noise: see `samplers.sample`.
+        limit: see `samplers.sample`.
     """
     start = round(strength * diffusion.num_steps)
-    times = torch.full((len(clean_IChw),), start, device=diffusion.signal.device)
-    begun = diffusion.add_noise(clean_IChw, noise_IChw, times)
-    free = (
-        noise_IChw if start == diffusion.num_steps else begun
-    )  # at T nothing of the picture may show, even if a is not 0
-    x = free if change is None else torch.where(change, free, begun)
-    walk = sampler.walk(x, diffusion, draw_noise, limit, strength)
+    t_I = torch.full((len(x0_IChw),), start, device=diffusion.alpha.device)
+    noised = diffusion.add_noise(x0_IChw, eps_IChw, t_I)
+    # at T nothing of the picture may remain, even where alpha is not 0
+    free = eps_IChw if start == diffusion.num_steps else noised
+    x = free if change is None else torch.where(change, free, noised)
+    steps = sampler.denoising_steps(x, diffusion, draw_noise, limit, strength)
     if change is None:
-        return (yield from walk)
+        return (yield from steps)
     try:
-        question = next(walk)
+        x_t_and_t = next(steps)
         while True:
-            question = walk.send(torch.where(change, (yield question), clean_IChw))
+            x_t_and_t = steps.send(torch.where(change, (yield x_t_and_t), x0_IChw))
     except StopIteration as end:
-        return torch.where(change, end.value, clean_IChw)
+        return torch.where(change, end.value, x0_IChw)
 
 
 def cells_to_change(mask_HW: np.ndarray, downsampling: int) -> Tensor:
-    """Latent pixels to draw anew, bool (h, w), from a mask of the picture: those of which any pixel changes. A cell that held
-    on to what is under the mask would show it."""
+    """The latent pixels that may change, bool (h, w), for a mask of the picture's pixels: those with any pixel in the mask. A
+    latent pixel that was kept would show what is under the mask."""
     height, width = mask_HW.shape
     assert height % downsampling == 0
     assert width % downsampling == 0
@@ -58,7 +65,7 @@ def cells_to_change(mask_HW: np.ndarray, downsampling: int) -> Tensor:
     return torch.from_numpy(cells.any(axis=(1, 3)))
 
 
-def pasted(drawn_HWc: np.ndarray, original_HWc: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
-    """The drawn picture, or several behind one another, with the original's own pixels wherever the mask does not say to
-    change them: an autoencoder does not give them back exactly."""
-    return np.where(mask_HW[..., None], drawn_HWc, original_HWc)
+def pasted(generated_HWc: np.ndarray, original_HWc: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
+    """The generated picture, (..., height, width, c), with the original's own pixels outside of the mask, since an autoencoder
+    does not reproduce them exactly."""
+    return np.where(mask_HW[..., None], generated_HWc, original_HWc)

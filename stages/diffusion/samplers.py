@@ -1,10 +1,12 @@
-"""Samplers: from noise to a clean latent, for x_t = a x_0 + b eps. A walk yields (x_t, t) and is sent the estimate of x_0.
+"""Samplers: from noise to clean latents, for x_t = alpha x_0 + sigma eps.
 
-Generators and not loops around a function, so that the walks of images of other sizes, or begun at another time, can be
-asked in turn and answered by one pass of the model. A sampler is a frozen pydantic model with a `kind`; a new one is a
-class here and a name in the union. It never sees the model class. Each estimate of x_0 is held inside `limit`, the range of
-the training latents: near t = T that of a noise prediction is its error made huge. All begin at t = strength * T; strength 1
-begins at noise. torch is not imported at the top, so that recipes load without it.
+`sample` is the plain use of one. A sampler itself is a generator, `denoising_steps`: it yields (x_t, t) and is sent the
+estimate of x_0. So images of different sizes, or started at different times, advance step by step, and one pass of the model
+serves all of them (generation/denoising.py).
+
+A sampler is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union. It never sees the model
+class. Each estimate of x_0 is clamped to `limit`, the range of the training latents: near t = T the estimate from a noise
+prediction is its error times a large factor. torch is not imported at the top, so that recipes load without it.
 """
 
 from __future__ import annotations
@@ -24,38 +26,65 @@ if TYPE_CHECKING:
 
     from stages.diffusion.process import Diffusion
 
-Walk = Generator[tuple["Tensor", int], "Tensor", "Tensor"]
+DenoisingSteps = Generator[tuple["Tensor", int], "Tensor", "Tensor"]
 DrawNoise = Callable[[], "Tensor"]
 
 
-def answered(walk: Walk, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """The end of a walk whose every question is answered by `denoise(x_t, t) -> x_0`."""
+def sample(
+    sampler: Sampler,
+    denoise: Callable[[Tensor, int], Tensor],
+    x: Tensor,
+    diffusion: Diffusion,
+    draw_noise: DrawNoise | None = None,
+    limit: float = math.inf,
+    strength: float = 1.0,
+) -> Tensor:
+    """The clean latents (I, C, h, w) that `sampler` makes of `x`: one batch from the first step to the last.
+
+    Args:
+        sampler: the rule of a step, and how many there are.
+        denoise: the model: x_t (I, C, h, w) and t to the estimate of x_0, (I, C, h, w).
+        x: standard normal noise (I, C, h, w); with a strength below 1 x_t at t = strength * T.
+        diffusion: the noise schedule.
+        draw_noise: fresh standard normal noise of the shape of x, for a sampler that adds some at its steps (ddpm).
+        limit: largest absolute value of an estimate of x_0.
+        strength: share of the noise levels that the sampler goes through, from 0 (returns x) to 1.
+    """
+    return run_sampler(sampler.denoising_steps(x, diffusion, draw_noise or _no_noise, limit, strength), denoise)
+
+
+def run_sampler(steps: DenoisingSteps, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What a sampler's steps return, (I, C, h, w), with `denoise(x_t, t)` as the estimate of x_0 of each."""
     try:
-        x, t = next(walk)
+        x, t = next(steps)
         while True:
-            x, t = walk.send(denoise(x, t))
+            x, t = steps.send(denoise(x, t))
     except StopIteration as end:
-        clean: Tensor = end.value
-        return clean
+        x0: Tensor = end.value
+        return x0
+
+
+def _no_noise() -> Tensor:
+    raise AssertionError("this sampler adds noise at its steps: pass draw_noise")
 
 
 @dataclass(frozen=True)
 class _Step:
-    """From time t to t_next, with signal and noise levels at both."""
+    """From time t to t_next, with alpha and sigma at both."""
 
     t: int
     t_next: int
-    a: float
-    b: float
-    a_next: float
-    b_next: float
+    alpha: float
+    sigma: float
+    alpha_next: float
+    sigma_next: float
 
 
-def _steps(num_steps: int, x: Tensor, diffusion: Diffusion, strength: float) -> Iterator[_Step]:
-    times = diffusion.respaced(num_steps, x.shape[-2] * x.shape[-1], strength)
-    for t, t_next in pairwise(times):
-        a, b = float(diffusion.signal[t]), float(diffusion.noise[t])
-        yield _Step(t, t_next, a, b, float(diffusion.signal[t_next]), float(diffusion.noise[t_next]))
+def _step_levels(num_steps: int, x: Tensor, diffusion: Diffusion, strength: float) -> Iterator[_Step]:
+    timesteps = diffusion.sampling_timesteps(num_steps, x.shape[-2] * x.shape[-1], strength)
+    for t, t_next in pairwise(timesteps):
+        alpha, sigma = float(diffusion.alpha[t]), float(diffusion.sigma[t])
+        yield _Step(t, t_next, alpha, sigma, float(diffusion.alpha[t_next]), float(diffusion.sigma[t_next]))
 
 
 class DdpmSampler(Section):
@@ -64,62 +93,68 @@ class DdpmSampler(Section):
     kind: Literal["ddpm"] = "ddpm"
     steps: int = Field(250, ge=1)
 
-    def walk(self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0) -> Walk:
-        """x: noise (I, C, h, w), or x_t at t = strength * T. Each step draws fresh noise but the last. Returns x_0."""
-        for step in _steps(self.steps, x, diffusion, strength):
-            clean = (yield x, step.t).clamp(-limit, limit)
+    def denoising_steps(
+        self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
+    ) -> DenoisingSteps:
+        """Yields (x_t, t), is sent the estimate of x_0, and returns x_0, all (I, C, h, w). Arguments: see `sample`."""
+        for step in _step_levels(self.steps, x, diffusion, strength):
+            x0 = (yield x, step.t).clamp(-limit, limit)
             if step.t_next == 0:
-                return clean
-            # Mean and variance of q(x_next | x_t, x_0): Ho et al. 2020, eq. 7, for any a and b and a respaced step.
-            ratio = step.a / step.a_next
-            fresh = step.b**2 - (ratio * step.b_next) ** 2
-            mean = (ratio * step.b_next**2 * x + step.a_next * fresh * clean) / step.b**2
-            x = mean + (fresh**0.5 * step.b_next / step.b) * draw_noise()
+                return x0
+            # Mean and variance of q(x_next | x_t, x_0): Ho et al. 2020, eq. 7, for any alpha and sigma, and respaced steps.
+            ratio = step.alpha / step.alpha_next
+            new_variance = step.sigma**2 - (ratio * step.sigma_next) ** 2
+            mean = (ratio * step.sigma_next**2 * x + step.alpha_next * new_variance * x0) / step.sigma**2
+            x = mean + (new_variance**0.5 * step.sigma_next / step.sigma) * draw_noise()
         return x
 
 
 class DdimSampler(Section):
     """Deterministic DDIM (Song et al. 2021, eq. 12 with sigma 0): good from about 25 steps.
 
-    With the schedule `flow` it is Euler's method along rectified flow's velocity, so it has that name too.
+    With the schedule `flow` it is Euler's method along rectified flow's velocity, so it has that name as well.
     """
 
     kind: Literal["ddim", "euler"] = "ddim"
     steps: int = Field(25, ge=1)
 
-    def walk(self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0) -> Walk:
-        """As of `DdpmSampler`; draws nothing."""
+    def denoising_steps(
+        self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
+    ) -> DenoisingSteps:
+        """See `DdpmSampler.denoising_steps`; adds no noise."""
         del draw_noise
-        for step in _steps(self.steps, x, diffusion, strength):
-            clean = (yield x, step.t).clamp(-limit, limit)
-            x = step.a_next * clean + (step.b_next / step.b) * (x - step.a * clean)
+        for step in _step_levels(self.steps, x, diffusion, strength):
+            x0 = (yield x, step.t).clamp(-limit, limit)
+            x = step.alpha_next * x0 + (step.sigma_next / step.sigma) * (x - step.alpha * x0)
         return x
 
 
 class HeunSampler(Section):
-    """Heun's method: an Euler step, then the mean of the slopes at both ends. Two calls a step, one in the last.
+    """Heun's method: an Euler step, then the mean of the slopes at both ends. Two calls of the model a step, one in the last.
 
-    The path is dx = x_0 da + eps db, which is rectified flow's velocity with the schedule `flow`.
+    The path is dx = x_0 d(alpha) + eps d(sigma), which is rectified flow's velocity with the schedule `flow`.
     """
 
     kind: Literal["heun"] = "heun"
     steps: int = Field(12, ge=1)
 
-    def walk(self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0) -> Walk:
-        """As of `DdpmSampler`; draws nothing."""
+    def denoising_steps(
+        self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
+    ) -> DenoisingSteps:
+        """See `DdpmSampler.denoising_steps`; adds no noise."""
         del draw_noise
-        for step in _steps(self.steps, x, diffusion, strength):
-            clean = (yield x, step.t).clamp(-limit, limit)
+        for step in _step_levels(self.steps, x, diffusion, strength):
+            x0 = (yield x, step.t).clamp(-limit, limit)
             if step.t_next == 0:
-                return clean
-            noise = (x - step.a * clean) / step.b
-            ahead = step.a_next * clean + step.b_next * noise
-            clean_ahead = (yield ahead, step.t_next).clamp(-limit, limit)
-            noise_ahead = (ahead - step.a_next * clean_ahead) / step.b_next
+                return x0
+            eps = (x - step.alpha * x0) / step.sigma
+            x_next = step.alpha_next * x0 + step.sigma_next * eps
+            x0_next = (yield x_next, step.t_next).clamp(-limit, limit)
+            eps_next = (x_next - step.alpha_next * x0_next) / step.sigma_next
             x = (
                 x
-                + (step.a_next - step.a) / 2 * (clean + clean_ahead)
-                + (step.b_next - step.b) / 2 * (noise + noise_ahead)
+                + (step.alpha_next - step.alpha) / 2 * (x0 + x0_next)
+                + (step.sigma_next - step.sigma) / 2 * (eps + eps_next)
             )
         return x
 
@@ -130,43 +165,49 @@ class DpmSolverSampler(Section):
     kind: Literal["dpm++"] = "dpm++"
     steps: int = Field(15, ge=1)
 
-    def walk(self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0) -> Walk:
-        """As of `DdpmSampler`; draws nothing."""
+    def denoising_steps(
+        self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
+    ) -> DenoisingSteps:
+        """See `DdpmSampler.denoising_steps`; adds no noise."""
         del draw_noise
-        before: Tensor | None = None  # the estimate of the step before
+        x0_before: Tensor | None = None  # the estimate of the step before
         h_before = math.inf
-        for step in _steps(self.steps, x, diffusion, strength):
-            clean = (yield x, step.t).clamp(-limit, limit)
+        for step in _step_levels(self.steps, x, diffusion, strength):
+            x0 = (yield x, step.t).clamp(-limit, limit)
             if step.t_next == 0:
-                return clean
-            # exp(-h), h the step in log(a / b); at flow's t = T, where a is 0, h has no end and the rule is DDIM's.
-            decay = step.a * step.b_next / (step.a_next * step.b)
+                return x0
+            # exp(-h), h the step in log(alpha / sigma); at flow's t = T, where alpha is 0, h is infinite and the rule is DDIM's.
+            decay = step.alpha * step.sigma_next / (step.alpha_next * step.sigma)
             h = -math.log(decay) if decay > 0 else math.inf
-            ahead = clean if before is None or math.isinf(h_before) else clean + h / (2 * h_before) * (clean - before)
-            x = (step.b_next / step.b) * x + step.a_next * (1 - decay) * ahead
-            before, h_before = clean, h
+            extrapolated = (
+                x0 if x0_before is None or math.isinf(h_before) else x0 + h / (2 * h_before) * (x0 - x0_before)
+            )
+            x = (step.sigma_next / step.sigma) * x + step.alpha_next * (1 - decay) * extrapolated
+            x0_before, h_before = x0, h
         return x
 
 
 class UnipcSampler(Section):
-    """UniPC of second order (Zhao et al. 2023) by diffusers: DPM-Solver++ whose every step is corrected by the next call."""
+    """UniPC of second order (Zhao et al. 2023) by diffusers: DPM-Solver++ with each step corrected by the next call."""
 
     kind: Literal["unipc"] = "unipc"
     steps: int = Field(15, ge=1)
 
-    def walk(self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0) -> Walk:
-        """As of `DdpmSampler`; draws nothing."""
+    def denoising_steps(
+        self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
+    ) -> DenoisingSteps:
+        """See `DdpmSampler.denoising_steps`; adds no noise."""
         from stages.diffusion.unipc import Unipc
 
         del draw_noise
-        steps = list(_steps(self.steps, x, diffusion, strength))
+        steps = list(_step_levels(self.steps, x, diffusion, strength))
         if not steps:
             return x
-        solver = Unipc([step.b / (step.a + step.b) for step in steps])
+        solver = Unipc([step.sigma / (step.alpha + step.sigma) for step in steps])
         for step in steps:
-            clean = (yield x, step.t).clamp(-limit, limit)
-            # the solver works where a + b = 1; its rule does not change when x is scaled to that
-            x = solver.step(clean, x / (step.a + step.b)) * (step.a_next + step.b_next)
+            x0 = (yield x, step.t).clamp(-limit, limit)
+            # the solver expects alpha + sigma = 1; its rule does not change when x is scaled to that
+            x = solver.step(x0, x / (step.alpha + step.sigma)) * (step.alpha_next + step.sigma_next)
         return x
 
 

@@ -1,4 +1,4 @@
-"""Noise schedules: signal a(t) and noise level b(t) of x_t = a x_0 + b eps, from t = 0 (clean) to t = T (noise).
+"""Noise schedules: alpha(t) and sigma(t) of x_t = alpha x_0 + sigma eps, from t = 0 (clean) to t = T (noise).
 
 A schedule is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union.
 """
@@ -18,8 +18,8 @@ FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 class CosineSchedule(Section):
     """The cosine schedule in its exact form (Nichol and Dhariwal 2021, eq. 17; paper, section 2.2).
 
-    f(t) = cos^2((t/T + s) / (1 + s) * pi/2); alpha_bar(t) = f(t) / f(0), with each beta(t) = 1 - alpha_bar(t) /
-    alpha_bar(t-1) held at or below `max_beta`.
+    f(t) = cos^2((t/T + s) / (1 + s) * pi/2); alpha_bar(t) = f(t) / f(0), each beta(t) = 1 - alpha_bar(t) /
+    alpha_bar(t-1) limited to `max_beta`.
     """
 
     kind: Literal["cosine"] = "cosine"
@@ -34,20 +34,20 @@ class CosineSchedule(Section):
         betas = np.minimum(1 - curve[1:] / curve[:-1], self.max_beta)
         return np.concatenate([[1.0], np.cumprod(1 - betas)])
 
-    def levels(self) -> tuple[FloatArray, FloatArray]:
-        """a and b at t = 0..T, each (T + 1,), float64."""
+    def alpha_sigma(self) -> tuple[FloatArray, FloatArray]:
+        """alpha and sigma at t = 0..T, each (T + 1,), float64: sqrt(alpha_bar) and sqrt(1 - alpha_bar) (paper, eq. 2)."""
         alpha_bar = self.alpha_bar()
         return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
 
 
 class FlowSchedule(Section):
-    """Straight lines from the image to the noise: a = 1 - t/T, b = t/T (rectified flow, Liu et al. 2023)."""
+    """Straight lines from the image to the noise: alpha = 1 - t/T, sigma = t/T (rectified flow, Liu et al. 2023)."""
 
     kind: Literal["flow"] = "flow"
     steps: int = Field(1000, ge=1)
 
-    def levels(self) -> tuple[FloatArray, FloatArray]:
-        """As of `CosineSchedule`."""
+    def alpha_sigma(self) -> tuple[FloatArray, FloatArray]:
+        """alpha and sigma at t = 0..T, each (T + 1,), float64."""
         time = np.arange(self.steps + 1) / self.steps
         return 1 - time, time
 

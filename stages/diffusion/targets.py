@@ -1,6 +1,6 @@
-"""What the model is asked to predict. A target is a frozen model with a `kind`, in the union below.
+"""What the model predicts of an image. A target is a frozen pydantic model with a `kind`, in the union below.
 
-x_t = a x_0 + b eps, with signal a and noise level b of the schedule; each a tensor that broadcasts, or a number.
+x_t = alpha x_0 + sigma eps, with alpha and sigma of the schedule; each is a tensor that broadcasts, or a number.
 """
 
 from __future__ import annotations
@@ -20,72 +20,72 @@ class NoiseTarget(Section):
 
     kind: Literal["noise"] = "noise"
 
-    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """What the model should give for x_t."""
-        del clean, a, b
-        return noise
+    def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What the model should predict for x_t, of the shape of x0."""
+        del x0, alpha, sigma
+        return eps
 
-    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
-        """The x_0 that an output stands for. Where a is almost 0 it is any error of the noise, made huge."""
-        return (x_t - b * output) / max(a, 1e-6)
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
+        """The x_0 that follows from an output. Where alpha is almost 0, any error of the predicted noise is amplified."""
+        return (x_t - sigma * output) / max(alpha, 1e-6)
 
-    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
-        """Squared error of the noise for a squared error of 1 of the output."""
-        del b
-        return a.new_ones(a.shape)
+    def eps_mse_factor(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Squared error of eps that a squared error of 1 of the output amounts to."""
+        del sigma
+        return alpha.new_ones(alpha.shape)
 
 
 class CleanTarget(Section):
-    """x_0 itself: for patches of more values than the model can carry, where noise cannot be given back (Li and He 2025)."""
+    """x_0 itself: for patches of more values than the model can carry, where noise cannot be predicted (Li and He 2025)."""
 
     kind: Literal["clean"] = "clean"
 
-    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        del noise, a, b
-        return clean
+    def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        del eps, alpha, sigma
+        return x0
 
-    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
-        del x_t, a, b
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
+        del x_t, alpha, sigma
         return output
 
-    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
-        return (a / b) ** 2
+    def eps_mse_factor(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha / sigma) ** 2
 
 
 class VelocityTarget(Section):
-    """a eps - b x_0, for schedules that keep a^2 + b^2 = 1 (Salimans and Ho 2022, section 4).
+    """alpha eps - sigma x_0, for schedules that keep alpha^2 + sigma^2 = 1 (Salimans and Ho 2022, section 4).
 
-    Near t = T the noise is almost x_t itself, and what the picture should be is a small difference from it; the velocity is
-    almost -x_0 there. Unweighted, its loss counts those levels more. (Under `min-snr` all targets have the same loss, and
-    what differs is only what the last layer has to give.)
+    Near t = T the noise is almost x_t itself, and the image is a small difference from it; the velocity is almost -x_0
+    there. Unweighted, its loss counts those levels more. (With `min-snr` all targets have the same loss, and only the output
+    of the last layer differs.)
     """
 
     kind: Literal["velocity"] = "velocity"
 
-    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return a * noise - b * clean
+    def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return alpha * eps - sigma * x0
 
-    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
-        return (a * x_t - b * output) / (a * a + b * b)
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
+        return (alpha * x_t - sigma * output) / (alpha * alpha + sigma * sigma)
 
-    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
-        return (a / (a * a + b * b)) ** 2
+    def eps_mse_factor(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha / (alpha * alpha + sigma * sigma)) ** 2
 
 
 class FlowTarget(Section):
-    """eps - x_0, the speed of rectified flow's straight lines (Liu et al. 2023, eq. 1), for the schedule `flow`."""
+    """eps - x_0, the velocity of rectified flow's straight lines (Liu et al. 2023, eq. 1), for the schedule `flow`."""
 
     kind: Literal["flow"] = "flow"
 
-    def of(self, clean: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        del a, b
-        return noise - clean
+    def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        del alpha, sigma
+        return eps - x0
 
-    def to_clean(self, output: Tensor, x_t: Tensor, a: float, b: float) -> Tensor:
-        return (x_t - b * output) / (a + b)
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
+        return (x_t - sigma * output) / (alpha + sigma)
 
-    def noise_error(self, a: Tensor, b: Tensor) -> Tensor:
-        return (a / (a + b)) ** 2
+    def eps_mse_factor(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha / (alpha + sigma)) ** 2
 
 
 Target = Annotated[NoiseTarget | CleanTarget | VelocityTarget | FlowTarget, Field(discriminator="kind")]

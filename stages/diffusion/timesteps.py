@@ -1,5 +1,5 @@
-"""How the time of each training image is drawn, and how samplers space theirs. A frozen model with a `kind`, in the union
-below."""
+"""The distribution of the training timesteps t, which also spaces the steps of samplers. A frozen pydantic model with a `kind`,
+in the union below."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class UniformTimes(Section):
-    """Every t alike, as in DDPM (the paper does not say)."""
+class UniformTimesteps(Section):
+    """Every t is equally likely, as in DDPM (the paper does not say)."""
 
     kind: Literal["uniform"] = "uniform"
 
-    def draw(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
-        """Shares of the way to noise, float64 in [0, 1), shape (count,)."""
+    def sample(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
+        """`count` random values of t / T, float64 in [0, 1), shape (count,). pixels: h x w of the latents."""
         import torch
 
         del pixels
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
     def shift(self, pixels: int) -> float:
-        """How many times the ratio of noise to signal grows for an image of so many latent pixels."""
+        """The factor of sigma / alpha for an image of `pixels` latent pixels."""
         del pixels
         return 1.0
 
 
-class LogitNormalTimes(Section):
+class LogitNormalTimesteps(Section):
     """sigmoid of a normal draw, moved towards noise for large images (Esser et al. 2024, section 3.1 and eq. 23).
 
-    base_pixels: latent pixels (h x w) of an image whose times stay as drawn; with n pixels the ratio of noise to signal grows
+    base_pixels: latent pixels (h x w) of an image whose timesteps stay as drawn; with n pixels sigma / alpha grows
     sqrt(n / base_pixels) times. 0: no image is moved.
     """
 
@@ -44,23 +44,23 @@ class LogitNormalTimes(Section):
     deviation: float = Field(1.0, gt=0)
     base_pixels: int = Field(0, ge=0)
 
-    def draw(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
-        """As `UniformTimes.draw`."""
+    def sample(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
+        """See `UniformTimesteps.sample`."""
         import torch
 
         normal = torch.randn(count, generator=generator, dtype=torch.float64)
-        share = (self.mean + self.deviation * normal).sigmoid()
-        moved: Tensor = shifted(share, self.shift(pixels))
+        fraction = (self.mean + self.deviation * normal).sigmoid()
+        moved: Tensor = shifted(fraction, self.shift(pixels))
         return moved
 
     def shift(self, pixels: int) -> float:
-        """As `UniformTimes.shift`."""
+        """See `UniformTimesteps.shift`."""
         return (pixels / self.base_pixels) ** 0.5 if self.base_pixels else 1.0
 
 
-def shifted(share: Any, shift: float) -> Any:
-    """Shares of the way to noise (a tensor or an array), moved by `shift` (Esser et al. 2024, eq. 23). 0 and 1 stay."""
-    return shift * share / (1 + (shift - 1) * share)
+def shifted(fraction: Any, shift: float) -> Any:
+    """Values of t / T (a tensor or an array), moved by `shift` (Esser et al. 2024, eq. 23). 0 and 1 stay."""
+    return shift * fraction / (1 + (shift - 1) * fraction)
 
 
-Times = Annotated[UniformTimes | LogitNormalTimes, Field(discriminator="kind")]
+TimestepDistribution = Annotated[UniformTimesteps | LogitNormalTimesteps, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""How much the error of an image's target counts by its noise level. A frozen model with a `kind`, in the union below."""
+"""How much the squared error of an image counts at its noise level. A frozen pydantic model with a `kind`, in the union below."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class Uniform(Section):
 
     kind: Literal["uniform"] = "uniform"
 
-    def of(self, a_I: Tensor, b_I: Tensor, target: Target) -> Tensor:
-        """The weight of an error of the target at signal a and noise level b."""
-        del b_I, target
-        return a_I.new_ones(a_I.shape)
+    def weight(self, alpha_I: Tensor, sigma_I: Tensor, target: Target) -> Tensor:
+        """The weight of each image's squared error of the target, (I,), at its alpha and sigma."""
+        del sigma_I, target
+        return alpha_I.new_ones(alpha_I.shape)
 
 
 class MinSnr(Section):
-    """An error of x_0 counts min(SNR, gamma), SNR = a^2 / b^2 (Hang et al. 2023, eq. 8).
+    """A squared error of x_0 counts min(SNR, gamma), SNR = alpha^2 / sigma^2 (Hang et al. 2023, eq. 8).
 
-    That is min(SNR, gamma) / SNR for the error of the noise.
+    That is min(SNR, gamma) / SNR for the squared error of eps.
 
-    At little noise the error is mostly noise that nobody can predict; it drowns the part that the text decides.
+    At little noise the error is mostly noise that cannot be predicted; it outweighs the part that the text decides.
     """
 
     kind: Literal["min-snr"] = "min-snr"
     gamma: float = Field(5.0, gt=0)
 
-    def of(self, a_I: Tensor, b_I: Tensor, target: Target) -> Tensor:
-        noise_to_signal = (b_I / a_I) ** 2
-        weights: Tensor = (self.gamma * noise_to_signal).clamp(max=1) * target.noise_error(a_I, b_I)
+    def weight(self, alpha_I: Tensor, sigma_I: Tensor, target: Target) -> Tensor:
+        inverse_snr = (sigma_I / alpha_I) ** 2
+        weights: Tensor = (self.gamma * inverse_snr).clamp(max=1) * target.eps_mse_factor(alpha_I, sigma_I)
         return weights
 
 

@@ -14,6 +14,7 @@ from stages.doctor.alphabet import Alphabet
 from stages.doctor.findings import Finding, Sighting, by_gravity, share
 from stages.doctor.folders import folder_findings
 from stages.doctor.pictures import Seen, findings_about, look, size_table
+from stages.doctor.rows import Rows
 from stages.doctor.texts import TextTally
 from stages.sources.decoding import PictureReader
 from stages.sources.document import Document, ImageSegment, Omission, Source, TextSegment
@@ -111,13 +112,15 @@ def check_source(
     runtime: Runtime,
     corpus: bool = False,
     alphabet: Alphabet | None = None,
+    rows: Rows | None = None,
 ) -> Checkup:
     """Look at a source as a run would read it. A source that cannot be read is a finding, not an error. limits and
     latent_row_bytes (of a picture, None: unknown): of the recipe. corpus: it is there for its text alone. alphabet: takes
-    all texts."""
+    all texts. rows: takes all documents."""
     own = [item for item in _parts(source) if isinstance(item, Folder)]
     findings = [finding for folder in own for finding in folder_findings(folder)]
-    listing = _list(source, limit, runtime, alphabet)
+    name = str(getattr(source, "name", "")) if corpus else ""  # by which packing weighs its documents
+    listing = _list(source, limit, runtime, alphabet, rows, name)
     if listing.error is not None:
         if not any(finding.gravity == "stops" for finding in findings):
             error = listing.error
@@ -162,7 +165,14 @@ def _described(source: Source) -> str:
         return type(source).__name__.lower()
 
 
-def _list(source: Source, limit: int, runtime: Runtime, alphabet: Alphabet | None = None) -> _Listing:
+def _list(
+    source: Source,
+    limit: int,
+    runtime: Runtime,
+    alphabet: Alphabet | None = None,
+    rows: Rows | None = None,
+    name: str = "",
+) -> _Listing:
     """One pass over all documents; texts are judged, pictures only counted."""
     listing = _Listing(TextTally(), Spread(limit), 0, defaultdict(Sighting))
     runtime.report(Note(f"reading {_described(source)}"))
@@ -173,6 +183,8 @@ def _list(source: Source, limit: int, runtime: Runtime, alphabet: Alphabet | Non
                 listing.omitted[item.reason].add(f"{item.path}: {item.message}")
                 continue
             listing.tally.add(item)
+            if rows is not None:
+                rows.add(item, name or item.source)
             if alphabet is not None:
                 for segment in item.segments:
                     if isinstance(segment, TextSegment):

@@ -19,8 +19,8 @@ from stages.sources.folder import METADATA, Folder
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 _PICTURES_NOT_READ = (".heic", ".heif", ".svg", ".psd", ".jxl", ".jp2", ".cr2", ".nef", ".dng", ".arw", ".ico", ".tga")
-# what img2dataset writes next to the .txt that it makes of each picture: counts, a record of each download
-_STATS = re.compile(r"(^|/)\d{5}(_stats\.json|\.parquet)$|(^|/)\d{5}/\d{9}\.json$")
+# what img2dataset writes next to each folder of pictures (counts, a record of each download), and the Hub's facts of a data set
+_RECORDS = re.compile(r"(^|/)(\d{5,}(_stats\.json|\.parquet)|dataset_infos?\.json)$")
 _UNPACK = (".tar", ".zip", ".gz", ".tgz", ".rar", ".7z")
 
 
@@ -60,8 +60,7 @@ def _absent(root: Path, used: list[str], source: Folder, pictures: set[str]) -> 
     absent: list[tuple[str, int, str]] = []
     without: set[str] = set()
     for table in used:
-        folder = table.rpartition("/")[0]
-        below = f"{folder}/" if folder else ""
+        below = _folder_of(table)
         try:
             rows = read_metadata(root / table, source.text_column)
         except TfcliError:  # reported by reading the documents
@@ -72,21 +71,42 @@ def _absent(root: Path, used: list[str], source: Folder, pictures: set[str]) -> 
         without -= {there for there in found.values() if there is not None}
     chosen = ", ".join(used[:3])
     if absent:
-        by_name: dict[str, str] = {os.path.basename(name): name for name in sorted(pictures)}
-        other = by_name.get(os.path.basename(absent[0][2]))
-        fix = "remove those lines" + (f", or write the path from the folder of the table: {other}" if other else "")
         examples = tuple(f"{table}:{line}: {name}" for table, line, name in absent[:MAX_EXAMPLES])
         what = f"{chosen} names {len(absent):,} files that are not pictures in the folder"
+        fix = _fix_of(absent[0][0], absent[0][2], names)
         yield Finding("METADATA_ABSENT", "stops", what, fix, len(absent), examples)
+    elsewhere = {name for name in pictures if not any(name.startswith(_folder_of(table)) for table in used)}
+    if elsewhere and used:
+        what = f"{len(elsewhere):,} of {len(pictures):,} pictures are in folders without a table of captions"
+        fix = f"write a {METADATA[0]} for them, or read one folder alone: source.path={root / _folder_of(used[0])}"
+        yield Finding(
+            "METADATA_ELSEWHERE", "remark", what, fix, len(elsewhere), tuple(sorted(elsewhere)[:MAX_EXAMPLES])
+        )
     if without:
         what = f"{len(without):,} of {len(pictures):,} pictures have no line in {chosen}"
         fix = "add lines for them, or move them away"
         yield Finding("METADATA_MISSING", "remark", what, fix, len(without), tuple(sorted(without)[:MAX_EXAMPLES]))
 
 
+def _folder_of(table: str) -> str:
+    """The beginning of all paths that a table can name."""
+    return table[: table.rfind("/") + 1]
+
+
+def _fix_of(table: str, name: str, names: Names) -> str:
+    """The fix for a table that names a picture which is not where it says: paths begin at the folder of the table."""
+    below, last = _folder_of(table), os.path.basename(name)
+    if (there := names.find(f"{below}{last}")) is not None:
+        return f"write paths from the folder of the table: {there[len(below) :]}, not {name}"
+    if names.find(name) is not None:
+        return f"move {table} to the folder that its paths begin at"
+    return "remove those lines, or add the files"
+
+
 def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
     """Files beside the pictures that look as if they mattered."""
     stems = {name.rpartition(".")[0].lower() for name in names if name.lower().endswith(EXTENSIONS)}
+    texts_of = {name.rpartition(".")[0].lower() for name in names if name.lower().endswith((".txt", ".caption"))}
     others: Counter[str] = Counter()
     examples: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -96,7 +116,13 @@ def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
             group = "CAPTIONS_NOT_READ"
         elif extension == ".txt" and not beside and not used:
             group = "TEXT_ALONE"
-        elif extension in _TABLES and name not in used and not _STATS.search(name):
+        elif extension == ".json" and beside:
+            if used or name.rpartition(".")[0].lower() in texts_of:
+                continue  # its facts, next to its caption
+            group = "JSON_NOT_READ"
+        elif name.rpartition("/")[2].lower() in METADATA and used and name not in used:
+            group = "METADATA_BELOW"
+        elif extension in _TABLES and name not in used and not _RECORDS.search(name):
             group = "TABLE_NOT_READ"
         elif extension in _PICTURES_NOT_READ:
             group = "FORMAT_NOT_READ"
@@ -115,6 +141,14 @@ def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
         "TEXT_ALONE": (
             ".txt files without a picture of that name, which nothing reads",
             "give the picture the name of its text (a.jpg, a.txt), or move them away",
+        ),
+        "JSON_NOT_READ": (
+            ".json files next to pictures, which a folder of pictures does not read",
+            "write each caption to a .txt of the same name, or all of them to one metadata.jsonl",
+        ),
+        "METADATA_BELOW": (
+            f"tables of captions not read; {chosen} gives them",
+            "move the table that is read away, or set source.path to the folder of the other one",
         ),
         "TABLE_NOT_READ": (
             f"tables of captions not read; {chosen} gives them",

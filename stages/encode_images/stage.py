@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.arrays import RowReader, create_rows, is_described, write_flat
+from stages.artifacts.arrays import DESCRIPTION, RowReader, create_rows, flat_files, is_described, write_flat
 from stages.artifacts.autoencoder import Autoencoder, AutoencoderContent, Identity
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import ARRAYS, DOCUMENTS, ERRORS, GRIDS, SHEET, Grid, LatentsContent
 from stages.coders.config import Images
@@ -41,11 +42,9 @@ from stages.sources.reasons import LeftOut
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def run(
-    source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, build: Build, runtime: Runtime, seed: int
-) -> None:
+def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, context: StageContext) -> None:
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
-    del seed  # nothing is drawn here
+    build, runtime = context.build, context.runtime  # nothing here is random
     facts = Autoencoder.open(autoencoder).content
     if (facts.picture_size, facts.fit) != (images.size, images.fit):
         raise TfcliError(
@@ -155,7 +154,14 @@ def _seal(
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
     runtime.inputs_unchanged()
     # the sheet is for people; decoding rounds by the number of threads, and no later stage may depend on that
-    build.seal(content.model_dump(), stats, volatile=(SHEET,))
+    build.seal(content.model_dump(), stats, volatile=(SHEET,), files=_files(job, records))
+
+
+def _files(job: Job, records: list[Record]) -> list[str]:
+    """The files of these latents: those of the shards, the descriptions of the arrays, what is of all shards."""
+    described = [f"{ARRAYS}/{job.array(grid).name}/{DESCRIPTION}" for grid in range(job.num_grids)]
+    grids = flat_files(f"{ARRAYS}/{GRIDS}") if len(job.sizes()) > 1 else ()
+    return [*(name for record in records for name in record["files"]), *described, *grids, ERRORS, SHEET]
 
 
 def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, runtime: Runtime) -> None:

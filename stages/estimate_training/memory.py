@@ -18,7 +18,7 @@ from stages.core.device import autocast
 from stages.model.attention import group_mask
 from stages.model.config import ModelConfig
 from stages.model.cpu.attention import Group, GroupedAttention
-from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
+from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
 from stages.train_model.batches import LENGTH_STEP, Batch, Elements, ImageTruth
 from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
@@ -43,7 +43,7 @@ class Footprint:
         return sum(self.memory.values())
 
 
-def footprint(model: ModelConfig, facts: DataFacts, train: TrainConfig, batches: list[Batch]) -> Footprint:
+def footprint(model: ModelConfig, facts: ModelDims, train: TrainConfig, batches: list[Batch]) -> Footprint:
     """The cost of a step over `batches` (its micro-batches, real ones or from `stand_in`), as on CPU with `train`'s precision."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -77,7 +77,7 @@ def footprint(model: ModelConfig, facts: DataFacts, train: TrainConfig, batches:
     return Footprint(parameters, memory, model_flops(model, facts, work), work.elements)
 
 
-def stand_in(facts: DataFacts, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False) -> Batch:
+def stand_in(facts: ModelDims, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False) -> Batch:
     """A batch like one of pairs and texts in equal parts (paper, section 4.1): in each row as many captions with an image as
     fill half of it, and one text. grid: height and width of the latents. copies: each image also stands there clean, which
     makes the batch longer, not the row. Values are zeros."""

@@ -12,7 +12,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.estimate_training.memory import Footprint, footprint, stand_in
 from stages.estimate_training.probe import Trial, try_out
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts
+from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.ranks import Ranks
@@ -30,7 +30,7 @@ _PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
 class DataPlan:
     """What the data says: facts, the latents' grid, and elements in a row."""
 
-    facts: DataFacts
+    facts: ModelDims
     grid: tuple[int, int]
     row_length: int
 
@@ -156,7 +156,7 @@ def _of_rows(
 
 def _first_batches(
     model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, sequences: Path, seed: int, micro: int
-) -> tuple[DataFacts, list[Batch]]:
+) -> tuple[ModelDims, list[Batch]]:
     data = Data(sequences, diffusion, model)
     rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, 0)[: _FEW * micro]
     wanted = train.model_copy(update={"micro_rows": micro})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts.checkpoint import TIMING
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Stamp
 from stages.core.errors import ExitCode, TfcliError
@@ -91,9 +92,7 @@ def _measure(given: dict[str, Any]) -> Trial:
                 train=train,
                 generation=GenerationConfig(),
                 sequences=Path(given["sequences"]),
-                build=build,
-                runtime=runtime,
-                seed=given["seed"],
+                context=StageContext(build, runtime, given["seed"]),
             )
         rows = list(read_jsonl(target / TIMING))
     later = rows[len(rows) // 2 :]

@@ -38,10 +38,10 @@ class Judged:
 
     def label(self) -> str:
         """What was asked or written, and what the judge finds in the picture: for the sheet of mistakes."""
-        said = "written" if self.mode in _WRITTEN else "asked"
+        label = "written" if self.mode in _WRITTEN else "asked"
         seen = [] if self.picture is None else see(self.picture)
         found = ", ".join(f"{one.size} {one.colour} {one.shape} {_place(one)}" for one in seen)
-        return f"{self.mode.replace('_', ' ')}; {said}: {self.text or 'nothing'}\nfound: {found or 'nothing'}"
+        return f"{self.mode.replace('_', ' ')}; {label}: {self.text or 'nothing'}\nfound: {found or 'nothing'}"
 
 
 _WRITTEN = ("image_to_text", "free", "continued")  # modes whose text is the model's own
@@ -93,7 +93,7 @@ def judge_edits(
     figures = {
         "edit": share(right),
         **{f"edit_{kind}": share(flags) for kind, flags in sorted(kinds.items())},
-        "edit_without_sizes": share([object_colour_place(verdict) for verdict in verdicts]),
+        "edit_without_sizes": share([judge_objects(verdict) for verdict in verdicts]),
         "edit_of_true_pictures": share([verdict.all_right for verdict in ceiling]),
         "edit_count": len(edits),
     }
@@ -110,14 +110,14 @@ def judge_drawings(
 ) -> Part:
     """Text to image: the share of drawn pictures with every object, colour and place of the caption right.
 
-    The same judge on the true pictures after the autoencoder is given beside it: the ceiling of what can be reached.
+    The same judge on the true pictures after the autoencoder is reported too: the ceiling of what can be reached.
     """
     prompts = [Prompt((TextPiece(caption_of(document)),), draw=True) for document in pairs]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "draw"), runtime).generate(prompts)
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
     truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)) for document in pairs])
     verdicts = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, drawn, strict=True)]
-    right = [object_colour_place(verdict) for verdict in verdicts]
+    right = [judge_objects(verdict) for verdict in verdicts]
     ceiling = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, truth, strict=True)]
     figures = {
         "text_to_image": share(right),
@@ -126,7 +126,7 @@ def judge_drawings(
         "text_to_image_objects": share([verdict.objects_right for verdict in verdicts]),
         "text_to_image_colours": share([verdict.colours_right for verdict in verdicts]),
         "text_to_image_places": share([verdict.places_right for verdict in verdicts]),
-        "text_to_image_of_true_pictures": share([object_colour_place(verdict) for verdict in ceiling]),
+        "text_to_image_of_true_pictures": share([judge_objects(verdict) for verdict in ceiling]),
         "text_to_image_count": len(pairs),
     }
     judged = [
@@ -172,7 +172,7 @@ def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runt
         latents = [piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)]
         pictures = pictures_of(loaded, latents[:1])
         text = _first_text(output)
-        right = output.ended == "eos" and bool(len(pictures)) and object_colour_place(verdict_of(text, pictures[0]))
+        right = output.ended == "eos" and bool(len(pictures)) and judge_objects(verdict_of(text, pictures[0]))
         judged.append(Judged("free", f"free-{number:04d}", text, right, pictures[0] if len(pictures) else None))
     figures = {
         "free": share([item.right for item in judged]),
@@ -203,7 +203,7 @@ def verdict_of(text: str, picture: Pixels) -> Verdict:
     return judge(claims(text), see(picture))
 
 
-def object_colour_place(verdict: Verdict) -> bool:
+def judge_objects(verdict: Verdict) -> bool:
     return verdict.objects_right and verdict.colours_right and verdict.places_right
 
 

@@ -1,4 +1,4 @@
-"""The judge of the shapes world on longer documents, and on pictures with a hole: going on, changing as told, filling in."""
+"""The judge of the shapes world on longer documents (continued, and changed by an instruction) and on inpainting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stages.artifacts.latents import StoredDocument, StoredImage, StoredText, ca
 from stages.coders.pixels import Pixels
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
-from stages.evaluate_model.judged import Judged, Part, latent_of, object_colour_place, pictures_of, share, verdict_of
+from stages.evaluate_model.judged import Judged, Part, judge_objects, latent_of, pictures_of, share, verdict_of
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, pieces_of
@@ -49,11 +49,11 @@ def judge_continued(
     return Part(figures, judged)
 
 
-def judge_turned(
+def judge_edits_in_turns(
     loaded: LoadedModel, stories: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
 ) -> Part:
     """Editing within a story: first text, picture and a turn ("then it turns blue: ") are given, the next picture is drawn.
-    The share whose thing is as told and else as it was; by what changes."""
+    The share of pictures whose thing changed as the instruction says and is otherwise as it was; by what changes."""
     prompts = [Prompt(pieces_of(story, loaded)[:3], draw=True) for story in stories]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "turn"), runtime).generate(prompts)
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
@@ -63,10 +63,10 @@ def judge_turned(
         turn = _texts(story)[1]
         thing = after_turn(_first_thing(story), turn)
         right = thing is not None and judge(Claims((thing,)), see(picture)).all_right
-        judged.append(Judged("turned", story.key, turn, right, picture))
+        judged.append(Judged("has_instruction", story.key, turn, right, picture))
         kinds.setdefault({"turns": "colour", "becomes": "size", "moves": "place"}[turn.split()[2]], []).append(right)
     figures = {
-        "turned": share([item.right for item in judged]),
+        "has_instruction": share([item.right for item in judged]),
         **{f"turned_{kind}": share(flags) for kind, flags in sorted(kinds.items())},
         "turned_count": len(stories),
     }
@@ -76,7 +76,7 @@ def judge_turned(
 def judge_inpainted(
     loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
 ) -> Part:
-    """The right half of true pictures that have a thing at the right is drawn anew from the caption: the share of pictures
+    """The right half of true pictures that have a thing at the right is drawn again from the caption: the share of pictures
     with every object, colour and place right; without the caption, as a floor; and how far the left half moved, in mean
     absolute difference of a pixel (0 to 255) from the true picture after the autoencoder, beyond the border of the hole."""
     latents = [latent_of(pieces_of(pair, loaded)) for pair in pairs]
@@ -97,8 +97,7 @@ def judge_inpainted(
         outputs = Engine(loaded, config, derive_seed(seed, "eval", "inpaint"), runtime).generate(prompts)
         drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
         right = [
-            object_colour_place(verdict_of(caption_of(pair), picture))
-            for pair, picture in zip(pairs, drawn, strict=True)
+            judge_objects(verdict_of(caption_of(pair), picture)) for pair, picture in zip(pairs, drawn, strict=True)
         ]
         figures[name] = share(right)
         if name == "inpainted":
@@ -136,15 +135,15 @@ def _follow(loaded: LoadedModel, thing: ClaimedThing, output: Output) -> tuple[l
     understood, and a picture without one, make all that follows wrong."""
     flags, picture = [], None
     now: ClaimedThing | None = thing
-    turned = False
+    has_instruction = False
     for piece in output.pieces:
         if isinstance(piece, TextPiece):
-            now, turned = (None if now is None else after_turn(now, piece.text)), True
+            now, has_instruction = (None if now is None else after_turn(now, piece.text)), True
             continue
         assert isinstance(piece, ImagePiece)
         picture = pictures_of(loaded, [piece.latent])[0]
-        flags.append(turned and now is not None and judge(Claims((now,)), see(picture)).all_right)
-        turned = False
+        flags.append(has_instruction and now is not None and judge(Claims((now,)), see(picture)).all_right)
+        has_instruction = False
     return flags, picture
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.scores import JUDGED, MISTAKES, SCORES
 from stages.coders.pixels import encode_png
 from stages.coders.sheets import labelled_sheet
@@ -29,16 +29,17 @@ from stages.evaluate_model.judged import (
 )
 from stages.evaluate_model.judged_stories import (
     judge_continued,
+    judge_edits_in_turns,
     judge_inpainted,
-    judge_turned,
     shapes_stories,
     with_thing_at_right,
 )
 from stages.generation.loading import LoadedModel, load_model
 
 
-def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
     """Measure and seal. stats hold the figures that `tfcli run` prints."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     loaded = load_model(checkpoint, runtime.device, eval.generation.precision)
     losses = loaded.checkpoint.manifest.stats["losses"]
     figures: dict[str, Any] = {name: value for name, value in losses.items() if name.startswith("heldout_")}
@@ -54,7 +55,8 @@ def run(eval: EvalConfig, checkpoint: Path, build: Build, runtime: Runtime, seed
     if mistakes:
         sheet = labelled_sheet([one for one, _ in mistakes], [label for _, label in mistakes], columns=8)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
-    build.seal({"judge": "shapes" if judged else None}, figures)
+    files = [SCORES, JUDGED, *([MISTAKES] if mistakes else [])]
+    build.seal({"judge": "shapes" if judged else None}, figures, files=files)
 
 
 def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[Part, str]]:
@@ -72,6 +74,6 @@ def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -
         yield judge_inpainted(loaded, holed, *rest), ""
     if stories := shapes_stories(loaded)[: eval.stories]:
         yield judge_continued(loaded, stories, *rest), ""
-        yield judge_turned(loaded, stories, *rest), ""
+        yield judge_edits_in_turns(loaded, stories, *rest), ""
     if edits := shapes_edits(loaded)[: eval.edits]:
         yield judge_edits(loaded, edits, *rest), ""

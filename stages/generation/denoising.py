@@ -19,8 +19,8 @@ from torch import Tensor
 from stages.core.runtime import Runtime
 from stages.core.seeds import torch_generator
 from stages.diffusion.guidance import Branch, combined
-from stages.diffusion.inpainting import edited
-from stages.diffusion.samplers import Walk
+from stages.diffusion.inpainting import edit_steps
+from stages.diffusion.samplers import DenoisingSteps
 from stages.generation.config import GenerationConfig
 from stages.generation.kv_cache import CachedAttention, KeyValueCache, Row
 from stages.generation.loading import LoadedModel
@@ -36,7 +36,7 @@ class _Group:
 
     documents: list[Document]
     size: Size
-    walk: Walk
+    walk: DenoisingSteps
     question: tuple[Tensor, int]
     weights: dict[Branch, float]
 
@@ -114,9 +114,9 @@ class Drawing:
         if edits:
             clean, change = _stacked(edits, device)
             args = (noise, self.loaded.diffusion, draw_noise, limit)
-            walk = edited(sampler, clean, change, edits[0].strength, *args)
+            walk = edit_steps(sampler, clean, change, edits[0].strength, *args)
         else:
-            walk = sampler.walk(noise, self.loaded.diffusion, draw_noise, limit)
+            walk = sampler.denoising_steps(noise, self.loaded.diffusion, draw_noise, limit)
         group = _Group(documents, size, walk, (noise, 0), {})
         return group if self._goes_on(group, None) else None
 
@@ -128,8 +128,8 @@ class Drawing:
             for document, latent in zip(group.documents, end.value, strict=True):
                 document.latents.append(latent)
             return False
-        level = float(self.loaded.diffusion.noise[group.question[1]])
-        group.weights = self.guidance.weights(has_images=group.documents[0].has_images, level=level)
+        level = float(self.loaded.diffusion.sigma[group.question[1]])
+        group.weights = self.guidance.weights(has_images=group.documents[0].has_images, sigma=level)
         return True
 
     def _place(self, groups: list[_Group]) -> _Places:
@@ -170,7 +170,7 @@ class Drawing:
     def _guided(self, group: _Group, output_RChw: Tensor) -> Tensor:
         x_t, t = group.question
         estimates = [
-            self.loaded.diffusion.to_clean(branch.to(x_t.dtype), x_t, t) for branch in output_RChw.split(len(x_t))
+            self.loaded.diffusion.to_x0(branch.to(x_t.dtype), x_t, t) for branch in output_RChw.split(len(x_t))
         ]
         return combined(estimates, list(group.weights.values()), self.guidance.rescale)
 

@@ -35,7 +35,7 @@ from stages.generation.prompts import (
 )
 from stages.generation.state import Document, TextRun
 from stages.generation.token_sampling import Place, choose
-from stages.model.cpu.inference import working_type
+from stages.model.cpu.inference import key_value_dtype
 
 _SPARE_PLACES = 64  # that a cache has at first, beside prompts and an image
 
@@ -63,7 +63,7 @@ class Engine:
             )
         # The sampler, not the model, writes EOI, and BOI where sizes are told before it; the others are never written.
         never = [self.text.pad, self.text.bos, self.text.eoi, *([self.text.boi] if self.told_sizes else [])]
-        forbidden = torch.zeros(self.model.facts.vocab_size, device=self.device)
+        forbidden = torch.zeros(self.model.dims.vocab_size, device=self.device)
         self.any_V = forbidden.index_fill(0, torch.tensor(never, device=self.device), -torch.inf)
         drawing = torch.tensor([self.text.boi, *self.told_sizes], device=self.device)
         self.text_V = self.any_V.index_fill(0, drawing, -torch.inf)
@@ -152,7 +152,7 @@ class Engine:
         places = (
             max((len(line.ids) for line in lines), default=0) + height * width // self.patch_side**2 + _SPARE_PLACES
         )
-        like = torch.empty((), dtype=working_type(self.model), device=self.device)
+        like = torch.empty((), dtype=key_value_dtype(self.model), device=self.device)
         head_dim = config.width // config.heads
         self.cache = KeyValueCache(config.layers, count * len(self.branches), places, config.heads, head_dim, like)
         self.drawing = Drawing(self.loaded, self.config, self.seed, self.runtime, self.cache)

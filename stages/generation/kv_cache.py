@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.model.rotary import Rotary, turned
+from stages.model.rotary import Rotary, apply_rotary
 
 
 class KeyValueCache:
@@ -74,9 +74,9 @@ class CachedAttention:
         return CachedAttention(cache, rows, alike and (many or cache.keys_SHMd[0].is_cuda))
 
     def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
-        return self.over(layer, *turned(qkv_N3Hd, rotary))
+        return self.attend(layer, *apply_rotary(qkv_N3Hd, rotary))
 
-    def over(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+    def attend(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
         """The same for queries and keys that are turned."""
         keys_SHMd, values_SHMd = self.cache.keys_SHMd[layer], self.cache.values_SHMd[layer]
         if self.together:

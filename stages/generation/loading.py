@@ -27,8 +27,8 @@ from stages.diffusion.process import Diffusion
 from stages.generation.config import Precision
 from stages.generation.prompts import Size
 from stages.model.config import ModelConfig
-from stages.model.cpu.inference import ready_to_run
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.cpu.inference import optimize_for_inference
+from stages.model.transformer import ModelDims, Transfusion
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def load_model(folder: Path, device_name: str = "auto", precision: Precision = "
     sequences_folder = checkpoint.sequences_folder()
     model = Transfusion(
         ModelConfig.model_validate(content.model),
-        DataFacts(content.vocab_size, content.latent_channels, content.patch_side),
+        ModelDims(content.vocab_size, content.latent_channels, content.patch_side),
     )
     try:
         model.load_state_dict(checkpoint.weights(), strict=True)
@@ -105,7 +105,7 @@ def load_model(folder: Path, device_name: str = "auto", precision: Precision = "
         why = str(error).splitlines()[-1].strip()
         raise TfcliError(f"{folder}: weights do not fit the model", why=why, code=ExitCode.ARTIFACT) from error
     steps = DiffusionConfig.model_validate(content.diffusion).schedule.steps
-    ready_to_run(model.to(device), torch.bfloat16 if precision == "bf16" else torch.float32, steps)
+    optimize_for_inference(model.to(device), torch.bfloat16 if precision == "bf16" else torch.float32, steps)
     return assemble(checkpoint, sequences_folder, model, device)
 
 

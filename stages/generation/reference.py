@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stages.core.seeds import torch_generator
 from stages.diffusion.guidance import combined
-from stages.diffusion.inpainting import edited
-from stages.diffusion.samplers import answered
+from stages.diffusion.inpainting import edit_steps
+from stages.diffusion.samplers import run_sampler
 from stages.generation.branches import branch_pieces, branches_of, longest
 from stages.generation.config import GenerationConfig
 from stages.generation.layout import Line, LineMaker, num_patches
@@ -102,7 +102,7 @@ class Reference:
             return torch.randn(shape, generator=generator).to(self.loaded.device)
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
-            weights = guidance.weights(has_images=bool(images), level=float(diffusion.noise[t]))
+            weights = guidance.weights(has_images=bool(images), sigma=float(diffusion.sigma[t]))
             estimates = []
             for branch in weights:
                 pieces = branch_pieces(branch, images, prompt.negative)
@@ -112,9 +112,9 @@ class Reference:
 
         limit = self.loaded.checkpoint.content.latent_limit
         if edit is None:
-            return answered(sampler.walk(draw_noise(), diffusion, draw_noise, limit), denoise)[0]
+            return run_sampler(sampler.denoising_steps(draw_noise(), diffusion, draw_noise, limit), denoise)[0]
         args = (edit.strength, draw_noise(), diffusion, draw_noise, limit)
-        return answered(edited(sampler, edit.latent[None], edit.change_hw, *args), denoise)[0]
+        return run_sampler(edit_steps(sampler, edit.latent[None], edit.change_hw, *args), denoise)[0]
 
     def _text(self, run: list[int]) -> list[Piece]:
         return [TextPiece(self.loaded.text.decode(run))] if run else []
@@ -132,7 +132,7 @@ class Reference:
         marks = (self.loaded.text.pad,) * num_patches(x_t, self.side)
         longer = Line((*line.ids, *marks), (*line.images, (len(line.ids), x_t[0])))
         outputs = self._outputs(longer, [0] * len(line.images) + [t])
-        return self.loaded.diffusion.to_clean(self.loaded.model.image_outputs(outputs)[-1], x_t, t)
+        return self.loaded.diffusion.to_x0(self.loaded.model.image_outputs(outputs)[-1], x_t, t)
 
     def _outputs(self, line: Line, times: list[int]) -> Outputs:
         """One pass over a whole line. times: of its images; none given: all are clean."""

@@ -1,4 +1,4 @@
-"""Latents <-> patch vectors: the modality layers for images, linear or U-Net, and the time that enters with them.
+"""Latents <-> patch vectors: the modality layers for images, linear or U-Net, and the embedding of the time t.
 
 Legend: I images, C channels, h x w latent pixels, P patches of side k in raster order, D model width.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stages.core.errors import ExitCode, TfcliError
 from stages.model.config import Codec, LinearCodec, UNetCodec
 
-_PLACE_FEATURES = 64
+_POSITION_FEATURES = 64
 
 
 def to_patches(latents_IChw: Tensor, side: int) -> Tensor:
@@ -49,19 +49,19 @@ class TimeEmbedding(nn.Module):
 
 def grid_sinusoids(rows: int, columns: int, num_features: int, device: torch.device) -> Tensor:
     """Sine and cosine of each patch's row and column, (rows x columns, num_features): half a turn a patch, a quarter, an
-    eighth ..., so that neighbours differ strongly and no two places of a grid of thousands are alike."""
+    eighth ..., so that neighbours differ strongly and no two patches of a grid of thousands are alike."""
     frequencies = math.pi / 2.0 ** torch.arange(num_features // 4, device=device)
-    places = torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device))
-    angles = (places[:, :, None] * frequencies).flatten(1)
+    row_column = torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device))
+    angles = (row_column[:, :, None] * frequencies).flatten(1)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images of one grid on their way through the transformer, and what the way out needs of the way in.
+    """Images of one grid as vectors, and what `decode` needs besides the transformer's outputs.
 
-    vectors_IPD: what enters the transformer. grid: height and width of the latents. memory: a U-Net's skips, finest first,
-    and the time; empty for the linear codec.
+    vectors_IPD: the input of the transformer. grid: height and width of the latents. memory: a U-Net's skips, finest first,
+    and the time embedding; empty for the linear codec.
     """
 
     vectors_IPD: Tensor
@@ -70,9 +70,9 @@ class Encoded:
 
 
 class LinearPatches(nn.Module):
-    """The linear codec: patch -> vector, with its time (and its place in the grid), and vector -> patch."""
+    """The linear codec: patch -> vector, plus the embedding of t (and of row and column), and vector -> patch."""
 
-    OUT = ("outward",)  # the parts that only the way out has
+    OUT = ("outward",)  # the modules that only `decode` uses
 
     def __init__(self, codec: LinearCodec, values: int, side: int, width: int, time_features: int) -> None:
         super().__init__()
@@ -81,27 +81,29 @@ class LinearPatches(nn.Module):
         self.time = TimeEmbedding(time_features, width, values if self.time_first else width)
         self.inward = nn.Linear(values, width)
         self.outward = nn.Linear(width, values)
-        self.place = nn.Linear(_PLACE_FEATURES, width, bias=False) if codec.grid_positions else None
+        # `place` is part of a name on disk: patches.place.weight
+        self.place = nn.Linear(_POSITION_FEATURES, width, bias=False) if codec.grid_positions else None
 
     def encode(self, latents_IChw: Tensor, t_I: Tensor) -> Encoded:
-        """Noised latents and their times to vectors."""
+        """Noised latents (I, C, h, w) and their t (I,) to vectors (I, P, D)."""
         patches, time_I1 = to_patches(latents_IChw, self.side), self.time(t_I)[:, None]
         vectors = self.inward(patches + time_I1) if self.time_first else self.inward(patches) + time_I1
         height, width = latents_IChw.shape[-2:]
         if self.place is not None:
-            sinusoids = grid_sinusoids(height // self.side, width // self.side, _PLACE_FEATURES, vectors.device)
+            sinusoids = grid_sinusoids(height // self.side, width // self.side, _POSITION_FEATURES, vectors.device)
             vectors = vectors + self.place(sinusoids)
         return Encoded(vectors, (height, width))
 
     def decode(self, vectors_IPD: Tensor, encoded: Encoded) -> Tensor:
-        """Transformer outputs to predictions (I, C, h, w)."""
+        """Transformer outputs (I, P, D) to predictions (I, C, h, w)."""
         return from_patches(self.outward(vectors_IPD), self.side, *encoded.grid)
 
 
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution; plus time; norm, SiLU, convolution; added to the input (Dhariwal and Nichol 2021).
 
-    The norm is plain layer norm over an image's channels and pixels; time is added between, never scales (paper, footnote 7).
+    The norm is plain layer norm over an image's channels and pixels; the time embedding is added between the convolutions and
+    never scales (paper, footnote 7).
     """
 
     def __init__(self, channels: int, out: int, time_width: int) -> None:
@@ -121,8 +123,8 @@ class ResidualBlock(nn.Module):
 
 
 class UNetPatches(nn.Module):
-    """The U-Net codec: residual blocks and halvings down to one pixel a patch, and the mirror image of that on the way out,
-    where each block first joins what its twin on the way in gave. The transformer stands in its middle."""
+    """The U-Net codec: residual blocks and halvings down to one pixel a patch, then the transformer, then the mirror image of
+    the way in, where the input of each block is concatenated with the output of its counterpart (skip connections)."""
 
     OUT = ("outward", "up", "grow", "last_norm", "last")
 
@@ -133,24 +135,24 @@ class UNetPatches(nn.Module):
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
-        before = widths[0]
-        for level, here in enumerate(widths):
-            enter = [before, *[here] * (codec.blocks - 1)]
-            self.down.append(nn.ModuleList(ResidualBlock(each, here, codec.channels) for each in enter))
-            below = widths[min(level + 1, len(widths) - 1)]
-            leave = [below + here, *[2 * here] * (codec.blocks - 1), before + here]
-            self.up.append(nn.ModuleList(ResidualBlock(each, here, codec.channels) for each in leave))
+        finer = widths[0]
+        for level, own in enumerate(widths):
+            channels_in = [finer, *[own] * (codec.blocks - 1)]
+            self.down.append(nn.ModuleList(ResidualBlock(each, own, codec.channels) for each in channels_in))
+            coarser = widths[min(level + 1, len(widths) - 1)]
+            channels_in = [coarser + own, *[2 * own] * (codec.blocks - 1), finer + own]
+            self.up.append(nn.ModuleList(ResidualBlock(each, own, codec.channels) for each in channels_in))
             if level + 1 < len(widths):
-                self.shrink.append(nn.Conv2d(here, here, 3, stride=2, padding=1))
-                self.grow.append(nn.Conv2d(below, below, 3, padding=1))
-            before = here
+                self.shrink.append(nn.Conv2d(own, own, 3, stride=2, padding=1))
+                self.grow.append(nn.Conv2d(coarser, coarser, 3, padding=1))
+            finer = own
         self.inward = nn.Linear(widths[-1], width)
         self.outward = nn.Linear(width, widths[-1])
         self.last_norm = nn.GroupNorm(1, widths[0])
         self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def encode(self, latents_IChw: Tensor, t_I: Tensor) -> Encoded:
-        """Noised latents and their times to vectors; the skips go along."""
+        """Noised latents (I, C, h, w) and their t (I,) to vectors (I, P, D), with the skips in `memory`."""
         time_IW = self.time(t_I)
         x = self.first(latents_IChw)
         skips = []
@@ -166,7 +168,7 @@ class UNetPatches(nn.Module):
         return Encoded(vectors, (height, width), (*skips, time_IW))
 
     def decode(self, vectors_IPD: Tensor, encoded: Encoded) -> Tensor:
-        """Transformer outputs and the skips to predictions (I, C, h, w)."""
+        """Transformer outputs (I, P, D) and the skips to predictions (I, C, h, w)."""
         *skips, time_IW = encoded.memory
         side = 2 ** len(self.shrink)
         height, width = encoded.grid

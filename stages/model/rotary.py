@@ -1,4 +1,7 @@
-"""Rotary positions (Su et al. 2021). Positions count from 0 at the start of each document; patches take raster order."""
+"""Rotary positions (Su et al. 2021). Positions count from 0 at the start of each document; patches take raster order.
+
+Legend: N elements, H heads, d head size; I images of one grid, P patches each.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,36 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-Rotary = tuple[Tensor, Tensor]  # of `rotary_table`
+Rotary = tuple[Tensor, Tensor]  # cos and sin from `rotary_table`
 
 
 def rotary_table(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (N, head_dim / 2), float32, for every element's position.
+    """cos and sin of every element's angles, each (N, head_dim / 2), float32.
 
-    positions: (N,), or (N, 2) from `grid_positions`: then even angles turn by the first and odd ones by the second.
+    positions: (N,), or (N, 2) from `grid_positions`: then even angles use the first and odd ones the second.
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    places = positions[:, None] if positions.ndim == 1 else positions.repeat(1, head_dim // 4)
-    angles = places.float() * base**-exponents
+    per_angle = positions[:, None] if positions.ndim == 1 else positions.repeat(1, head_dim // 4)
+    angles = per_angle.float() * base**-exponents
     return angles.cos(), angles.sin()
 
 
 def grid_positions(positions_N: Tensor, images: Iterable[tuple[Tensor, int]]) -> Tensor:
-    """Two positions for each element, (N, 2). Outside images both are its own; in an image whose first patch stands at p,
-    the patch of row r and column c has (p + r, p + c). Elements behind an image count on as in raster order.
+    """Two positions for each element, (N, 2). Outside images both are its own; in an image whose first patch has position p,
+    the patch of row r and column c has (p + r, p + c). Elements after an image keep their positions of raster order.
 
-    images: places (I, P) of the patches of the images of one grid, and that grid's columns.
+    images: for the images of one grid the indices (I, P) of their patches, and the grid's number of columns.
     """
     pairs = positions_N[:, None].repeat(1, 2)
-    for places_IP, columns in images:
-        number = torch.arange(places_IP.shape[1], device=positions_N.device)
+    for patch_index_IP, columns in images:
+        number = torch.arange(patch_index_IP.shape[1], device=positions_N.device)
         offsets_P2 = torch.stack((number // columns, number % columns), dim=-1)
-        pairs[places_IP] = positions_N[places_IP[:, :1], None] + offsets_P2
+        pairs[patch_index_IP] = positions_N[patch_index_IP[:, :1], None] + offsets_P2
     return pairs
 
 
 def rotate(x: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
-    """Rotate the pairs (x_i, x_{i + d/2}) of queries and keys (N, ..., head_dim) by their position's angles.
+    """Rotate the pairs (x_i, x_{i + d/2}) of queries and keys (N, ..., d) by their position's angles.
 
     The angles are exact in float32; cos and sin are rounded to the type of x, which halves the time in bf16.
     """
@@ -47,15 +50,15 @@ def rotate(x: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def turned(qkv_N3Hd: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys rotated, values as they are, each (N, H, d)."""
+def apply_rotary(qkv_N3Hd: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys rotated, values unchanged, each (N, H, d)."""
     qk, v = qkv_N3Hd.split((2, 1), dim=1)
     q, k = rotate(qk, *rotary).unbind(1)
     return q, k, v[:, 0]
 
 
 def rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """As `rotate`, without a gradient, written to `out`; cos and sin in the type of x and of shapes that broadcast."""
+    """`rotate` without a gradient, written to `out`; cos and sin in the type of x, of shapes that broadcast."""
     first, second = x.chunk(2, dim=-1)
     out_first, out_second = out.chunk(2, dim=-1)
     torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)

@@ -1,9 +1,9 @@
 """The Transfusion transformer: text and patches in one sequence. The file to read first.
 
-A batch is a flat line of N elements (all documents, one behind another). Text elements are looked up, patches come from
-the patch codec with their image's time; then the same blocks for both; then a head for each. Time enters at the patches
-only: there is no time conditioning inside (paper, section 3). Llama flavour: RMSNorm before each part, SwiGLU, rotary
-positions, no biases, untied embeddings.
+A batch is a flat sequence of N elements (all documents, one after another). Text elements are looked up, patches come from
+the patch codec with the embedding of their image's t; then the same blocks for both; then a head for each. The time t enters
+at the patches only: there is no time conditioning inside (paper, section 3). As in Llama: RMSNorm before attention and
+feed-forward layer, SwiGLU, rotary positions, no biases, untied embeddings.
 
 Legend: N elements, D width, H heads, d head size, T text elements, V vocabulary; I images of one grid, P patches each.
 """
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
-from stages.model.cpu.ops import linear, product_type, rms_norm, swiglu
+from stages.model.cpu.ops import linear, matmul_dtype, rms_norm, swiglu
 from stages.model.patches import Encoded, ResidualBlock, build_patches
 from stages.model.rotary import Rotary, grid_positions, rotary_table
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """What the data says about the model: facts that flow down from the artifacts."""
+class ModelDims:
+    """The model's dimensions that follow from the data and are read from its artifacts."""
 
     vocab_size: int
     latent_channels: int
@@ -34,23 +34,25 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Images of one grid size in a batch: noised (or clean, t = 0) latents, their times, and where their patches lie."""
+    """Images of one grid in a batch: noised (or clean, t = 0) latents, their t, and the indices of their patches among the
+    elements."""
 
     latents_IChw: Tensor
     t_I: Tensor
-    places_IP: Tensor
+    patch_index_IP: Tensor
 
 
 @dataclass(frozen=True)
 class Inputs:
     """A flat batch. Elements that are neither text nor patch are padding and hold zeros.
 
-    context: images that are only read: nothing is predicted of them.
+    positions_N: position of each element in its document. text_ids_T, text_index_T: ids of the text elements and their indices
+    among the N. images: images with a prediction, by grid. context: images that are only input.
     """
 
     positions_N: Tensor
     text_ids_T: Tensor
-    text_places_T: Tensor
+    text_index_T: Tensor
     images: tuple[ImageInputs, ...]
     context: tuple[ImageInputs, ...] = ()
 
@@ -61,7 +63,8 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the blocks gave, (N, D) after the final norm, and for each entry of Inputs.images its places and its way in."""
+    """Hidden states (N, D) after the final norm, and for each entry of Inputs.images its patch indices (I, P) and its
+    encoding."""
 
     hidden_ND: Tensor
     images: tuple[tuple[Tensor, Encoded], ...]
@@ -80,7 +83,7 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Without a bias, as everywhere in the blocks."""
+    """Without a bias, which no layer of the blocks has."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__(width, out, bias=False)
@@ -90,11 +93,11 @@ class Linear(nn.Linear):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each behind a norm and added to the stream. Its form for sampling on CPU: `inference.ReadyBlock`."""
+    """Attention and SwiGLU, each after a norm and added to the residual stream. For inference on CPU: `inference.FusedBlock`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, hidden = config.width, config.feed_forward_width
+        width, ffn_width = config.width, config.feed_forward_width
         self.heads = config.heads
         self.attention_norm = RMSNorm(width, config.norm_epsilon)
         self.qkv = Linear(width, 3 * width)
@@ -103,8 +106,8 @@ class Block(nn.Module):
         self.query_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
         self.key_norm = RMSNorm(head_dim, config.norm_epsilon) if config.qk_norm else None
         self.feed_forward_norm = RMSNorm(width, config.norm_epsilon)
-        self.gate_up = Linear(width, 2 * hidden)
-        self.down = Linear(hidden, width)
+        self.gate_up = Linear(width, 2 * ffn_width)
+        self.down = Linear(ffn_width, width)
 
     def forward(self, x_ND: Tensor, rotary: Rotary, attention: Attention, layer: int) -> Tensor:
         qkv_N3Hd = self.qkv(self.attention_norm(x_ND)).unflatten(-1, (3, self.heads, -1))
@@ -118,56 +121,59 @@ class Block(nn.Module):
 
 class Transfusion(nn.Module):
     """The model. `hidden` maps a batch to its outputs; `text_logits` and `image_outputs` are the two heads; a call is all
-    three, which is what training does."""
+    three, which is what training needs."""
 
-    def __init__(self, config: ModelConfig, facts: DataFacts) -> None:
+    def __init__(self, config: ModelConfig, dims: ModelDims) -> None:
         super().__init__()
         self.config = config
-        self.facts = facts
-        self.text_embedding = nn.Embedding(facts.vocab_size, config.width)
+        self.dims = dims
+        self.text_embedding = nn.Embedding(dims.vocab_size, config.width)
         self.patches = build_patches(
-            config.codec, facts.latent_channels, facts.patch_side, config.width, config.time_features
+            config.codec, dims.latent_channels, dims.patch_side, config.width, config.time_features
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.text_head = nn.Linear(config.width, facts.vocab_size, bias=False)
+        self.text_head = nn.Linear(config.width, dims.vocab_size, bias=False)
 
-    def initialise(self, generator: torch.Generator, put: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
-        """Random weights: deviation fan_in^-1/2, smaller by sqrt(2 layers) where a layer adds to the stream; biases 0.
+    def initialise(
+        self, generator: torch.Generator, copy_into: Callable[[Tensor, Tensor], object] = Tensor.copy_
+    ) -> None:
+        """Random weights: standard deviation fan_in^-1/2, smaller by sqrt(2 layers) where a layer adds to the stream; biases 0.
 
-        An embedding is looked up, so that its fan-in is 1: text enters the stream as loud as patches do. put(weight, values):
-        how drawn values get into a weight, of which a process of many may hold a part.
+        An embedding is looked up, so that its fan-in is 1: text enters the stream with the same norm as patches.
+        copy_into(weight, values): copies the full tensor of random values into a weight, of which this process may hold a
+        shard only.
         """
-        num_residuals = sum(isinstance(part, ResidualBlock) for part in self.patches.modules())
+        num_residuals = sum(isinstance(module, ResidualBlock) for module in self.patches.modules())
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 if weight.ndim < 2:
                     weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                     continue
-                deviation = 1.0 if name == "text_embedding.weight" else weight.shape[1:].numel() ** -0.5
+                std = 1.0 if name == "text_embedding.weight" else weight.shape[1:].numel() ** -0.5
                 if name.endswith(("attention_out.weight", "down.weight")):
-                    deviation /= (2 * self.config.layers) ** 0.5
+                    std /= (2 * self.config.layers) ** 0.5
                 if name.endswith("residual_out.weight"):
-                    deviation /= num_residuals**0.5
-                put(weight, torch.randn(weight.shape, generator=generator) * deviation)
+                    std /= num_residuals**0.5
+                copy_into(weight, torch.randn(weight.shape, generator=generator) * std)
 
-    def forward(self, inputs: Inputs, attention: Attention, text_places: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Next-token logits (T, V) of the elements at `text_places`, and what is predicted of the images, by grid."""
+    def forward(self, inputs: Inputs, attention: Attention, text_index_T: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Next-token logits (T, V) of the elements at `text_index_T`, and the predictions for the images, by grid."""
         outputs = self.hidden(inputs, attention)
-        return self.text_logits(outputs, text_places), self.image_outputs(outputs)
+        return self.text_logits(outputs, text_index_T), self.image_outputs(outputs)
 
     def hidden(self, inputs: Inputs, attention: Attention) -> Outputs:
-        """The stream after the final norm, without the heads."""
+        """The hidden states after the final norm, without the heads."""
         width = self.config.width
         x_ND = self.text_embedding.weight.new_zeros(len(inputs.positions_N), width)
-        x_ND = x_ND.index_copy(0, inputs.text_places_T, self.text_embedding(inputs.text_ids_T))
+        x_ND = x_ND.index_copy(0, inputs.text_index_T, self.text_embedding(inputs.text_ids_T))
         images = []
         for image in inputs.all_images:
             encoded = self.patches.encode(image.latents_IChw, image.t_I)
-            x_ND = x_ND.index_copy(0, image.places_IP.flatten(), encoded.vectors_IPD.flatten(0, 1).to(x_ND.dtype))
-            images.append((image.places_IP, encoded))
+            x_ND = x_ND.index_copy(0, image.patch_index_IP.flatten(), encoded.vectors_IPD.flatten(0, 1).to(x_ND.dtype))
+            images.append((image.patch_index_IP, encoded))
         cos, sin = rotary_table(self._positions(inputs), width // self.config.heads, self.config.rope_base)
-        rotary = (cos.to(product_type(x_ND)), sin.to(product_type(x_ND)))
+        rotary = (cos.to(matmul_dtype(x_ND)), sin.to(matmul_dtype(x_ND)))
         for layer, block in enumerate(self.blocks):
             x_ND = block(x_ND, rotary, attention, layer)
         return Outputs(self.final_norm(x_ND), tuple(images[: len(inputs.images)]))
@@ -175,16 +181,16 @@ class Transfusion(nn.Module):
     def _positions(self, inputs: Inputs) -> Tensor:
         if self.config.image_positions == "raster":
             return inputs.positions_N
-        side = self.facts.patch_side
+        side = self.dims.patch_side
         return grid_positions(
-            inputs.positions_N, ((i.places_IP, i.latents_IChw.shape[-1] // side) for i in inputs.all_images)
+            inputs.positions_N, ((i.patch_index_IP, i.latents_IChw.shape[-1] // side) for i in inputs.all_images)
         )
 
-    def text_logits(self, outputs: Outputs, places: Tensor) -> Tensor:
-        """Next-token logits (len(places), V) of the elements at `places` only."""
-        logits: Tensor = self.text_head(outputs.hidden_ND[places])
+    def text_logits(self, outputs: Outputs, index_T: Tensor) -> Tensor:
+        """Next-token logits (T, V) of the elements at `index_T` only."""
+        logits: Tensor = self.text_head(outputs.hidden_ND[index_T])
         return logits
 
     def image_outputs(self, outputs: Outputs) -> tuple[Tensor, ...]:
-        """What the model predicts of each image (the noise, or another diffusion target), (I, C, h, w) for each grid."""
-        return tuple(self.patches.decode(outputs.hidden_ND[places], encoded) for places, encoded in outputs.images)
+        """The predictions for the images (the noise, or another diffusion target), (I, C, h, w) for each grid."""
+        return tuple(self.patches.decode(outputs.hidden_ND[index], encoded) for index, encoded in outputs.images)

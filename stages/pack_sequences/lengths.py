@@ -40,21 +40,42 @@ def fitting_units(
     kept = units.take(np.nonzero(~failed & ~too_long & ~empty)[0])
     truncated = _truncated(units.take(np.nonzero(shorter)[0]), free_order, pack.row_length, frames)
     found = joined_units([kept, truncated, _pieces(units, np.nonzero(cut)[0], pack.row_length)])
-    if len(found) == 0:
-        shortest = int(lengths.min()) if count else 0
-        raise TfcliError(
-            f"0 of {count:,} documents fit {pack.row_length} elements (shortest {shortest})",
-            why="a document is never cut through an image",
-            fix=f"set pack.row_length to {shortest} or more, or raise pack.patch_side",
-            code=ExitCode.INPUT,
-        )
-    return found, {
+    left_out = {
         "IMAGE_FAILED": int(failed.sum()),
         "EMPTY": int((empty & ~failed).sum()),
         "TOO_LONG": int((too_long & ~cut).sum()) - len(truncated),
         "CUT_INTO_PIECES": int(cut.sum()),
         "TRUNCATED": len(truncated),
     }
+    if len(found) == 0:
+        raise _nothing_fits(left_out, lengths[too_long], count, pack)
+    return found, left_out
+
+
+def shown(left_out: dict[str, int]) -> str:
+    """What was left out or cut, by reason: `3 TOO_LONG, 1 EMPTY`."""
+    return ", ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
+
+
+def _nothing_fits(left_out: dict[str, int], too_long: IntArray, count: int, pack: PackConfig) -> TfcliError:
+    """The error where no document can be packed: why each was left out, and what fixes the most of them."""
+    shortest = int(too_long.min()) if len(too_long) else 0
+    most = max(left_out, key=lambda reason: left_out[reason])
+    what = f"0 of {count:,} documents can be packed"
+    if left_out["TOO_LONG"]:
+        what = f"0 of {count:,} documents fit {pack.row_length} elements (shortest {shortest})"
+    fixes = {
+        "TOO_LONG": f"set pack.row_length to {shortest} or more, or raise pack.patch_side",
+        "IMAGE_FAILED": "replace the pictures that could not be encoded ('tfcli inspect' of the latents names them)",
+        "EMPTY": "give the documents text or pictures",
+    }
+    whole = "; a document is never cut through an image" if left_out["TOO_LONG"] else ""
+    return TfcliError(
+        what,
+        why=f"left out: {shown(left_out)}{whole}" if count else "there is no document",
+        fix=fixes[most] if count else "see what 'tfcli doctor' says of the source",
+        code=ExitCode.INPUT,
+    )
 
 
 def _truncated(units: Units, free_order: BoolArray, row_length: int, frames: Frames) -> Units:

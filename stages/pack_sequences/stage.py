@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.latents import Latents, LatentsContent
 from stages.artifacts.manifest import check_built_on
 from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import (
+    FORM,
     HELDOUT_DOCUMENTS,
     HISTOGRAM,
     REPORT,
@@ -25,13 +26,12 @@ from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, Marks, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import write_atomic, write_json, write_jsonl
-from stages.core.runtime import Runtime
 from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.fit import best_fit
 from stages.pack_sequences.layout import Units, drawn, segment_lengths, write_rows
-from stages.pack_sequences.lengths import fitting_units, joined_units
+from stages.pack_sequences.lengths import fitting_units, joined_units, shown
 from stages.pack_sequences.mix import balanced, copies, document_weights
 from stages.pack_sequences.report import histogram, report_text, summary
 
@@ -41,8 +41,9 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 _KEPT = "nothing to save: packing starts again"
 
 
-def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) -> None:
     """Split by group, draw the order of each pass, pack, check every row, write both sides, report, seal."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     source = Tokens.open(tokens)
     stored = Latents.open(latents)
     check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures
@@ -76,10 +77,9 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
         runtime.report(Progress("pack", number + 1, num_passes, "passes"))
     train = _joined(passes[: pack.passes])
     late = _joined(passes[pack.passes :]) if pack.late_weights else None
-    if len(train.ids) == 0 or (late is not None and len(late.ids) == 0):
-        why = f"all {len(units)} documents are held out" if heldout.all() else "the weights leave none"
-        fix = "lower pack.heldout_fraction" if heldout.all() else "raise a weight"
-        raise TfcliError("no documents to train on", why=why, fix=fix, code=ExitCode.INPUT)
+    for table, key in ((train, "pack.weights"), (late, "pack.late_weights")):
+        if table is not None and len(table.ids) == 0:
+            raise _nothing_to_train_on(units, heldout, left_out, flags, key)
     with runtime.interrupts.at_once(_KEPT):
         kept = packer.heldout(np.nonzero(heldout)[0])
         for table in (train, kept, *([] if late is None else [late])):
@@ -95,14 +95,34 @@ def run(pack: PackConfig, tokens: Path, latents: Path, build: Build, runtime: Ru
     write_json(build.folder / REPORT, report)
     write_atomic(build.folder / REPORT_TEXT, report_text(report, lengths, pack.row_length).encode())
     write_atomic(build.folder / HISTOGRAM, histogram(lengths, pack.row_length))
-    out = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
+    out = shown(left_out)
     runtime.report(
         Note(
             f"{len(train.ids):,} rows, {100 * report['fill']:.2f} % full, {report['text_to_image']:.3g} of text for a patch; "
             f"{len(kept.ids):,} rows held out" + (f"; documents: {out}" if out else "")
         )
     )
-    build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report)
+    files = [name for name in FORM.files if late is not None or not name.startswith("late/")]
+    build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report, files=files)
+
+
+def _nothing_to_train_on(
+    units: Units, heldout: BoolArray, left_out: dict[str, int], flags: IntArray, weights: str
+) -> TfcliError:
+    """The error where documents can be packed and none of them is for training. weights: the key that chose among the others."""
+    packed, held = len(np.unique(units.document)), len(np.unique(units.document[heldout]))
+    of_source = bool((flags[units.document] & HELDOUT).all())
+    why = f"of {packed:,} documents that can be packed {held:,} are held out"
+    if held < packed:
+        why += f", and {weights} leaves out the other {packed - held:,}"
+    fix = f"raise one of {weights}"
+    if held == packed:
+        fix = (
+            "let the source hold out fewer documents" if of_source else "lower pack.heldout_fraction, or add documents"
+        )
+    if left_out_too := shown(left_out):
+        why += f"; before that: {left_out_too}"
+    return TfcliError("no documents to train on", why=why, fix=fix, code=ExitCode.INPUT)
 
 
 def _check_segments(source: Tokens, facts: LatentsContent) -> None:

@@ -1,29 +1,18 @@
-"""Curves as inline SVG for static pages: the one plotter, and STYLE, which every page with curves begins with. No script, no
-fetched font; colours are the variables --c0, --c1, ... that STYLE defines."""
+"""Curves as inline SVG for static pages: the one plotter. No script, no fetched font; colours are the variables --c0, --c1, ...
+of the shell."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
+
+from markupsafe import Markup, escape
 
 Point = tuple[float, float]
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 230, 52, 12, 10, 24
 _MOST = 400  # points of a drawn line: more is finer than the page
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --card: #8881; --c0: #2563eb; --c1: #d9480f; --c2: #0d9488; --c3: #9333ea; }
-@media (prefers-color-scheme: dark) { :root { --c0: #7aa7ff; --c1: #ff9a5c; --c2: #4fd1c0; --c3: #c99bff; } }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1.2rem; }
-.curves figure { margin: 0; } .curves figcaption { font-size: .85rem; display: flex; flex-wrap: wrap; gap: .1rem .9rem; }
-.curves svg { width: 100%; height: auto; display: block; }
-.curves svg text { fill: currentColor; font: 11px system-ui, sans-serif; opacity: .75; }
-.curves b { font-weight: 600; } .curves i { font-style: normal; white-space: nowrap; }
-.curves i::before { content: ''; display: inline-block; width: .8rem; height: .18rem; margin-right: .3rem;
-  vertical-align: middle; background: var(--own); }
-"""
 
 
 @dataclass(frozen=True)
@@ -38,45 +27,45 @@ class Line:
 
 def chart(
     title: str, lines: Sequence[Line], *, logarithmic: bool = False, percent: bool = False, from_zero: bool = False
-) -> str:
+) -> Markup:
     """A figure with its key, which names the last value of each line; empty where no line has two points.
 
-    First values and leaps that would squeeze the rest lie at the edge of the axis. logarithmic: values above 0 only.
+    First values and spikes that would squeeze the rest are clipped at the edge of the axis. logarithmic: values above 0 only.
     percent: values are shares. from_zero: where the axis begins.
     """
     drawn = [Line(one.name, _usable(one.points, logarithmic), one.colour, one.raw) for one in lines]
     drawn = [line for line in drawn if len(line.points) > 1]
     if not drawn:
-        return ""
+        return Markup()
     last = max(step for line in drawn for step, _ in line.points)
     low, high = _range([line.points for line in drawn], last, logarithmic)
     low = 0.0 if from_zero else low
 
-    def place(point: Point) -> str:
+    def position(point: Point) -> str:
         step, value = point
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / (last or 1)
         share = (_scaled(value, logarithmic) - low) / (high - low)
         return f"{x:.1f},{_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - min(1.0, max(0.0, share))):.1f}"
 
     def shown(points: Sequence[Point], colour: int, style: str) -> str:
-        path = " ".join(place(point) for point in thinned(points))
+        path = " ".join(position(point) for point in thinned(points))
         return f"<polyline points='{path}' fill='none' stroke='var(--c{colour})' {style}/>"
 
     body = "".join(_grid(low, high, last, logarithmic, percent))
-    marks = ""
+    key = ""
     for line in drawn:
         if line.raw:
             body += shown(line.points, line.colour, "stroke-width='1' opacity='.3'")
         body += shown(smoothed(line.points) if line.raw else line.points, line.colour, "stroke-width='1.8'")
         value = (smoothed(line.points) if line.raw else line.points)[-1][1]
-        marks += f"<i style='--own: var(--c{line.colour})'>{escape(line.name)} {_text(value, percent)}</i>"
-    return (
-        f"<figure><figcaption><b>{escape(title)}</b>{marks}</figcaption>"
+        key += f"<i style='--own: var(--c{line.colour})'>{escape(line.name)} {_text(value, percent)}</i>"
+    return Markup(
+        f"<figure><figcaption><b>{escape(title)}</b>{key}</figcaption>"
         f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{escape(title)}'>{body}</svg></figure>"
     )
 
 
-def loss_charts(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+def loss_charts(metrics: Iterable[Mapping[str, Any]]) -> list[Markup]:
     """The figures of the text loss and of the image loss, each of training and held-out rows. metrics: rows of metrics.jsonl."""
     rows = list(metrics)
 
@@ -88,7 +77,7 @@ def loss_charts(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
             f"{kind.capitalize()} loss, {unit}",
             [line("training", f"{kind}_loss", 0, True), line("held out", f"heldout_{kind}_loss", 1, False)],
         )
-        for kind, unit in (("text", "nats a piece"), ("image", "squared error of the noise"))
+        for kind, unit in (("text", "nats per token"), ("image", "squared error"))
     ]
 
 
@@ -110,8 +99,8 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     for _, value in points:
         sums.append(sums[-1] + value)
     return [
-        (step, (sums[place + 1] - sums[max(0, place + 1 - window)]) / min(window, place + 1))
-        for place, (step, _) in enumerate(points)
+        (step, (sums[index + 1] - sums[max(0, index + 1 - window)]) / min(window, index + 1))
+        for index, (step, _) in enumerate(points)
     ]
 
 

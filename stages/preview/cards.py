@@ -88,15 +88,15 @@ def _spread(items: Sequence[Item], count: int) -> list[Item]:
     """`count` of the items, evenly spread, the first one among them."""
     if len(items) <= count:
         return list(items)
-    return [items[place * len(items) // count] for place in range(count)]
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _of_latents(latents: Latents, count: int, device: str) -> list[Card]:
     with_pictures = [document.index for document in latents.documents() if _images(document)]
     wanted = set(_spread(with_pictures, count))
     chosen = [document for document in latents.documents() if document.index in wanted]
-    places = {(image.grid, image.row) for document in chosen for image in _images(document) if image.ok}
-    pixels = decode_rows(latents, places, device)
+    grid_rows = {(image.grid, image.row) for document in chosen for image in _images(document) if image.ok}
+    pixels = decode_rows(latents, grid_rows, device)
     checked = [Card(_CHECKED, (_file(latents.folder, CHECK),))] if (latents.folder / CHECK).is_file() else []
     return checked + [Card(document.key, tuple(_latent_parts(document, pixels))) for document in chosen]
 
@@ -122,8 +122,8 @@ def _of_sequences(sequences: Sequences, count: int, side: Side, device: str) -> 
     for row in read_rows(sequences, side, range(min(number, count))):
         found += [(row.row, one) for one in row.documents if any(span.image for span in one.spans)]
     found = found[:count]
-    places = {(span.image.grid, span.image.row) for _, one in found for span in one.spans if span.image}
-    pixels = decode_rows(Latents.open(sequences.latents_folder()), places, device)
+    grid_rows = {(span.image.grid, span.image.row) for _, one in found for span in one.spans if span.image}
+    pixels = decode_rows(Latents.open(sequences.latents_folder()), grid_rows, device)
     return [_packed_card(side, row, one, pixels) for row, one in found]
 
 
@@ -166,15 +166,15 @@ def _file(folder: Path, name: str) -> Pixels:
     raise TfcliError(f"{path} cannot be shown", why=why, fix="check it with 'tfcli verify'", code=ExitCode.ARTIFACT)
 
 
-def decode_rows(latents: Latents, places: set[tuple[int, int]], device: str) -> dict[tuple[int, int], Pixels]:
+def decode_rows(latents: Latents, grid_rows: set[tuple[int, int]], device: str) -> dict[tuple[int, int], Pixels]:
     """Pictures of (grid, row), decoded from their stored means by the autoencoder that made them."""
     from stages.coders.vae import load_vae  # here: it brings torch
 
-    if not places:
+    if not grid_rows:
         return {}
     vae = load_vae(latents.autoencoder().model_folder, device=device)
     by_grid: defaultdict[int, list[int]] = defaultdict(list)
-    for grid, row in sorted(places):
+    for grid, row in sorted(grid_rows):
         by_grid[grid].append(row)
     pixels: dict[tuple[int, int], Pixels] = {}
     for grid, rows in by_grid.items():

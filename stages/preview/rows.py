@@ -19,7 +19,7 @@ Kind = Literal["bos", "eos", "boi", "eoi", "size", "text", "image", "unused"]
 
 @dataclass(frozen=True)
 class Place:
-    """A picture in a row: its place in Latents, its grid in patches, and the name that its source gave it."""
+    """A picture in a row: its index in Latents, its grid in patches, and the name that its source gave it."""
 
     row: int
     grid: int
@@ -41,7 +41,7 @@ class Span:
 
 @dataclass(frozen=True)
 class PackedDocument:
-    """A document, or a piece of one, as it lies in a row. index: over Tokens; key: of the source, "" for a text corpus."""
+    """A document, or a piece of one, as a row holds it. index: over Tokens; key: of the source, "" for a text corpus."""
 
     index: int
     key: str
@@ -101,30 +101,35 @@ class _Reader:
         return PackedDocument(index, self.keys.get(index, ""), start, length, bool(entry[4]), spans)
 
     def _spans(self, ids: np.ndarray[Any, Any], images: dict[int, Any], start: int, end: int) -> Iterator[Span]:
-        facts = self.sequences.content
-        marks: dict[int, Kind] = {facts.bos: "bos", facts.eos: "eos", facts.boi: "boi", facts.eoi: "eoi"}
-        marks |= dict.fromkeys(facts.size_ids().values(), "size")
-        place = start
-        while place < end:
-            if place in images:
-                yield self._image(images[place])
-                place += int(images[place][2])
+        content = self.sequences.content
+        special_tokens: dict[int, Kind] = {
+            content.bos: "bos",
+            content.eos: "eos",
+            content.boi: "boi",
+            content.eoi: "eoi",
+        }
+        special_tokens |= dict.fromkeys(content.size_ids().values(), "size")
+        index = start
+        while index < end:
+            if index in images:
+                yield self._image(images[index])
+                index += int(images[index][2])
                 continue
-            mark = marks.get(int(ids[place]))
-            if mark is not None:
-                yield Span(mark, place, 1)
-                place += 1
+            kind = special_tokens.get(int(ids[index]))
+            if kind is not None:
+                yield Span(kind, index, 1)
+                index += 1
                 continue
-            stop = place
-            while stop < end and stop not in images and int(ids[stop]) not in marks:
+            stop = index
+            while stop < end and stop not in images and int(ids[stop]) not in special_tokens:
                 stop += 1
-            yield Span("text", place, stop - place, self.coder.decode([int(token) for token in ids[place:stop]]))
-            place = stop
+            yield Span("text", index, stop - index, self.coder.decode([int(token) for token in ids[index:stop]]))
+            index = stop
 
     def _image(self, entry: Any) -> Span:
         _, start, patches, row, grid, _ = (int(value) for value in entry)
-        side, facts = self.sequences.content.patch_side, self.sequences.content.grids[grid]
-        where = Place(row, grid, facts.height // side, facts.width // side, self.pictures.get(row, ""))
+        side, size = self.sequences.content.patch_side, self.sequences.content.grids[grid]
+        where = Place(row, grid, size.height // side, size.width // side, self.pictures.get(row, ""))
         return Span("image", start, patches, image=where)
 
 

@@ -1,12 +1,4 @@
-"""Generation from Python:
-
-    from stages.sample_model import load
-    model = load("work/shapes/checkpoint")
-    for event in model.generate(["a red circle left of a blue square"], seed=7):
-        ...
-
-`load` brings torch; importing this does not.
-"""
+"""Generation from Python. Its public names are those of `tfcli`. `load` brings torch; importing this does not."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, StrictInt, ValidationError
 
 from stages.artifacts.checkpoint import Checkpoint
-from stages.artifacts.folder import RECIPE
+from stages.artifacts.units import RECIPE
 from stages.coders.pixels import BadImage, to_image, upright_rgb
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
@@ -22,10 +22,10 @@ from stages.generation.config import GenerationConfig, Precision
 from stages.generation.engine import Engine
 from stages.generation.loading import load_model
 from stages.generation.prompts import Denoised, Ended, ImageDone, ImagePiece, Piece, Prompt, TextAdded, TextPiece
-from stages.sample_model.config import MAX_COUNT, Wishes
+from stages.sample_model.config import MAX_COUNT, PromptOptions
 from stages.sample_model.events import End, Event, Picture, Step, Text
 from stages.sample_model.pictures import drawn_pixels, fit_of, picture_piece
-from stages.sample_model.prompts import checked_text, checked_wishes
+from stages.sample_model.prompts import check_prompt_options, checked_text
 from stages.sample_model.tasks import draw_number, engine_prompt
 from stages.sources.decoding import fit
 
@@ -33,7 +33,7 @@ Checked = TypeVar("Checked", bound=Section)
 
 
 class _Numbers(Section):
-    """What `generate` takes beside wishes and settings."""
+    """What `generate` takes in addition to PromptOptions and settings."""
 
     count: StrictInt = Field(1, ge=1, le=MAX_COUNT)
     seed: StrictInt = Field(0, ge=0, lt=2**63)
@@ -67,25 +67,33 @@ class Model:
         strength: float = 1.0,
         **settings: Any,
     ) -> Iterator[Event]:
-        """Go on with a document of `parts`: str is text; a path (pathlib) or a pillow image is a picture.
+        """Continue a document and yield what the model writes and draws, as it comes.
 
-        draw: True draws a picture next and ends, False writes text only, "model" lets the model decide; None: a picture for
-        texts, text for pictures, the model's choice behind both. count: samples, whose events alternate. seed: the same call
-        gives the same result. index: the place of the prompt among others, from 0, as records have it: then each take is that
-        of `tfcli sample`. size: "WIDTHxHEIGHT" in pixels of what it draws. negative: text that guidance leads away from.
-        begin, mask, strength: files of the picture that drawing begins from and of where it may change (white), and the share
-        of the noise that it goes through. settings: keys of [sample.generation] (guidance, temperature, sampler ...).
+        Args:
+            parts: the document so far, in order: str is text; a path (pathlib) or a pillow image is a picture.
+            draw: True draws a picture next and ends, False writes text only, "model" lets the model decide. None: a picture
+                for text alone, text for pictures alone, the model's choice for a mixture.
+            count: samples; their events alternate.
+            seed: the same call gives the same result.
+            index: number of the prompt among others, from 0, as in the records of `tfcli sample`: each sample is then the
+                one in the record.
+            size: "WIDTHxHEIGHT" in pixels of what it draws.
+            negative: text that guidance leads away from.
+            begin: file of the picture that drawing starts from.
+            mask: file that says where that picture may change (white).
+            strength: share of the noise levels that drawing goes through, above 0 and up to 1.
+            settings: keys of [sample.generation] (guidance, temperature, sampler ...).
 
-        Raises TfcliError: USAGE for a setting or a part that cannot be, INPUT for a picture that cannot be used.
+        Raises TfcliError: USAGE for a setting or a part that is not valid, INPUT for a picture that cannot be used.
         """
         config = self._config(settings)
         numbers = _checked(_Numbers, {"count": count, "seed": seed, "index": index})
-        wished = {"draw": draw, "size": size, "negative": negative, "begin": _begun(begin, mask, strength)}
-        wishes = checked_wishes(_checked(Wishes, wished))
+        values = {"draw": draw, "size": size, "negative": negative, "begin": _edit_options(begin, mask, strength)}
+        prompt_options = check_prompt_options(_checked(PromptOptions, values))
         if isinstance(parts, str | os.PathLike):
             raise TfcliError(f"parts is a {type(parts).__name__}", fix="give a list of parts", code=ExitCode.USAGE)
         pieces = tuple(self._piece(part) for part in parts)
-        prompt = engine_prompt(wishes, pieces, config, self.loaded, "the prompt")
+        prompt = engine_prompt(prompt_options, pieces, config, self.loaded, "the prompt")
         # as 'tfcli sample' names its draws
         engine = Engine(self.loaded, config, derive_seed(numbers.seed, "prompts"), Runtime())
         return self._events(engine, prompt, {draw_number(index, take): take for take in range(count)})
@@ -99,8 +107,8 @@ class Model:
                     yield Text(take, text)
                 case Denoised(t=t):
                     yield Step(take, 1 - t / self.loaded.diffusion.num_steps)
-                case ImageDone(number=place, image=image):
-                    edit = None if place else prompt.edit
+                case ImageDone(number=number, image=image):
+                    edit = None if number else prompt.edit
                     yield Picture(take, to_image(drawn_pixels(image.latent[None], edit, self.loaded)[0]))
                 case Ended(reason=reason):
                     yield End(take, reason)
@@ -128,8 +136,8 @@ class Model:
             ) from bad
 
 
-def _begun(begin: Any, mask: Any, strength: Any) -> dict[str, Any] | None:
-    """As `Beginning` has them. Raises TfcliError (USAGE) for a mask or a strength of nothing."""
+def _edit_options(begin: Any, mask: Any, strength: Any) -> dict[str, Any] | None:
+    """As `EditOptions` has them. Raises TfcliError (USAGE) for a mask or a strength of nothing."""
     if begin is None:
         idle = [name for name, given in (("mask", mask is not None), ("strength", strength != 1)) if given]
         if idle:
@@ -155,7 +163,7 @@ def _checked(kind: type[Checked], values: dict[str, Any]) -> Checked:
 
 
 def _config_of(folder: Path) -> GenerationConfig:
-    """The recipe's own settings beside the checkpoint; the defaults where an older tfcli left none."""
+    """The recipe's own settings, kept next to the checkpoint; the defaults where an older tfcli left none."""
     path = folder / RECIPE
     try:
         tree = json.loads(read_bounded(path))

@@ -24,7 +24,7 @@ class PicturePart(Section):
     image: str
 
 
-class Beginning(Section):
+class EditOptions(Section):
     """A picture that drawing begins from, instead of from noise alone. mask: a picture of the same size, white where it may
     change, or with a hole erased there (inpainting). strength: share of the noise levels that it goes through (variations), 1
     for all; then nothing of the picture is left but what the mask keeps."""
@@ -42,17 +42,17 @@ class Beginning(Section):
         return self
 
 
-class Wishes(Section):
-    """What a prompt asks for beside its parts. draw: true draws a picture next and ends with it, false writes text only,
+class PromptOptions(Section):
+    """What a prompt asks for in addition to its parts. draw: true draws a picture next and ends with it, false writes text only,
     "model" leaves what comes next to the model; without it a prompt of text alone draws, one of pictures alone writes, and
-    behind a mixture the model decides. size: "WIDTHxHEIGHT" in pixels of what it draws. negative: text that guidance leads
+    after a mixture the model decides. size: "WIDTHxHEIGHT" in pixels of what it draws. negative: text that guidance leads
     away from. begin: what its first drawing begins from.
     """
 
     draw: StrictBool | Literal["model"] | None = None
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")
     negative: str = ""
-    begin: Beginning | None = None
+    begin: EditOptions | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,8 +64,8 @@ class Wishes(Section):
         return self
 
 
-class MixedPrompt(Wishes):
-    """What a document begins with, in order, and what is asked for. parts may be empty behind `begin` alone."""
+class MixedPrompt(PromptOptions):
+    """What a document begins with, in order, and what is asked for. parts may be empty where `begin` is given."""
 
     parts: tuple[TextPart | PicturePart, ...]
 
@@ -84,10 +84,10 @@ class MixedPrompt(Wishes):
 
 
 class SampleConfig(Section):
-    """prompts: texts to draw, or mixtures of text and pictures to go on with, each `count` times, beside `heldout_prompts`
-    texts, `captions` pictures and `continued` documents of the held-out side (of an edit, which begins and ends with an image:
-    the last one). free: documents that the model writes from nothing, with `free_temperature`. gif: the denoising of each
-    picture as an animation beside it.
+    """prompts: texts to draw, or mixtures of text and pictures to continue, each `count` times. heldout_prompts, captions,
+    continued: how many texts, pictures and documents of the held-out side are drawn, captioned and continued (an edit, which
+    begins and ends with an image, is continued before its last image). free: documents that the model writes from nothing,
+    with `free_temperature`. gif: also the denoising of each picture, as an animation next to it.
     """
 
     generation: GenerationConfig = GenerationConfig()

@@ -32,14 +32,14 @@ def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel
     pixels = _fitted(image, loaded)
     change, reading = (None, "") if mask is None else _change(image, mask, loaded)
     levels = loaded.diffusion.num_steps
-    begun = round(strength * levels)
-    if begun == 0 or (begun == levels and (change is None or bool(change.all()))):
-        why = f"of {levels} noise levels it goes through {begun}"
-        why += ", and all of it may change" if begun else ""
+    start_level = round(strength * levels)
+    if start_level == 0 or (start_level == levels and (change is None or bool(change.all()))):
+        why = f"of {levels} noise levels it goes through {start_level}"
+        why += ", and all of it may change" if start_level else ""
         raise TfcliError(
-            f"strength {strength:g} leaves {'nothing' if begun else 'all'} of {printable(str(image))}",
+            f"strength {strength:g} leaves {'nothing' if start_level else 'all'} of {printable(str(image))}",
             why=why,
-            fix="give another strength" + (", or a mask with something black in it" if begun else ""),
+            fix="give another strength" + (", or a mask with something black in it" if start_level else ""),
             code=ExitCode.USAGE,
         )
     return Edit(loaded.read_picture(pixels), change, strength, pixels, reading)
@@ -93,7 +93,7 @@ def picture_piece(path: Path, loaded: LoadedModel) -> ImagePiece:
     return ImagePiece(loaded.read_picture(pixels), pixels)
 
 
-def tell_quality(prompts: Iterable[Prompt], loaded: LoadedModel, runtime: Runtime) -> None:
+def warn_of_quality(prompts: Iterable[Prompt], loaded: LoadedModel, runtime: Runtime) -> None:
     """Report what the autoencoder makes of each picture that was given: what it loses the model never sees."""
     given = [piece for prompt in prompts for piece in (*prompt.pieces, prompt.edit) if not isinstance(piece, TextPiece)]
     for number, piece in enumerate(one for one in given if one is not None and one.pixels is not None):
@@ -123,7 +123,7 @@ def _read(path: Path) -> bytes:
 
 def _unusable(path: Path, reason: str, message: str) -> TfcliError:
     what = f"picture {printable(str(path))} cannot be used: {reason}"
-    return TfcliError(what, why=message, fix="give another picture, or save it anew as PNG")
+    return TfcliError(what, why=message, fix="give another picture, or save it again as PNG")
 
 
 def fit_of(latents: Latents) -> Images:

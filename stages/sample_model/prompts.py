@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import read_bounded
 from stages.core.text import printable, shortened
-from stages.sample_model.config import MixedPrompt, PicturePart, TextPart, Wishes
+from stages.sample_model.config import MixedPrompt, PicturePart, PromptOptions, TextPart
 from stages.sources.captions import json_objects
 from stages.sources.files import existing, file_below
 from stages.sources.text_rules import BadText, clean_text
@@ -26,10 +26,10 @@ from stages.sources.text_rules import BadText, clean_text
 MARK = "<image>"
 MAX_TEXT_BYTES = 1 << 20  # of one text; whether the model can take it in is its row length's business
 MAX_FILE_BYTES = 64 << 20
-NONE = Wishes()
+NONE = PromptOptions()
 
 
-def prompt_of(text: str, pictures: Sequence[str], wishes: Wishes = NONE) -> str | MixedPrompt:
+def prompt_of(text: str, pictures: Sequence[str], prompt_options: PromptOptions = NONE) -> str | MixedPrompt:
     """A prompt from the command line: each <image> in the text stands for the next picture; without one the pictures come
     first. A bare text stays a string. Raises TfcliError (USAGE) where the marks are not as many as the pictures."""
     pieces = text.split(MARK)
@@ -49,33 +49,37 @@ def prompt_of(text: str, pictures: Sequence[str], wishes: Wishes = NONE) -> str 
             parts.append(PicturePart(image=str(picture_file(pictures[number - 1]))))
         if piece:
             parts.append(TextPart(text=checked_text(piece, f"prompt {_shown(text)}")))
-    if (text != "" and not text.strip()) or not (parts or wishes.begin):
+    if (text != "" and not text.strip()) or not (parts or prompt_options.begin):
         why = "it is empty; --set sample.free=4 lets the model write on its own"
         raise TfcliError(f"prompt {_shown(text)}", why=why, fix="give a text to draw, or --image", code=ExitCode.USAGE)
-    if wishes == NONE and not pictures:
+    if prompt_options == NONE and not pictures:
         return text
-    return MixedPrompt(parts=tuple(parts), **dict(wishes))
+    return MixedPrompt(parts=tuple(parts), **dict(prompt_options))
 
 
-def read_prompts(path: Path, wishes: Wishes = NONE) -> list[str | MixedPrompt]:
-    """The prompts of a file: a document a line in .jsonl, else a text a line; blank lines are passed over. wishes: for
+def read_prompts(path: Path, prompt_options: PromptOptions = NONE) -> list[str | MixedPrompt]:
+    """The prompts of a file: a document a line in .jsonl, else a text a line; blank lines are passed over. prompt_options: for
     those that say nothing of it themselves. Raises TfcliError (USAGE) that names the line."""
     path = existing(str(path), "file of prompts")
     if not path.is_file():
         raise TfcliError(f"not a plain file: {printable(str(path))}", fix="give a file", code=ExitCode.USAGE)
     if path.stat().st_size > MAX_FILE_BYTES:
         raise _too_long(path)
-    return parse_prompts(read_bounded(path), path, path.suffix == ".jsonl", wishes)
+    return parse_prompts(read_bounded(path), path, path.suffix == ".jsonl", prompt_options)
 
 
-def parse_prompts(data: bytes, path: Path, jsonl: bool | None = None, wishes: Wishes = NONE) -> list[str | MixedPrompt]:
-    """The same of bytes; `path` names them in errors, and pictures are looked for beside it. jsonl None (stdin): a document a
-    line if the first of them begins with a brace."""
+def parse_prompts(
+    data: bytes, path: Path, jsonl: bool | None = None, prompt_options: PromptOptions = NONE
+) -> list[str | MixedPrompt]:
+    """Prompts from the bytes of a file; `path` names it in errors, and picture paths are relative to its folder.
+
+    jsonl: whether each line is a document; None (stdin): if the first line starts with a brace.
+    """
     if len(data) > MAX_FILE_BYTES:
         raise _too_long(path)
     if jsonl is None:
         jsonl = data.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
-    found = list(_documents(data, path, wishes) if jsonl else _texts(data, path, wishes))
+    found = list(_documents(data, path, prompt_options) if jsonl else _texts(data, path, prompt_options))
     if not found:
         what = f"no prompts in {printable(str(path))}"
         raise TfcliError(
@@ -84,7 +88,7 @@ def parse_prompts(data: bytes, path: Path, jsonl: bool | None = None, wishes: Wi
     return found
 
 
-def _texts(data: bytes, path: Path, wishes: Wishes) -> Iterator[str | MixedPrompt]:
+def _texts(data: bytes, path: Path, prompt_options: PromptOptions) -> Iterator[str | MixedPrompt]:
     for number, line in enumerate(data.splitlines(), 1):
         where = f"{printable(str(path))}:{number}"
         try:
@@ -93,24 +97,24 @@ def _texts(data: bytes, path: Path, wishes: Wishes) -> Iterator[str | MixedPromp
             raise _wrong(where, f"byte {error.start} is not UTF-8") from error
         if text:
             text = checked_text(text, f"prompt {where}")
-            yield text if wishes == NONE else MixedPrompt(parts=(TextPart(text=text),), **dict(wishes))
+            yield text if prompt_options == NONE else MixedPrompt(parts=(TextPart(text=text),), **dict(prompt_options))
 
 
-def _documents(data: bytes, path: Path, wishes: Wishes) -> Iterator[MixedPrompt]:
+def _documents(data: bytes, path: Path, prompt_options: PromptOptions) -> Iterator[MixedPrompt]:
     try:
         for number, record in json_objects(data.splitlines(), path):
-            yield _document(record, path, f"{printable(str(path))}:{number}", wishes)
+            yield _document(record, path, f"{printable(str(path))}:{number}", prompt_options)
     except TfcliError as error:
         raise TfcliError(error.what, why=error.why, fix=error.fix, code=ExitCode.USAGE) from error
 
 
-def _document(record: dict[str, Any], path: Path, where: str, wishes: Wishes) -> MixedPrompt:
+def _document(record: dict[str, Any], path: Path, where: str, prompt_options: PromptOptions) -> MixedPrompt:
     # id and group: as sources/jsonl.py has them
-    said = {key: value for key, value in record.items() if key not in ("id", "group")}
-    for key, value in wishes.model_dump(exclude_defaults=True).items():
-        said.setdefault(key, value)
+    values = {key: value for key, value in record.items() if key not in ("id", "group")}
+    for key, value in prompt_options.model_dump(exclude_defaults=True).items():
+        values.setdefault(key, value)
     try:
-        prompt = MixedPrompt.model_validate(said)
+        prompt = MixedPrompt.model_validate(values)
     except ValidationError as error:
         raise _wrong(where, _reason(error)) from error
 
@@ -155,10 +159,10 @@ def picture_file(name: str, option: str = "--image") -> Path:
     return path
 
 
-def checked_wishes(wishes: Wishes) -> Wishes:
+def check_prompt_options(prompt_options: PromptOptions) -> PromptOptions:
     """Themselves. Raises TfcliError (USAGE) for a negative text that no prompt could be."""
-    checked_text(wishes.negative, "negative text")
-    return wishes
+    checked_text(prompt_options.negative, "negative text")
+    return prompt_options
 
 
 def checked_text(text: str, what: str) -> str:

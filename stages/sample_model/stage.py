@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts.checkpoint import Checkpoint
-from stages.artifacts.folder import Build
-from stages.artifacts.samples import GRID, PAGE, RECORDS, Record
+from stages.artifacts.context import StageContext
+from stages.artifacts.samples import GRID, IMAGES, PAGE, RECORDS, Record
 from stages.coders.pixels import Pixels, encode_png
 from stages.coders.sheets import contact_sheet
 from stages.core.config import result_config
@@ -22,14 +22,15 @@ from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.page import render_page
-from stages.sample_model.pictures import tell_quality
+from stages.sample_model.pictures import warn_of_quality
 from stages.sample_model.tasks import MODES, Task, make_tasks
-from stages.sample_model.writing import Facts, Writer
+from stages.sample_model.writing import RunInfo, Writer
 
 
-def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(sample: SampleConfig, checkpoint: Path, context: StageContext) -> None:
     """Generate every mode that the section asks for. Raises TfcliError (USAGE) if it asks for nothing or for what the model
     cannot take in."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     loaded = load_model(checkpoint, runtime.device, sample.generation.precision)
     sample = _within(sample, loaded, runtime)
     tasks = make_tasks(sample, loaded)
@@ -38,32 +39,34 @@ def run(sample: SampleConfig, checkpoint: Path, build: Build, runtime: Runtime, 
         fix = "give a prompt, or set sample.heldout_prompts, captions or free above 0"
         raise TfcliError("nothing to sample", why="no prompts and no held-out documents", fix=fix, code=ExitCode.USAGE)
     own = (task.prompt for task in tasks if task.mode == "prompts" and task.take == 0)
-    tell_quality(own, loaded, runtime)
+    warn_of_quality(own, loaded, runtime)
     for reading in dict.fromkeys(task.prompt.edit.reading for task in tasks if task.prompt.edit is not None):
         if reading:
             runtime.report(Note(reading))
     _warn_of_guidance(sample.generation, loaded, runtime)
     _warn_of_sizes(tasks, sample.generation, loaded, runtime)
-    (build.folder / "images").mkdir(exist_ok=True)
+    (build.folder / IMAGES).mkdir(exist_ok=True)
     records: list[Record] = []
     drawn: list[Pixels] = []
     for mode in MODES:
         chosen = [task for task in tasks if task.mode == mode]
         config = _config(mode, sample)
-        facts = Facts(seed, loaded.checkpoint.manifest.digest, result_config(config), sample.gif)
-        writer = Writer(build.folder, chosen, loaded, facts, runtime, tell=mode == "prompts")
+        run = RunInfo(seed, loaded.checkpoint.manifest.digest, result_config(config), sample.gif)
+        writer = Writer(build.folder, chosen, loaded, run, runtime, report_parts=mode == "prompts")
         engine = Engine(loaded, config, derive_seed(seed, mode), runtime)
         for event in engine.stream((task.prompt for task in chosen), (task.number for task in chosen), steps=True):
             writer.take(event)
         records.extend(writer.records())
-        drawn.extend(writer.pictures[place] for place in sorted(writer.pictures))
+        drawn.extend(writer.pictures[key] for key in sorted(writer.pictures))
         runtime.report(Progress("sample", len(records), len(tasks), "documents"))
     write_jsonl(build.folder / RECORDS, [record.model_dump() for record in records])
     if drawn:
         write_atomic(build.folder / GRID, encode_png(contact_sheet(drawn, columns=8, gap=4)))
     write_atomic(build.folder / PAGE, _page(loaded.checkpoint, records, seed, sample.generation).encode())
     stats = {"documents": len(records), "pictures": len(drawn)}
-    build.seal({"modes": sorted({record.mode for record in records})}, stats)
+    files = [RECORDS, PAGE, *([GRID] if drawn else []), *(name for record in records for name in record.files())]
+    modes = sorted({record.mode for record in records})
+    build.seal({"modes": modes}, stats, volatile=(PAGE,), files=files)  # the page shows what the records hold
 
 
 def _within(sample: SampleConfig, loaded: LoadedModel, runtime: Runtime) -> SampleConfig:

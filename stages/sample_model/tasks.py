@@ -15,7 +15,7 @@ from stages.generation.heldout import heldout_documents, is_pair, pieces_of
 from stages.generation.layout import LineMaker
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Piece, Prompt, Size, TextPiece
-from stages.sample_model.config import MAX_COUNT, MixedPrompt, SampleConfig, TextPart, Wishes
+from stages.sample_model.config import MAX_COUNT, MixedPrompt, PromptOptions, SampleConfig, TextPart
 from stages.sample_model.pictures import edit_of, picture_piece
 
 # Modes in the order of the page, with the heading that a reader sees.
@@ -86,29 +86,33 @@ def _heldout(sample: SampleConfig, loaded: LoadedModel, limit: int) -> list[Task
         if isinstance(pieces[0], ImagePiece) and isinstance(pieces[-1], ImagePiece):  # an edit: what was asked is given
             prompt = Prompt(pieces[:-1], draw=True)
         else:
-            first = next(place for place, piece in enumerate(pieces) if isinstance(piece, ImagePiece))
+            first = next(index for index, piece in enumerate(pieces) if isinstance(piece, ImagePiece))
             prompt = Prompt(pieces[: first + 1], max_images=limit)
         tasks.append(Task("continued", index, prompt, document.key))
     return tasks
 
 
 def engine_prompt(
-    wishes: Wishes, pieces: tuple[Piece, ...], generation: GenerationConfig, loaded: LoadedModel, name: str
+    prompt_options: PromptOptions,
+    pieces: tuple[Piece, ...],
+    generation: GenerationConfig,
+    loaded: LoadedModel,
+    name: str,
 ) -> Prompt:
     """A prompt of these parts as the engine takes it. name: for errors.
 
     Raises TfcliError: USAGE for what the model cannot take in or what would do nothing, INPUT for files that are no pictures.
     """
     kinds = {type(piece) for piece in pieces}
-    begin, draw = wishes.begin, wishes.draw
+    begin, draw = prompt_options.begin, prompt_options.draw
     if draw is None:
         draw = True if begin else default_next(has_text=TextPiece in kinds, has_picture=ImagePiece in kinds)
     prompt = Prompt(
         pieces,
         draw=draw is True,
         max_images=int(draw) if isinstance(draw, bool) else generation.max_images,
-        size=None if wishes.size is None else latent_size(wishes.size, loaded),
-        negative=wishes.negative,
+        size=None if prompt_options.size is None else latent_size(prompt_options.size, loaded),
+        negative=prompt_options.negative,
         edit=None
         if begin is None
         else edit_of(Path(begin.image), None if begin.mask is None else Path(begin.mask), begin.strength, loaded),

@@ -41,7 +41,7 @@ FRAMES = 24  # estimates of a GIF, whatever the number of steps
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunInfo:
     """What all documents of a mode share. checkpoint: its digest; settings: of the generation."""
 
     seed: int
@@ -82,14 +82,20 @@ class Writer:
     and in it. growing: the documents, by number."""
 
     def __init__(
-        self, folder: Path, tasks: Sequence[Task], loaded: LoadedModel, facts: Facts, runtime: Runtime, tell: bool
+        self,
+        folder: Path,
+        tasks: Sequence[Task],
+        loaded: LoadedModel,
+        run: RunInfo,
+        runtime: Runtime,
+        report_parts: bool,
     ) -> None:
         """tell: report what is written and drawn as it comes."""
-        self.folder, self.loaded, self.facts, self.runtime = folder, loaded, facts, runtime
+        self.folder, self.loaded, self.run, self.runtime = folder, loaded, run, runtime
         self.tasks = {task.number: task for task in sorted(tasks, key=lambda task: task.number)}
         self.pictures: dict[tuple[int, int], Pixels] = {}
         self.growing = {number: _Growing() for number in self.tasks}
-        self._teller = _Teller(self.tasks, runtime) if tell else None
+        self._reporter = _PartReporter(self.tasks, runtime) if report_parts else None
         self._files: dict[str, Given] = {}
         self._levels: dict[tuple[int, int], float] = {}  # of the images under way: the share that is done
 
@@ -102,32 +108,32 @@ class Writer:
                     document.parts[-1] = Part(text=document.parts[-1].text + text)
                 else:
                     document.parts.append(Part(text=text))
-                self._tell(number, text=text)
-            case ImageBegun(prompt=number, number=place):
+                self._report(number, text=text)
+            case ImageBegun(prompt=number, number=image_number):
                 document.frames = Frames()
-                self._levels[number, place] = 0.0
-            case Denoised(prompt=number, number=place, t=t, estimate=estimate):
-                if self.facts.gif:
+                self._levels[number, image_number] = 0.0
+            case Denoised(prompt=number, number=image_number, t=t, estimate=estimate):
+                if self.run.gif:
                     document.frames.add(estimate)
-                self._levels[number, place] = 1 - t / self.loaded.diffusion.num_steps
+                self._levels[number, image_number] = 1 - t / self.loaded.diffusion.num_steps
                 self._show_levels()
-            case ImageDone(prompt=number, number=place, image=image):
-                part = self._write_picture(number, place, image.latent, document.frames.kept)
+            case ImageDone(prompt=number, number=image_number, image=image):
+                part = self._write_picture(number, image_number, image.latent, document.frames.kept)
                 document.frames = Frames()
                 document.parts.append(part)
-                self._levels[number, place] = 1.0
+                self._levels[number, image_number] = 1.0
                 self._show_levels()
-                self._tell(number, picture=str(part.image))
+                self._report(number, picture=str(part.image))
             case Ended(prompt=number, reason=reason):
                 document.ended = reason
-                self._tell(number, ended=reason, limit=REASONS[reason] if reason in LIMITS else "")
+                self._report(number, ended=reason, limit=REASONS[reason] if reason in LIMITS else "")
 
     def records(self) -> Iterator[Record]:
         """Of all documents, in the order of the prompts and their takes."""
         for number, task in self.tasks.items():
             document = self.growing[number]
             yield Record(
-                **self._basis(task), output=document.parts, ended=document.ended, **self._begun(task, document)
+                **self._basis(task), output=document.parts, ended=document.ended, **self._edit_options(task, document)
             )
 
     def _basis(self, task: Task) -> dict[str, Any]:
@@ -138,9 +144,9 @@ class Writer:
             "number": task.number,
             "mode": task.mode,
             "key": task.key,
-            "seed": self.facts.seed,
-            "checkpoint": self.facts.checkpoint,
-            "settings": self.facts.settings,
+            "seed": self.run.seed,
+            "checkpoint": self.run.checkpoint,
+            "settings": self.run.settings,
             "prompt": self._given(task),
             "negative": task.prompt.negative,
             "asked": self._asked(task),
@@ -167,7 +173,7 @@ class Writer:
             self._files[name] = Given(name=Path(name).name, sha256=hash_file(Path(name)))
         return self._files[name]
 
-    def _begun(self, task: Task, document: _Growing) -> dict[str, Any]:
+    def _edit_options(self, task: Task, document: _Growing) -> dict[str, Any]:
         """What the first drawing, where there is one, began from; of a mask, where latents could change."""
         edit = task.prompt.edit
         if edit is None or all(part.image is None for part in document.parts):
@@ -198,25 +204,25 @@ class Writer:
 
     def _given_picture(self, name: str, pixels: Pixels) -> Part:
         if not (self.folder / name).exists():  # it is the same for all samples of the prompt
-            write_atomic(self.folder / name, encode_png(pixels, {"checkpoint": self.facts.checkpoint}))
+            write_atomic(self.folder / name, encode_png(pixels, {"checkpoint": self.run.checkpoint}))
         return _picture(name, pixels)
 
-    def _write_picture(self, number: int, place: int, latent: Tensor, estimates: list[Tensor]) -> Part:
+    def _write_picture(self, number: int, image_number: int, latent: Tensor, estimates: list[Tensor]) -> Part:
         task = self.tasks[number]
         take = f"-{task.take:03d}" if task.take else ""
-        name = f"images/{task.mode}-{task.index:03d}{take}-{place}"
-        edit = None if place else task.prompt.edit
+        name = f"images/{task.mode}-{task.index:03d}{take}-{image_number}"
+        edit = None if image_number else task.prompt.edit
         pixels = drawn_pixels(latent[None], edit, self.loaded)[0]
         about = {
-            "seed": str(self.facts.seed),
+            "seed": str(self.run.seed),
             "prompt": words(task.prompt.pieces),
-            "checkpoint": self.facts.checkpoint,
-            "settings": json.dumps(self.facts.settings, sort_keys=True),
-            "document": f"{task.mode} {task.index}, sample {task.take}, picture {place}",
+            "checkpoint": self.run.checkpoint,
+            "settings": json.dumps(self.run.settings, sort_keys=True),
+            "document": f"{task.mode} {task.index}, sample {task.take}, picture {image_number}",
             "record": json.dumps(to_jsonable_python(self._basis(task)), sort_keys=True),
         }
         write_atomic(self.folder / f"{name}.png", encode_png(pixels, about))
-        self.pictures[number, place] = pixels
+        self.pictures[number, image_number] = pixels
         if not estimates:
             return _picture(f"{name}.png", pixels)
         frames = [*drawn_pixels(torch.stack(estimates), edit, self.loaded), pixels]
@@ -230,12 +236,12 @@ class Writer:
         if done == total:
             self._levels.clear()
 
-    def _tell(self, number: int, **what: str) -> None:
-        if self._teller is not None:
-            self._teller.tell(number, **what)
+    def _report(self, number: int, **what: str) -> None:
+        if self._reporter is not None:
+            self._reporter.report(number, **what)
 
 
-class _Teller:
+class _PartReporter:
     """Reports documents one after the other, though they grow together: what comes of a later one waits."""
 
     def __init__(self, tasks: dict[int, Task], runtime: Runtime) -> None:
@@ -244,7 +250,7 @@ class _Teller:
         self._runtime = runtime
         self._waiting: dict[int, list[Passage]] = {number: [] for number in tasks}  # until they have ended
 
-    def tell(self, number: int, *, text: str = "", picture: str = "", ended: str = "", limit: str = "") -> None:
+    def report(self, number: int, *, text: str = "", picture: str = "", ended: str = "", limit: str = "") -> None:
         self._waiting[number].append(Passage(self._names[number], text, picture, ended, limit))
         while self._waiting:
             first, passages = next(iter(self._waiting.items()))

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.arrays import write_flat
-from stages.artifacts.folder import Build
+from stages.artifacts.context import StageContext
 from stages.artifacts.latents import Latents, StoredDocument, StoredText, caption_of
 from stages.artifacts.tokens import (
     ARRAYS,
     CAPTIONS,
     ERRORS,
     FIXED_ORDER,
+    FORM,
     HELDOUT,
     IMAGE,
     TEXT,
@@ -46,8 +47,9 @@ _BLOCK_CHARACTERS = 4 * 2**20  # the ids of a block are lists for a moment, 36 b
 _KEPT = "nothing to save: tokenizing starts again"
 
 
-def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime, seed: int) -> None:
+def run(tokenize: TokenizeConfig, latents: Path, context: StageContext) -> None:
     """Train or load the tokenizer, encode every document, write flat arrays, seal."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     stored = Latents.open(latents)
     captions = Captions(tokenize.captions) if tokenize.captions else None
 
@@ -106,7 +108,8 @@ def run(tokenize: TokenizeConfig, latents: Path, build: Build, runtime: Runtime,
         sources=list(columns.names),
     )
     runtime.inputs_unchanged()
-    build.seal(content.model_dump(), stats)
+    absent = [*([CAPTIONS] if captions is None else []), *([] if left_out else [ERRORS])]
+    build.seal(content.model_dump(), stats, files=[name for name in FORM.files if name not in absent])
 
 
 def _model(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.artifacts.autoencoder import METRICS, MODEL, SHEET, AutoencoderContent, Identity, weights_at
+from stages.artifacts.autoencoder import FORM, GROWING, METRICS, MODEL, SHEET, AutoencoderContent, Identity, weights_at
 from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
 from stages.coders.pixels import Pixels, encode_png
@@ -46,10 +46,9 @@ from stages.train_autoencoder.config import PretrainedVae, TrainVae
 from stages.train_autoencoder.losses import Discriminator, Perceptual, adversarial_loss, discriminator_loss
 
 
-def run(
-    source: Source, images: Images, vae: TrainVae | PretrainedVae, build: Build, runtime: Runtime, seed: int
-) -> None:
+def run(source: Source, images: Images, vae: TrainVae | PretrainedVae, context: StageContext) -> None:
     """Train or take over an autoencoder, measure it on held-out pictures, draw the before/after sheet, seal."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     wanted = vae.heldout_pictures + (vae.max_pictures if isinstance(vae, TrainVae) else 0)
     pictures = _load_pictures(source, images, wanted, runtime)
     # a finished autoencoder learns nothing here: all its pictures are for measuring
@@ -74,10 +73,10 @@ def run(
     shown = min(8, len(heldout))
     sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
     write_atomic(build.folder / SHEET, encode_png(sheet))
-    facts = _write_model(coder, build.folder / MODEL)
+    facts = _write_model(coder, build)
     # the commit goes first: a kill between the two must not leave a state.json that names a file already gone
-    (build.folder / "state" / "state.json").unlink(missing_ok=True)
-    shutil.rmtree(build.folder / "state", ignore_errors=True)
+    (build.folder / GROWING / "state.json").unlink(missing_ok=True)
+    build.remove(GROWING)
     parameters = sum(weight.numel() for weight in coder.model.parameters())
     content = AutoencoderContent(
         identity=Identity.model_validate(facts),
@@ -87,19 +86,21 @@ def run(
         fit=images.fit,
     )
     stats = {"psnr_heldout": quality, "parameters": parameters, "pictures": len(pictures), "history": history[-50:]}
-    build.seal(content.model_dump(), stats)
+    files = [name for name in FORM.files if name != METRICS or isinstance(vae, TrainVae)]
+    build.seal(content.model_dump(), stats, files=files)
 
 
-def _write_model(coder: Vae, folder: Path) -> dict[str, Any]:
+def _write_model(coder: Vae, build: Build) -> dict[str, Any]:
     """Write the autoencoder and flush it: the saved state, from which it could be made again, is deleted next. Where that
     fails nothing of it stays on a disk that may be full."""
-    shutil.rmtree(folder, ignore_errors=True)  # what a kill left half written
+    folder = build.folder / MODEL
+    build.remove(MODEL)  # what a kill left half written
     try:
         with writing_tensors(folder):
             facts = save_vae(coder, folder)
         sync_up(sorted(path for path in folder.iterdir() if path.is_file()), folder.parent)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        build.remove(MODEL)
         raise
     return facts
 
@@ -246,7 +247,7 @@ def _rate(step: int, vae: TrainVae) -> float:
 
 def _save(folder: Path, state: _State) -> None:
     """One safetensors file with everything, then a JSON that names it: the JSON is the commit."""
-    place = folder / "state"
+    place = folder / GROWING
     with disk_errors(place):
         place.mkdir(exist_ok=True)
     sync_folder(folder)
@@ -272,7 +273,7 @@ def _save(folder: Path, state: _State) -> None:
 
 def _resume(folder: Path, state: _State, runtime: Runtime) -> None:
     """Load the saved state, if there is one that is whole; one that is damaged is reported, and the training starts again."""
-    path = folder / "state" / "state.json"
+    path = folder / GROWING / "state.json"
     try:
         record = read_record(path, frozenset({"step", "file", "rows"}))
         tensors = _saved_tensors(path, record, state)

@@ -68,7 +68,7 @@ class Elements:
         if kernel == "dense":
             return DenseAttention(allowed(*facts, bidirectional=self.bidirectional))
         if kernel == "flex" or (kernel == "auto" and device.type == "cuda"):
-            return FlexAttention.over(*facts, bidirectional=self.bidirectional)
+            return FlexAttention.build(*facts, bidirectional=self.bidirectional)
         return self.groups
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Elements:
@@ -129,11 +129,11 @@ class Batch:
         """The same batch with `move` of each tensor, and the grouped kernel."""
         inputs, elements = self.inputs, self.elements.map(move)
         images, context = (
-            tuple(ImageInputs(move(i.latents_IChw), move(i.t_I), move(i.places_IP)) for i in each)
+            tuple(ImageInputs(move(i.latents_IChw), move(i.t_I), move(i.patch_index_IP)) for i in each)
             for each in (inputs.images, inputs.context)
         )
         return Batch(
-            Inputs(move(inputs.positions_N), move(inputs.text_ids_T), move(inputs.text_places_T), images, context),
+            Inputs(move(inputs.positions_N), move(inputs.text_ids_T), move(inputs.text_index_T), images, context),
             elements,
             elements.groups,
             move(self.loss_places),
@@ -215,7 +215,7 @@ class BatchMaker:
             inputs=Inputs(
                 positions_N=torch.from_numpy(layout.position),
                 text_ids_T=torch.from_numpy(ids[text_places]),
-                text_places_T=torch.from_numpy(text_places),
+                text_index_T=torch.from_numpy(text_places),
                 images=noised,
                 context=context,
             ),
@@ -262,7 +262,7 @@ class BatchMaker:
                 shape = (len(inside), *stored.shape[2:])
                 posteriors.append(torch.randn(shape, generator=generator))
                 limit, pixels = torch.from_numpy(limits[inside]), shape[-2] * shape[-1]
-                times.append(self.diffusion.draw_times(limit, pixels, generator))
+                times.append(self.diffusion.sample_timesteps(limit, pixels, generator))
                 noises.append(torch.randn(shape, generator=generator))
             t, noise = torch.cat(times), torch.cat(noises)
             clean = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
@@ -279,7 +279,7 @@ class BatchMaker:
             noised.append(ImageInputs(self.diffusion.add_noise(clean, noise, t), t, patch_places))
             target = self.diffusion.targets(clean, noise, t)
             weights = self.diffusion.loss_weights(t, self.weighting)
-            truths.append(ImageTruth(target, weights, self.diffusion.noise_errors(t)))
+            truths.append(ImageTruth(target, weights, self.diffusion.eps_mse_factor(t)))
         return tuple(noised), tuple(context), tuple(truths)
 
 

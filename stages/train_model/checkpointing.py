@@ -19,8 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.artifacts.checkpoint import EMA, METRICS, OPTIMIZER, STATE, WEIGHTS, read_tensors, write_tensors
+from stages.artifacts.checkpoint import (
+    EMA,
+    METRICS,
+    OPTIMIZER,
+    SHARD,
+    STATE,
+    STATE_FILES,
+    WEIGHTS,
+    read_tensors,
+    write_tensors,
+)
+from stages.artifacts.form import matches
 from stages.artifacts.manifest import FileEntry, check_size
+from stages.artifacts.removal import remove_files
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Report, Warn
 from stages.core.files import disk_errors, read_record, sync_folder, sync_up, write_jsonl, write_record
@@ -57,7 +69,8 @@ def write_state(
         _write_whole(folder, state)
     state.ranks.wait()
     if state.ranks.main:
-        files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
+        names = (SHARD,) if cut else (WEIGHTS, OPTIMIZER, *((EMA,) if state.ema else ()))
+        files = [path for path in sorted(folder.iterdir()) if matches(path.name, names)]
         if metrics is not None:
             write_jsonl(folder / METRICS, metrics)
             files.append(folder / METRICS)
@@ -91,7 +104,11 @@ def _problem(folder: Path, state: TrainState) -> str:
             return f"{STATE} is of step {step}"
         names = {entry.path for entry in entries}
         whole_state = {WEIGHTS, OPTIMIZER, *([EMA] if state.ema else [])}
-        wanted = whole_state if WEIGHTS in names else {path.name for path in folder.glob("*.safetensors")}
+        wanted = (
+            whole_state
+            if WEIGHTS in names
+            else {path.name for path in folder.iterdir() if matches(path.name, (SHARD,))}
+        )
         if names - {METRICS} != wanted or not names or len(names) < len(entries):
             return f"{STATE} lists {', '.join(sorted(names)) or 'no files'}"
         for entry in entries:
@@ -112,7 +129,7 @@ def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, 
     final = saves / f"step-{state.step:08d}"
     temporary = saves / f"{final.name}.tmp"
     main = state.ranks.main
-    if state.ranks.most(main and final.exists()):
+    if state.ranks.most(main and (final / STATE).exists()):
         return
     try:
         if main:
@@ -124,11 +141,13 @@ def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, 
         write_state(temporary, state, metrics, cut=state.ranks.mesh is not None)
         if main:
             sync_up(sorted(temporary.iterdir()), saves.parent)  # parts that others wrote are flushed here too
+            if final.exists():
+                _set_aside(final)
             with disk_errors(final):
                 os.replace(temporary, final)
             sync_folder(saves)
             for old in complete_saves(saves)[:-keep]:
-                shutil.rmtree(old)
+                remove_files(old, STATE_FILES)
         state.ranks.wait()
     except BaseException:
         if main:
@@ -137,9 +156,16 @@ def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, 
 
 
 def half_saves(saves: Path) -> list[Path]:
-    """Folders under the name of a save that have no record: nothing that a kill leaves, so somebody has been at them."""
+    """Folders under the name of a save that have no record: nothing that a kill leaves, so somebody has been at them. One that
+    holds files of others alone was none."""
     named = sorted(saves.glob("step-*")) if saves.is_dir() else []
-    return [path for path in named if _NAME.fullmatch(path.name) and not (path / STATE).is_file()]
+    found = []
+    for path in named:
+        if _NAME.fullmatch(path.name) and not (path / STATE).is_file():
+            names = [file.name for file in path.iterdir()] if path.is_dir() else []
+            if not names or any(matches(name, STATE_FILES) for name in names):
+                found.append(path)
+    return found
 
 
 def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) -> Path | None:

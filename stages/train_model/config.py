@@ -38,7 +38,8 @@ class TrainConfig(Section):
     keep_best: the weights that sampling uses are those of the measurement at which this figure was lowest; "": the last ones.
     preview_every: draw some held-out captions every so many steps, with the settings of [sample.generation] (0: never).
     on_nonfinite: of a loss or gradient that is not finite, "stop" before the optimizer step, or "skip" the step, at most
-    skip_limit in a row. trackers: where figures go beside the checkpoint's own files, such as [{ kind = "tensorboard" }].
+    skip_limit in a row: a training that neither happens to is the same with both, and one that was stopped may go on with
+    "skip". trackers: where figures go beside the checkpoint's own files, such as [{ kind = "tensorboard" }].
     """
 
     start_from: str = neutral("")  # the checkpoint's digest is in the fingerprint, wherever it lies
@@ -63,8 +64,8 @@ class TrainConfig(Section):
     eval_every: int = Field(250, ge=1)
     eval_rows: int = Field(8, ge=1)
     keep_best: Literal["", "heldout_image_loss", "heldout_text_loss"] = later("")
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    skip_limit: int = Field(8, ge=1)
+    on_nonfinite: Literal["stop", "skip"] = neutral("stop")
+    skip_limit: int = neutral(8, ge=1)
     preview_every: int = neutral(0, ge=0)
     save_every: int = neutral(250, ge=1)
     keep_saves: int = neutral(2, ge=1)

@@ -21,7 +21,7 @@ import torch
 
 from stages.model.config import ModelConfig
 from stages.model.patches import build_patches
-from stages.model.transformer import DataFacts, ImageInputs
+from stages.model.transformer import ImageInputs, ModelDims
 from stages.train_model.batches import Batch
 
 
@@ -60,7 +60,7 @@ class Work:
         )
 
 
-def model_flops(model: ModelConfig, facts: DataFacts, work: Work) -> int:
+def model_flops(model: ModelConfig, facts: ModelDims, work: Work) -> int:
     """Forward and backward, as at the top of this file."""
     width, layers = model.width, model.layers
     blocks = 6 * (4 * width**2 + 3 * width * model.feed_forward_width) * layers * work.elements
@@ -83,7 +83,7 @@ def _sizes(images: Iterable[ImageInputs]) -> Counter[tuple[int, int]]:
 
 
 @cache
-def _flops_of_image(model: ModelConfig, facts: DataFacts, height: int, width: int, *, out: bool) -> int:
+def _flops_of_image(model: ModelConfig, facts: ModelDims, height: int, width: int, *, out: bool) -> int:
     """The codec's forward pass, in and (out) back again, for one image more: what two take beyond one."""
     from torch.utils.flop_counter import FlopCounterMode
 

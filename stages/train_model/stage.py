@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.artifacts.checkpoint import PREVIEWS, REPORT, TIMING, CheckpointContent
-from stages.artifacts.folder import SAVES, Build
+from stages.artifacts.checkpoint import EMA, FORM, PREVIEWS, REPORT, SAVES, TIMING, CheckpointContent
+from stages.artifacts.context import StageContext
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
 from stages.coders.quality import too_low
@@ -22,12 +21,11 @@ from stages.core.device import autocast
 from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.interrupts import stopped_by
-from stages.core.runtime import Runtime
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts
+from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.checkpointing import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.config import TrainConfig
@@ -52,9 +50,7 @@ def run(
     train: TrainConfig,
     generation: GenerationConfig,
     sequences: Path,
-    build: Build,
-    runtime: Runtime,
-    seed: int,
+    context: StageContext,
 ) -> None:
     """Train, save on the way, seal at the end. The same command after a kill goes on from the last save. generation: how
     previews are drawn.
@@ -64,8 +60,8 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
-    with joined(runtime, train) as ranks:
-        _train(model, diffusion, train, generation, sequences, build, runtime, seed, ranks)
+    with joined(context.runtime, train) as ranks:
+        _train(model, diffusion, train, generation, sequences, context, ranks)
 
 
 def _train(
@@ -74,12 +70,11 @@ def _train(
     train: TrainConfig,
     generation: GenerationConfig,
     sequences: Path,
-    build: Build,
-    runtime: Runtime,
-    seed: int,
+    context: StageContext,
     ranks: Ranks,
 ) -> None:
     """The same on one of many processes: each takes its rows of every step, the main one alone writes and reports."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     device = ranks.device
     start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
     data = Data(sequences, diffusion, model, start)
@@ -206,10 +201,11 @@ def _train(
         return
     report()
     journal.close()
-    shutil.rmtree(saves, ignore_errors=True)
+    build.remove(SAVES)
     stats = {**watch.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
     volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
-    build.seal(content.model_dump(), stats, volatile=volatile)
+    files = [name for name in FORM.files if name != EMA or train.ema_decay]
+    build.seal(content.model_dump(), stats, volatile=volatile, files=files)
     runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
 
 
@@ -224,7 +220,7 @@ class Data:
         latents = Latents.open(sequences.latents_folder())
         self.psnr = float(latents.manifest.stats.get("psnr_check", math.inf))  # of the autoencoder; tests have none
         self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
-        self.facts = DataFacts(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
+        self.facts = ModelDims(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
         process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
         self.num_times = process.num_steps
         bidirectional = model.image_attention == "bidirectional"

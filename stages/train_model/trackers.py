@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from stages.artifacts.checkpoint import TENSORBOARD
 from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import disk_errors
@@ -36,7 +37,7 @@ class TensorboardTracker(Section):
     @property
     def folder(self) -> str:
         """What it writes, inside the checkpoint: left out of the digest."""
-        return "tensorboard"
+        return TENSORBOARD
 
     def require(self) -> None:
         """Raise TfcliError (ENVIRONMENT) where its extra is missing."""

@@ -32,6 +32,19 @@ def vae(change: Change) -> Callable[[Lab], tuple[str, ...]]:
     return make
 
 
+def fell_silent(lab: Lab) -> None:
+    """An artifact with right sums and weights of zero, as an older tfcli took them."""
+    folder = lab.folder / "work" / "autoencoder"
+    weights(silenced)(folder / "model")
+    data = (folder / "model" / WEIGHTS).read_bytes()
+
+    def change(raw: dict[str, Any]) -> None:
+        (entry,) = [entry for entry in raw["files"] if entry["path"] == f"model/{WEIGHTS}"]
+        entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    edit_manifest(folder, change)
+
+
 def config(**changes: object) -> Change:
     def change(folder: Path) -> None:
         path = folder / "config.json"
@@ -63,6 +76,20 @@ def in_fp8(tensors: dict[str, Any]) -> None:
 
 def surplus(tensors: dict[str, Any]) -> None:
     tensors["stranger.weight"] = tensors["encoder.conv_in.weight"].clone()
+
+
+def silenced(tensors: dict[str, Any]) -> None:
+    for tensor in tensors.values():
+        tensor.zero_()
+
+
+def one_value(tensors: dict[str, Any]) -> None:
+    """What is written is the bias of the last layer, whatever the picture."""
+    tensors["quant_conv.weight" if "quant_conv.weight" in tensors else "encoder.conv_out.weight"].zero_()
+
+
+def nothing_is_made(lab: Lab, _outcome: Outcome) -> None:
+    assert lab.sealed() == {}
 
 
 def offline(lab: Lab) -> tuple[str, ...]:
@@ -224,6 +251,9 @@ CASES = [
     Case(27, "autoencoder: git-lfs pointer", vae(lambda folder: (folder / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")), 4, ("git-lfs pointer", "git lfs pull"), "vae"),
     Case(27, "autoencoder: HTML page as weights", vae(lambda folder: (folder / WEIGHTS).write_bytes(b"<!DOCTYPE html>")), 4, ("is an HTML page",), "vae"),
     Case(27, "autoencoder: weights cut short", vae(lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000])), 4, ("autoencoder vae cannot be used",), "vae"),
+    Case(27, "whole run: an autoencoder of zeros", vae(weights(silenced)), 4, ("the latents say nothing about the pictures", "different pictures each channel has one value (0, 0, 0, 0)"), "run recipe.toml", check=nothing_is_made),
+    Case(27, "whole run: an autoencoder that always gives one value", vae(weights(one_value)), 4, ("the latents say nothing about the pictures", "vae.path"), "run recipe.toml", check=nothing_is_made),
+    Case(27, "a finished autoencoder whose weights became zeros", fell_silent, 4, ("does not compute what it did when it was made", "tfcli vae --force"), "encode"),
     Case(28, "hub id while offline", offline, 5, ("cannot get org/vae", "fix: give vae.path a local folder"), "vae"),
     Case(28, "hub id without its commit", lambda _: sets("vae.kind=pretrained", "vae.path=org/vae"), 2, ("a hub id needs its commit",), "vae"),
     Case(29, "autoencoder for another size", lambda _: sets("images.size=32"), 4, ("the autoencoder was made for 16 px (crop), the recipe says 32 (crop)",)),

@@ -43,7 +43,7 @@ CASES = (
         "--work . in a checkpoint",
         inside("work/checkpoint", "-r", "../../recipe.toml", "--work", "."),
         2,
-        ("--work . lies in an artifact",),
+        ("--work . is inside an artifact",),
         "pack",
     ),
     *[

@@ -25,6 +25,7 @@ from PIL import Image
 
 from stages.artifacts.arrays import RowReader, create_rows, write_shard
 from stages.artifacts.autoencoder import AutoencoderContent, Identity
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.latents import StoredText
 from stages.artifacts.manifest import Stamp
@@ -126,7 +127,11 @@ def encode(work: Path) -> list[Figure]:
             runtime = Runtime(listen, device="cpu", workers=2)
             with building(target, Stamp("latents", "encode", 1, turn, {}), runtime) as build:
                 encode_stage.run(
-                    Folder(path=str(work / "jpg")), Images(size=size), config, vae_folder, build, runtime, 0
+                    Folder(path=str(work / "jpg")),
+                    Images(size=size),
+                    config,
+                    vae_folder,
+                    StageContext(build, runtime, 0),
                 )
             rate = (marks[-1][0] - marks[0][0]) / (marks[-1][1] - marks[0][1])
             ratios.append(rate / (4 * batch / seconds(bare, 3)))

@@ -23,7 +23,7 @@ from stages.artifacts.sequences import Sequences
 from stages.artifacts.tokens import Tokens
 from stages.coders.scale import LatentScale
 from stages.coders.vae import load_vae
-from stages.evaluate_model.judged import object_colour_place, verdict_of
+from stages.evaluate_model.judged import judge_objects, verdict_of
 from stages.generation.heldout import is_pair
 from tests.bench.ablations import recipe_of, trained
 from tests.bench.peer import PeerProcess
@@ -86,7 +86,7 @@ class World:
         whole = cut.reshape(n, height, width, -1, side, side).permute(0, 3, 1, 4, 2, 5)
         pictures = self.vae.decode(self.scale.restore(whole.reshape(n, -1, height * side, width * side)).numpy())
         verdicts = [verdict_of(caption_of(d), picture) for d, picture in zip(self.heldout, pictures, strict=True)]
-        return 100 * sum(object_colour_place(verdict) for verdict in verdicts) / n
+        return 100 * sum(judge_objects(verdict) for verdict in verdicts) / n
 
 
 def ours(work: Path, steps: int) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from stages.generation.engine import Engine
 from stages.generation.prompts import Prompt, TextPiece
 from stages.generation.reference import Reference
 from stages.model.config import ModelConfig
-from stages.model.cpu.inference import ready_to_run
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.cpu.inference import optimize_for_inference
+from stages.model.transformer import ModelDims, Transfusion
 from tests.bench.figures import Figure, at_least, once, pairs, run
 from tests.bench.peer import PeerProcess
 
@@ -54,13 +54,13 @@ DRAW, WRITE = Prompt((TEXT,), draw=True), Prompt((TEXT,), max_images=0)
 def build(precision: str) -> Any:
     """What the engine takes of a checkpoint: a model of the peer's size with random weights, ready to run."""
     config = ModelConfig(width=384, layers=11, heads=6, ffn_width=1024)
-    model = Transfusion(config, DataFacts(vocab_size=261, latent_channels=8, patch_side=1))
+    model = Transfusion(config, ModelDims(vocab_size=261, latent_channels=8, patch_side=1))
     model.initialise(torch.Generator().manual_seed(0))
     parameters = sum(weight.numel() for weight in model.parameters())
     moved = sum(weight.numel() for block in model.blocks for weight in block.parameters())
     content = SimpleNamespace(patch_side=1, latent_limit=4.0, row_length=4096)
     return SimpleNamespace(
-        model=ready_to_run(model.eval(), DTYPES[precision], 1000),
+        model=optimize_for_inference(model.eval(), DTYPES[precision], 1000),
         text=Numbers(),
         device=torch.device("cpu"),
         latent_shape=(8, 8, 8),

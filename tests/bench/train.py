@@ -29,7 +29,7 @@ from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.weighting import Uniform
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.pipeline import BY_NAME, Workspace
 from stages.recipe import load_recipe
 from stages.train_model.batches import BatchMaker
@@ -58,7 +58,7 @@ class Ours:
     def __init__(self, config: ModelConfig, lengths: list[list[int]], side: int, precision: str) -> None:
         torch.manual_seed(0)
         self.precision = precision
-        self.model = Transfusion(config, DataFacts(VOCABULARY, CHANNELS, 1))
+        self.model = Transfusion(config, ModelDims(VOCABULARY, CHANNELS, 1))
         self.model.initialise(torch.Generator().manual_seed(0))
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
         self.optimizers = build_optimizers(self.model, TrainConfig())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stages.diffusion.process import Diffusion
-from stages.diffusion.samplers import DdimSampler, DdpmSampler, DpmSolverSampler, HeunSampler, UnipcSampler, answered
+from stages.diffusion.samplers import DdimSampler, DdpmSampler, DpmSolverSampler, HeunSampler, UnipcSampler, sample
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule
 from stages.diffusion.targets import FlowTarget, NoiseTarget
 
@@ -30,15 +30,14 @@ def output(x: torch.Tensor, t: int) -> torch.Tensor:
 
 
 def ours(sampler: Any, diffusion: Diffusion, draw: Any = None) -> torch.Tensor:
-    walk = sampler.walk(noise(), diffusion, draw or noise, 1e9)
-    return answered(walk, lambda x, t: diffusion.to_clean(output(x, t), x, t))
+    return sample(sampler, lambda x, t: diffusion.to_x0(output(x, t), x, t), noise(), diffusion, draw or noise, 1e9)
 
 
-def theirs(scheduler: Any, steps: int, times: list[int], **options: Any) -> torch.Tensor:
-    """times: ours, as their model would be asked; their own count from 0 to 999 for ours from 1 to 1000."""
+def theirs(scheduler: Any, steps: int, timesteps: list[int], **options: Any) -> torch.Tensor:
+    """timesteps: ours, which the model is called with; theirs count from 0 to 999, ours from 1 to 1000."""
     scheduler.set_timesteps(steps)
     x = noise()
-    for t, own in zip(times, scheduler.timesteps, strict=True):
+    for t, own in zip(timesteps, scheduler.timesteps, strict=True):
         x = scheduler.step(output(x, t), own, x, **options).prev_sample
     return x
 
@@ -58,7 +57,9 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool
 def test_ddim(steps: int) -> None:
     scheduler = vp(diffusers.DDIMScheduler, clip_sample=False)
     assert close(
-        ours(DdimSampler(steps=steps), COSINE), theirs(scheduler, steps, COSINE.respaced(steps, 16)[:-1]), 1e-4
+        ours(DdimSampler(steps=steps), COSINE),
+        theirs(scheduler, steps, COSINE.sampling_timesteps(steps, 16)[:-1]),
+        1e-4,
     )
 
 
@@ -71,21 +72,21 @@ def test_ddpm_with_the_same_draws(steps: int) -> None:
         return torch.randn(2, 3, 4, 4, generator=mine, dtype=torch.float64)
 
     scheduler = vp(diffusers.DDPMScheduler, clip_sample=False)
-    expected = theirs(scheduler, steps, COSINE.respaced(steps, 16)[:-1], generator=other)
+    expected = theirs(scheduler, steps, COSINE.sampling_timesteps(steps, 16)[:-1], generator=other)
     assert close(ours(DdpmSampler(steps=steps), COSINE, draw), expected, 1e-3)
 
 
 @pytest.mark.parametrize("steps", [8, 20])
 def test_dpm_solver(steps: int) -> None:
     scheduler = vp(diffusers.DPMSolverMultistepScheduler, final_sigmas_type="zero")
-    expected = theirs(scheduler, steps, COSINE.respaced(steps, 16)[:-1])
+    expected = theirs(scheduler, steps, COSINE.sampling_timesteps(steps, 16)[:-1])
     assert close(ours(DpmSolverSampler(steps=steps), COSINE), expected, 1e-3)
 
 
 @pytest.mark.parametrize("steps", [8, 20])
-def test_unipc_on_our_times(steps: int) -> None:
+def test_unipc_on_our_timesteps(steps: int) -> None:
     scheduler = vp(diffusers.UniPCMultistepScheduler, final_sigmas_type="zero")
-    expected = theirs(scheduler, steps, COSINE.respaced(steps, 16)[:-1])
+    expected = theirs(scheduler, steps, COSINE.sampling_timesteps(steps, 16)[:-1])
     assert close(ours(UnipcSampler(steps=steps), COSINE), expected, 1e-3)
 
 
@@ -95,28 +96,28 @@ def test_euler_on_flow(steps: int) -> None:
     sigmas = np.linspace(1, 0, steps + 1)[:-1]
     scheduler.set_timesteps(sigmas=sigmas.tolist())
     x = noise()
-    for t, own in zip(FLOW.respaced(steps, 16)[:-1], scheduler.timesteps, strict=True):
+    for t, own in zip(FLOW.sampling_timesteps(steps, 16)[:-1], scheduler.timesteps, strict=True):
         x = scheduler.step(output(x, t), own, x).prev_sample
     assert close(ours(DdimSampler(kind="euler", steps=steps), FLOW), x, 1e-5)
 
 
 def test_heun_on_flow() -> None:
-    """Their times end at t = 1 of 1000, ours at 0: compared up to the last of ours, and from there by one step of Euler."""
+    """Their timesteps end at t = 1 of 1000, ours at 0: compared up to the last of ours, and from there by one step of Euler."""
     steps = 10
     scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
     scheduler.set_timesteps(steps)
-    times = FLOW.respaced(steps, 16)
-    sigmas = torch.tensor([t / 1000 for t in times], dtype=torch.float64)
+    timesteps = FLOW.sampling_timesteps(steps, 16)
+    sigmas = torch.tensor([t / 1000 for t in timesteps], dtype=torch.float64)
     scheduler.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
     scheduler.set_begin_index(0)
-    asked = [times[0], *(t for t in times[1:-1] for _ in range(2))]
-    scheduler.timesteps = torch.tensor(asked, dtype=torch.float64)
+    calls = [timesteps[0], *(t for t in timesteps[1:-1] for _ in range(2))]
+    scheduler.timesteps = torch.tensor(calls, dtype=torch.float64)
     x = noise()
-    for t in asked:
+    for t in calls:
         x = scheduler.step(output(x, t), torch.tensor(float(t)), x).prev_sample
-    assert len(asked) == 2 * steps - 1
+    assert len(calls) == 2 * steps - 1
     assert close(ours(HeunSampler(steps=steps), FLOW), x, 1e-5)
 
 
-def test_the_times_compared_are_the_whole_way() -> None:
-    assert all(a - b == 40 for a, b in pairwise(COSINE.respaced(25, 16)))
+def test_the_timesteps_compared_cover_the_whole_schedule() -> None:
+    assert all(a - b == 40 for a, b in pairwise(COSINE.sampling_timesteps(25, 16)))

@@ -1,4 +1,4 @@
-"""Laws of the forward process, its schedule, targets, weights and times."""
+"""Laws of the forward process, its schedule, targets, loss weights and timesteps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from stages.diffusion.targets import CleanTarget, FlowTarget, NoiseTarget, Target, VelocityTarget
-from stages.diffusion.timesteps import LogitNormalTimes
+from stages.diffusion.timesteps import LogitNormalTimesteps
 from stages.diffusion.weighting import MinSnr, Uniform
 
 PAIRS: list[tuple[Schedule, Target]] = [
@@ -42,25 +42,25 @@ def test_beta_never_passes_its_limit() -> None:
 
 def test_noise_keeps_unit_variance_and_zero_keeps_the_image() -> None:
     diffusion = Diffusion(CosineSchedule())
-    clean, noise = torch.randn(2, 512, 2, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    x0, eps = torch.randn(2, 512, 2, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
     for t in (1, 300, 700, 1000):
-        noised = diffusion.add_noise(clean, noise, torch.full((512,), t))
+        noised = diffusion.add_noise(x0, eps, torch.full((512,), t))
         assert noised.var().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(diffusion.add_noise(clean, noise, torch.zeros(512, dtype=torch.long)), clean)
+    assert torch.equal(diffusion.add_noise(x0, eps, torch.zeros(512, dtype=torch.long)), x0)
 
 
 def test_flow_runs_straight_from_the_image_to_the_noise() -> None:
     diffusion = Diffusion(FlowSchedule())
-    clean, noise = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
-    found = diffusion.add_noise(clean, noise, torch.tensor([0, 250, 1000]))
-    expected = torch.stack((clean[0], 0.75 * clean[1] + 0.25 * noise[1], noise[2]))
+    x0, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    found = diffusion.add_noise(x0, eps, torch.tensor([0, 250, 1000]))
+    expected = torch.stack((x0[0], 0.75 * x0[1] + 0.25 * eps[1], eps[2]))
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_times_cover_one_to_the_limit_of_each_image() -> None:
+def test_timesteps_cover_one_to_the_limit_of_each_image() -> None:
     diffusion = Diffusion(CosineSchedule())
     limits = torch.tensor([1000, 500] * 20_000)
-    t = diffusion.draw_times(limits, 16, torch.Generator().manual_seed(0))
+    t = diffusion.sample_timesteps(limits, 16, torch.Generator().manual_seed(0))
     assert t.min() == 1
     assert t[0::2].max() == 1000
     assert t[1::2].max() == 500
@@ -69,25 +69,25 @@ def test_times_cover_one_to_the_limit_of_each_image() -> None:
 
 
 @pytest.mark.parametrize("pixels", [64, 256, 1024])
-def test_logit_normal_times_have_the_stated_quantiles_and_move_with_the_image(pixels: int) -> None:
-    """share / (1 - share) is exp(normal) times sqrt(pixels / base): its logarithm has that mean and deviation."""
-    times = LogitNormalTimes(mean=0.3, deviation=0.8, base_pixels=256)
-    share = times.draw(40_000, pixels, torch.Generator().manual_seed(0))
-    logit = share.logit()
+def test_logit_normal_timesteps_have_the_stated_quantiles_and_move_with_the_image(pixels: int) -> None:
+    """fraction / (1 - fraction) is exp(normal) times sqrt(pixels / base): its logarithm has that mean and standard deviation."""
+    timesteps = LogitNormalTimesteps(mean=0.3, deviation=0.8, base_pixels=256)
+    fraction = timesteps.sample(40_000, pixels, torch.Generator().manual_seed(0))
+    logit = fraction.logit()
     assert logit.mean().item() == pytest.approx(0.3 + 0.5 * math.log(pixels / 256), abs=0.02)
     assert logit.std().item() == pytest.approx(0.8, abs=0.01)
-    fixed = LogitNormalTimes().draw(8, pixels, torch.Generator().manual_seed(0))
-    assert torch.equal(fixed, LogitNormalTimes().draw(8, 1, torch.Generator().manual_seed(0)))
+    fixed = LogitNormalTimesteps().sample(8, pixels, torch.Generator().manual_seed(0))
+    assert torch.equal(fixed, LogitNormalTimesteps().sample(8, 1, torch.Generator().manual_seed(0)))
     limits = torch.full((40_000,), 500)
-    diffusion = Diffusion(FlowSchedule(), times=LogitNormalTimes())
-    t = diffusion.draw_times(limits, pixels, torch.Generator().manual_seed(0))
+    diffusion = Diffusion(FlowSchedule(), timestep_distribution=LogitNormalTimesteps())
+    t = diffusion.sample_timesteps(limits, pixels, torch.Generator().manual_seed(0))
     assert t.min() >= 1
     assert t.max() <= 500
     assert t.double().mean().item() == pytest.approx(250.5, abs=3)
 
 
 @pytest.mark.parametrize(("schedule", "target"), [("flow", "noise"), ("flow", "velocity"), ("cosine", "flow")])
-def test_a_target_that_its_schedule_cannot_give_back_is_refused(schedule: str, target: str) -> None:
+def test_a_target_that_does_not_fit_its_schedule_is_refused(schedule: str, target: str) -> None:
     with pytest.raises(ValueError, match="does not go with"):
         DiffusionConfig.model_validate({"schedule": {"kind": schedule}, "target": {"kind": target}})
 
@@ -103,7 +103,7 @@ def test_weights_are_one_or_fall_with_the_signal() -> None:
     t = torch.tensor([1, 100, 300, 501, 1000])
     assert diffusion.loss_weights(t, Uniform()).tolist() == [1] * 5
     weights = diffusion.loss_weights(t, MinSnr(gamma=1.0))
-    snr = (diffusion.signal[t] / diffusion.noise[t]) ** 2
+    snr = (diffusion.alpha[t] / diffusion.sigma[t]) ** 2
     assert torch.allclose(weights, (snr.clamp(max=1) / snr).float())
     assert weights[-2:].tolist() == [1, 1]
     assert (weights[:3].diff() > 0).all()
@@ -111,37 +111,33 @@ def test_weights_are_one_or_fall_with_the_signal() -> None:
 
 @pairs
 @pytest.mark.parametrize("t", [1, 300, 700, 999])
-def test_every_target_stands_for_its_image_and_its_error_for_that_of_the_noise(
-    schedule: Schedule, target: Target, t: int
-) -> None:
+def test_every_target_gives_x0_and_its_error_gives_the_error_of_eps(schedule: Schedule, target: Target, t: int) -> None:
     diffusion = Diffusion(schedule, target)
-    clean, noise, wrong = torch.randn(3, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
-    times = torch.full((4,), t)
-    a, b = diffusion.signal[t].item(), diffusion.noise[t].item()
-    x_t, truth = diffusion.add_noise(clean, noise, times), diffusion.targets(clean, noise, times)
-    assert torch.allclose(diffusion.to_clean(truth, x_t, t), clean, atol=1e-6 / a)
+    x0, eps, wrong = torch.randn(3, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    t_I = torch.full((4,), t)
+    alpha, sigma = diffusion.alpha[t].item(), diffusion.sigma[t].item()
+    x_t, truth = diffusion.add_noise(x0, eps, t_I), diffusion.targets(x0, eps, t_I)
+    assert torch.allclose(diffusion.to_x0(truth, x_t, t), x0, atol=1e-6 / alpha)
     output = truth + 0.1 * wrong
-    found = (x_t - a * diffusion.to_clean(output, x_t, t)) / b  # the noise that the output stands for
-    error = image_errors(found, noise)
-    assert torch.allclose(image_errors(output, truth) * diffusion.noise_errors(times), error, rtol=2e-3, atol=1e-9)
+    found = (x_t - alpha * diffusion.to_x0(output, x_t, t)) / sigma  # the eps that the output implies
+    error = image_errors(found, eps)
+    assert torch.allclose(image_errors(output, truth) * diffusion.eps_mse_factor(t_I), error, rtol=2e-3, atol=1e-9)
 
 
 @pairs
-def test_min_snr_counts_an_error_of_the_clean_picture_alike_for_every_target(
-    schedule: Schedule, target: Target
-) -> None:
+def test_min_snr_weighs_an_error_of_x0_alike_for_every_target(schedule: Schedule, target: Target) -> None:
     """min(SNR, gamma) times the squared error of x_0, whatever the model predicts."""
     diffusion = Diffusion(schedule, target)
     t = torch.tensor([50, 300, 501, 700, 950])
-    noise_error = diffusion.noise_errors(t).double()  # for a squared error of 1 of the output
-    snr = (diffusion.signal[t] / diffusion.noise[t]) ** 2
+    factor = diffusion.eps_mse_factor(t).double()
+    snr = (diffusion.alpha[t] / diffusion.sigma[t]) ** 2
     weights = diffusion.loss_weights(t, MinSnr(gamma=2.0)).double()
-    assert torch.allclose(weights, snr.clamp(max=2) * noise_error / snr, rtol=1e-5)
+    assert torch.allclose(weights, snr.clamp(max=2) * factor / snr, rtol=1e-5)
 
 
 def test_velocity_is_noise_at_the_start_and_the_negative_picture_at_the_end() -> None:
     diffusion = Diffusion(CosineSchedule(), VelocityTarget())
-    clean, noise = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
-    velocity = diffusion.targets(clean, noise, torch.tensor([0, 1000]))
-    assert torch.equal(velocity[0], noise[0])
-    assert torch.allclose(velocity[1], -clean[1], atol=0.01)
+    x0, eps = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    velocity = diffusion.targets(x0, eps, torch.tensor([0, 1000]))
+    assert torch.equal(velocity[0], eps[0])
+    assert torch.allclose(velocity[1], -x0[1], atol=0.01)

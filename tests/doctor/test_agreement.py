@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from stages.coders.header import glance
 from stages.coders.pixels import PixelPolicy, decode
 from tests.bad_inputs import pictures, texts
-from tests.bad_inputs.lab import Case, Lab, Shelf, png
+from tests.bad_inputs.lab import Case, Lab, Shelf, png, sets
 
 CASES = [case for case in (*pictures.CASES, *texts.CASES) if case.command in ("encode", "vae", "tokenize")]
 STAGES = ("encode", "tokenize", "pack")
@@ -49,8 +49,34 @@ def test_doctor_says_how_a_run_ends(case: Case, tmp_path: Path, shelf: Shelf) ->
             settings = case.make(lab) or ()
             said, word = doctor(settings)
             code, end = run_all(lab, settings)
+    agree(said, word, code, end)
+
+
+def agree(said: int, word: str, code: int, end: str) -> None:
     assert (said == 0) == (code == 0), f"doctor:\n{word}\nrun:\n{end}"
     assert ("a run would come through" in word) == (code == 0), word
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        (("pack.row_length=16",), 3),
+        (("pack.row_length=16", 'pack.too_long_documents="truncate"'), 3),
+        (("pack.row_length=40", 'pack.too_long_documents="truncate"'), 0),
+        (("pack.weights={pictures=0}",), 3),
+        (("pack.late_weights={pictures=0}",), 3),
+        (("pack.weights={fotos=2}",), 2),
+    ],
+)
+def test_doctor_says_what_packing_refuses(tmp_path: Path, shelf: Shelf, settings: tuple[str, ...], code: int) -> None:
+    given = sets("vae.channels=[8, 8]", *settings)  # the factor of the lab's autoencoder
+    with pytest.MonkeyPatch.context() as patch:
+        lab = Lab(tmp_path, shelf, patch)
+        said, word = doctor(given)
+        found, end = run_all(lab, given)
+    assert found == code, end
+    assert code == 0 or end.startswith("pack: ")
+    agree(said, word, found, end)
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG"])

@@ -21,8 +21,9 @@ from stages.doctor.examine import Checkup, Limits, Spread, check_source
 from stages.doctor.findings import GRAVITIES, Finding, share
 from stages.doctor.guess import guess_source
 from stages.doctor.pictures import near_twins, small_copy
+from stages.doctor.rows import RowRules, Rows
 from stages.doctor.texts import suspicions
-from stages.sources.document import Document, TextSegment
+from stages.sources.document import Document, FileSpan, ImageSegment, TextSegment
 from stages.sources.folder import Folder
 from stages.sources.mix import Mix
 from stages.sources.text import Text
@@ -181,6 +182,98 @@ def test_metadata_that_names_absent_files(folder: Path) -> None:
     assert "good00.png" in findings["METADATA_ABSENT"].fix
     assert findings["METADATA_MISSING"].number == 11
     assert findings["CAPTIONS_NOT_READ"].number == 12
+
+
+def test_the_layout_of_img2dataset_in_files(tmp_path: Path) -> None:
+    """Also with other numbers of digits than its defaults; pictures whose caption is in the .json alone have none."""
+    for number in range(6):
+        add(tmp_path, f"shard{number}", photo(number), f"thing {number}")
+        for name in (f"{number // 3:05}/{number:08}", f"{number // 3:05}/{number:09}"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            add(tmp_path, name, photo(9 + number + 10 * len(name)), f"a thing {name}")
+            (tmp_path / f"{name}.json").write_text(json.dumps({"caption": "a thing", "status": "success"}))
+    for record in ("00000.parquet", "00000_stats.json", "00001.parquet"):
+        (tmp_path / record).write_text("{}")
+    assert found(check(Folder(path=str(tmp_path)))) == {}
+    for text in tmp_path.glob("0*/*.txt"):
+        text.unlink()
+    findings = found(check(Folder(path=str(tmp_path))))
+    assert findings["JSON_NOT_READ"].number == 12
+    assert ".txt of the same name" in findings["JSON_NOT_READ"].fix
+    assert "TABLE_NOT_READ" not in findings
+
+
+def splits(root: Path, prefix: str = "") -> None:
+    """A folder as Hugging Face's imagefolder has it, with two splits."""
+    for split, first in (("train", 0), ("test", 10)):
+        (root / split).mkdir()
+        lines = [{"file_name": f"{prefix}{number}.png", "text": f"a thing {first + number}"} for number in range(5)]
+        for number in range(5):
+            photo(first + number).save(root / split / f"{number}.png")
+        (root / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "dataset_infos.json").write_text("{}")
+
+
+def test_splits_with_a_table_each(tmp_path: Path) -> None:
+    splits(tmp_path)
+    checkup = check(Folder(path=str(tmp_path)))
+    assert (checkup.documents, checkup.findings) == (10, ())
+    (tmp_path / "test" / "metadata.jsonl").unlink()
+    elsewhere = found(check(Folder(path=str(tmp_path))))["METADATA_ELSEWHERE"]
+    assert elsewhere.number == 5
+    assert f"source.path={tmp_path / 'train'}" in elsewhere.fix
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "test/0.png", "text": "a thing"}) + "\n")
+    findings = found(check(Folder(path=str(tmp_path))))
+    assert findings["METADATA_BELOW"].examples == ("train/metadata.jsonl",)
+    assert "TABLE_NOT_READ" not in findings
+
+
+def test_tables_of_splits_with_paths_that_begin_elsewhere(tmp_path: Path) -> None:
+    splits(tmp_path, "test/")
+    assert found(check(Folder(path=str(tmp_path))))["METADATA_ABSENT"].fix == (
+        "write paths from the folder of the table: 0.png, not test/0.png"
+    )
+    for picture in (tmp_path / "train").glob("*.png"):
+        picture.rename(tmp_path / "test" / f"9{picture.name}")
+    (tmp_path / "test" / "metadata.jsonl").unlink()
+    assert "move train/metadata.jsonl to the folder" in found(check(Folder(path=str(tmp_path))))["METADATA_ABSENT"].fix
+
+
+def picture(number: int = 0) -> ImageSegment:
+    return ImageSegment(FileSpan(Path("none.png")), f"{number}")
+
+
+def rows_of(documents: list[Document], **rules: Any) -> dict[str, Finding]:
+    rows = Rows(RowRules(**{"length": 20, "image": 18, "truncate": False, **rules}))
+    for document in documents:
+        rows.add(document, document.source)
+    return {finding.code: finding for finding in rows.findings()}
+
+
+def test_documents_that_no_row_holds() -> None:
+    pair = Document("pair", (TextSegment("a"), picture()))
+    alone = Document("alone", (picture(),))
+    text = Document("text", (TextSegment("a" * 1000),), fixed_order=True)
+    story = Document("story", (TextSegment("a"), picture(), picture(1)), fixed_order=True)
+    assert rows_of([alone, text]) == {}
+    assert rows_of([pair], length=21) == {}
+    assert rows_of([pair])["NOTHING_FITS"].fix.startswith("set pack.row_length to 21 or more")
+    some = rows_of([pair, alone, story])["TOO_LONG"]
+    assert (some.gravity, some.number, some.examples) == ("problem", 2, ("pair", "story"))
+    assert rows_of([pair, story], truncate=True).keys() == {"TOO_LONG"}  # a story ends behind its first picture
+    assert rows_of([story], truncate=True, length=19).keys() == {"NOTHING_FITS"}
+
+
+def test_nothing_for_training() -> None:
+    held = Document("held", (TextSegment("a"),), heldout=True)
+    free = Document("free", (TextSegment("a"),), source="books")
+    assert rows_of([held])["ALL_HELD_OUT"].number == 1
+    assert rows_of([held, free]) == {}
+    assert rows_of([held, free], weights={"weights": {"books": 0.0}}).keys() == {"NO_WEIGHT"}
+    assert rows_of([held, free], weights={"weights": {"books": 0.0}, "late_weights": {"books": 1.0}}).keys() == {
+        "NO_WEIGHT"
+    }
+    assert rows_of([free], weights={"weights": {"boks": 2.0}})["WEIGHT_UNKNOWN"].fix == "the sources are books"
 
 
 def test_a_source_that_is_not_there_is_a_finding() -> None:

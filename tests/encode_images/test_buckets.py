@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
@@ -81,7 +82,7 @@ def encode(target: Path, autoencoder: Path, part: Part | None = None, **options:
     settings = EncodeConfig(batch_size=2, shard_rows=3, check_pictures=5, **options)
     runtime = Runtime(device="cpu", workers=0, part=part or Part())
     with building(target, Stamp("latents", "encode", 1, 0, {}), runtime) as build:
-        stage.run(Albums(), BUCKETS, settings, autoencoder, build, runtime, 0)
+        stage.run(Albums(), BUCKETS, settings, autoencoder, StageContext(build, runtime, 0))
 
 
 @given(st.integers(1, 8), st.integers(2, 16), st.floats(1, 4))
@@ -184,7 +185,7 @@ def test_an_autoencoder_that_does_not_divide_the_step_is_refused(tmp_path: Path)
     made = make_autoencoder(tmp_path / "vae", images)
     stamp = Stamp("latents", "encode", 1, 0, {})
     with building(tmp_path / "latents", stamp, Runtime()) as build, pytest.raises(TfcliError, match="do not fit"):
-        stage.run(Pairs(), images, EncodeConfig(), made, build, Runtime(device="cpu"), 0)
+        stage.run(Pairs(), images, EncodeConfig(), made, StageContext(build, Runtime(device="cpu"), 0))
 
 
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (3000, 2000), (31, 40), (40, 31)])

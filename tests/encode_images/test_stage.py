@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from stages.artifacts.autoencoder import Autoencoder
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents, StoredImage
 from stages.artifacts.manifest import Stamp
@@ -89,7 +90,7 @@ def work(target: Path, autoencoder: Path, runtime: Runtime, source: Pairs | None
     stamp = Stamp("latents", "encode", 1, 0, {"dtype": settings.dtype})
     with building(target, stamp, runtime) as build:
         if build.sealed is None:
-            stage.run(source or Pairs(), Images(size=16), settings, autoencoder, build, runtime, 0)
+            stage.run(source or Pairs(), Images(size=16), settings, autoencoder, StageContext(build, runtime, 0))
     return build.sealed is not None
 
 

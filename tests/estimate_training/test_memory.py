@@ -7,12 +7,12 @@ import torch
 
 from stages.estimate_training.memory import _Alive, footprint, stand_in
 from stages.model.config import ModelConfig, UNetCodec
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.batches import Batch
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
 
-FACTS = DataFacts(vocab_size=200, latent_channels=4, patch_side=2)
+FACTS = ModelDims(vocab_size=200, latent_channels=4, patch_side=2)
 MODELS = {
     "linear": ModelConfig(width=64, layers=2, heads=2),
     "unet": ModelConfig(width=64, layers=2, heads=2, codec=UNetCodec(channels=16, widest=32, blocks=1)),
@@ -47,8 +47,8 @@ def test_clean_copies_are_counted(model: ModelConfig) -> None:
     """They go through the model, and of the codec only through the way in."""
     plain, copied = batch(), stand_in(FACTS, (8, 12), 512, 2, copies=True)
     (images,), (copies,) = copied.inputs.images, copied.inputs.context
-    assert copied.num_elements == plain.num_elements + copies.places_IP.numel()
-    assert torch.equal(copies.places_IP, images.places_IP + images.places_IP.shape[1])
+    assert copied.num_elements == plain.num_elements + copies.patch_index_IP.numel()
+    assert torch.equal(copies.patch_index_IP, images.patch_index_IP + images.patch_index_IP.shape[1])
     sums = loss_sums(fresh(model), copied)
     found = footprint(model, FACTS, TrainConfig(), [copied])
     assert found.flops > footprint(model, FACTS, TrainConfig(), [plain]).flops
@@ -89,11 +89,11 @@ def test_micro_batches_need_the_memory_of_one() -> None:
 def test_the_stand_in_is_half_images_and_goes_through_the_model() -> None:
     made = batch()
     (images,) = made.inputs.images
-    patches, text = images.places_IP.numel(), len(made.inputs.text_ids_T)
-    assert sorted([*images.places_IP.flatten().tolist(), *made.inputs.text_places_T.tolist()]) == list(
+    patches, text = images.patch_index_IP.numel(), len(made.inputs.text_ids_T)
+    assert sorted([*images.patch_index_IP.flatten().tolist(), *made.inputs.text_index_T.tolist()]) == list(
         range(patches + text)
     )
-    assert images.places_IP.shape[1] == 24
+    assert images.patch_index_IP.shape[1] == 24
     assert made.num_elements == pytest.approx(2 * 512, rel=0.15)
     assert 0.1 < patches / (patches + text) < 0.5
     sums = loss_sums(fresh(MODELS["linear"]), made)

@@ -18,7 +18,7 @@ from stages.estimate_training.memory import footprint, stand_in
 from stages.estimate_training.plan import DataPlan, TrainingPlan, plan_training
 from stages.estimate_training.probe import Trial, try_out
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.recipe import load_recipe
 from stages.train_model.config import TrainConfig
@@ -26,7 +26,7 @@ from tests.builders import Story, make_all
 from tfcli.commands.plan import data_of
 
 MODEL = ModelConfig(width=64, layers=2, heads=2)
-DATA = DataPlan(DataFacts(200, 4, 2), (8, 8), 512)
+DATA = DataPlan(ModelDims(200, 4, 2), (8, 8), 512)
 LARGE = Machine("BIG", 1, 10**12, 1e12, measured=False)
 
 

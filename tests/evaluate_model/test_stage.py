@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.scores import JUDGED, MISTAKES, SCORES
 from stages.core.files import read_jsonl
@@ -55,7 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 def evaluated(folder: Path) -> dict[str, Any]:
     with building(folder, stamp("scores", "eval"), Runtime()) as build:
-        stage.run(eval=LIMITS, checkpoint=Path("x"), build=build, runtime=Runtime(), seed=0)
+        stage.run(eval=LIMITS, checkpoint=Path("x"), context=StageContext(build, Runtime(), 0))
     found: dict[str, Any] = json.loads((folder / SCORES).read_bytes())
     return found
 

@@ -15,8 +15,8 @@ from tests.fuzz.rules import Case, stage
 from tests.fuzz.steps import Step
 from tests.fuzz.world import STAGES, World
 
-_WRITES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
-_EVENTS = {
+WRITES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
+EVENTS = {
     "vae": 160,
     "encode": 420,
     "tokenize": 300,
@@ -48,7 +48,7 @@ def at_event(number: int) -> Kill:
 
         def watch(event: str, args: tuple[Any, ...]) -> None:
             nonlocal seen
-            if event in _WRITES and "work" in str(args[0]):
+            if event in WRITES and "work" in str(args[0]):
                 seen += 1
                 if seen == number:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -73,7 +73,7 @@ def kill(world: World, rng: random.Random, seed: int, number: int) -> Case:
             kills[index] = after(seconds)
             told.append(f"kill -9 after {seconds:.3f} s")
         else:
-            event = rng.randint(1, _EVENTS[name])
+            event = rng.randint(1, EVENTS[name])
             kills[index] = at_event(event)
             told.append(f"kill -9 at file operation {event}")
     again = stage(name)  # without --force: it goes on

@@ -92,6 +92,7 @@ DEFECTS = (
     Defect("archives one after the other: the first alone is read", "tars", {"stages.sources.tar:_behind_zeros": lambda _: lambda _: None}),
     Defect("a broken line of a table raises what it likes", "tables", {"stages.sources.lines:line_error": lambda _: lambda *_: KeyError("line")}),
     Defect("a training that goes on forgets its step", "kill", {"stages.train_model.checkpointing:read_state": _from_the_start}),
+    Defect("whatever is in a growing folder is ours", "stray", {"stages.artifacts.form:matches": lambda _: lambda *_: True}),
 )  # fmt: skip
 
 

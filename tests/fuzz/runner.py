@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.fuzz import damage, inputs, kills, words
+from tests.fuzz import damage, inputs, kills, strays, words
 from tests.fuzz.rules import Case, Finding, try_case
 from tests.fuzz.world import World
 
@@ -29,6 +29,7 @@ KINDS: dict[str, Maker] = {
     "tars": inputs.tars,
     "tables": inputs.tables,
     "kill": kills.kill,
+    "stray": strays.stray,
 }
 FINDINGS = Path("fuzz-findings")
 

@@ -17,6 +17,7 @@ from tests.fuzz.planted import DEFECTS, planted
 from tests.fuzz.rules import Case, stage, try_case
 from tests.fuzz.runner import KINDS, fuzz, steps_of
 from tests.fuzz.steps import Step
+from tests.fuzz.strays import each_stage
 if __name__ == "__main__":
     with a_world() as world:
         report = fuzz(world, list(KINDS), 600, 0, stop_at=1000, cases=1, folder=None)
@@ -30,7 +31,8 @@ if __name__ == "__main__":
         for defect in DEFECTS:
             with planted(defect):
                 pass
-    print(json.dumps({"counts": report.counts, "found": found, "other": other and other.rule, "hang": hang and hang.rule}))
+    print(json.dumps({"counts": report.counts, "found": found, "other": other and other.rule, "hang": hang and hang.rule,
+        "strays": each_stage(world)}))
 """
 
 
@@ -42,7 +44,8 @@ def test_a_case_of_each_kind_and_rules_that_are_broken(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert set(told["counts"].values()) == {1}
-    assert len(told["counts"]) == 13
+    assert len(told["counts"]) == 14
     assert told["found"] == []
     assert told["other"] == "result"  # a stage that makes something else with exit code 0
     assert told["hang"] == "hang"
+    assert told["strays"] == []  # a file of somebody else's in a growing folder of each kind

@@ -32,7 +32,7 @@ from stages.generation.prompts import (
 )
 from stages.generation.reference import Reference
 from stages.model.config import ModelConfig, UNetCodec
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from tests.generation.trained import BOI, parts_of
 
 
@@ -45,7 +45,7 @@ def double() -> Iterator[None]:
 
 
 def loaded(seed: int = 0, *, draws_often: bool = True, target: Target | None = None, **options: Any) -> Any:
-    model = Transfusion(ModelConfig(width=32, layers=3, heads=2, **options), DataFacts(31, 2, 2)).eval()
+    model = Transfusion(ModelConfig(width=32, layers=3, heads=2, **options), ModelDims(31, 2, 2)).eval()
     model.initialise(torch.Generator().manual_seed(seed))
     with torch.no_grad():
         # Stronger attention than at the start of training, so that a wrong key would show; BOI is made likely.

@@ -26,7 +26,7 @@ from stages.generation.layout import LineMaker
 from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Inputs, Outputs, Transfusion
+from stages.model.transformer import Inputs, ModelDims, Outputs, Transfusion
 from stages.pack_sequences.config import PackConfig
 from tests.builders import CHANNEL_MEANS, CHANNEL_STDS, Story, make_all
 
@@ -44,7 +44,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     work: Path = tmp_path_factory.mktemp("work")
     sequences = Sequences.open(make_all(work, STORIES, pack))
     tokens, content = Tokens.open(sequences.tokens_folder()), sequences.content
-    model = Transfusion(ModelConfig(width=32, layers=1, heads=2), DataFacts(content.vocab_size, 2, 2)).eval()
+    model = Transfusion(ModelConfig(width=32, layers=1, heads=2), ModelDims(content.vocab_size, 2, 2)).eval()
     model.initialise(torch.Generator().manual_seed(0))
     return SimpleNamespace(
         sequences=sequences,
@@ -122,7 +122,7 @@ def test_the_model_reads_at_sampling_what_it_read_in_training(loaded: Any, monke
     assert isinstance(output.pieces[0], ImagePiece)
     text: dict[int, int] = {}
     for inputs in passes:
-        for place, token in zip(inputs.text_places_T.tolist(), inputs.text_ids_T.tolist(), strict=True):
+        for place, token in zip(inputs.text_index_T.tolist(), inputs.text_ids_T.tolist(), strict=True):
             text[int(inputs.positions_N[place])] = token
     until = firsts[1] + 4  # the EOI of the drawn image
     images = {first + number for first in firsts for number in range(4)}
@@ -133,7 +133,7 @@ def test_the_model_reads_at_sampling_what_it_read_in_training(loaded: Any, monke
     read, drawn = [], []
     for inputs in passes:
         for image in inputs.images:
-            places = inputs.positions_N[image.places_IP[0]].tolist()
+            places = inputs.positions_N[image.patch_index_IP[0]].tolist()
             (read if int(image.t_I[0]) == 0 else drawn).append((places, int(image.t_I[0])))
     spans = [list(range(first, first + 4)) for first in firsts]
     assert [places for places, _ in read] == spans  # the given one, then the drawn one once more

@@ -20,7 +20,7 @@ from stages.generation.layout import Line, num_patches
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
 from stages.generation.reference import Reference
 from stages.generation.state import Document
-from stages.model.cpu.inference import ready_to_run
+from stages.model.cpu.inference import optimize_for_inference
 from stages.model.transformer import Inputs
 from tests.generation.trained import picture, trained_model
 
@@ -68,7 +68,7 @@ def engines(trained: Any, request: pytest.FixtureRequest) -> Any:
 
 def made_ready(trained: Any, dtype: torch.dtype) -> Any:
     ready = copy.copy(trained)
-    ready.model = ready_to_run(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
+    ready.model = optimize_for_inference(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
     return ready
 
 
@@ -146,17 +146,17 @@ def _same_branch(self: Document, branches: Any, writer: Any) -> Any:
 def _shifted(self: CachedAttention, layer: int, *given: Any) -> torch.Tensor:
     """Rows read one place less than they see."""
     rows = tuple(replace(row, start=max(row.start - 1, 0), mask_TM=None) for row in self.rows)
-    return real_over(CachedAttention(self.cache, rows, self.together), layer, *given)
+    return real_attend(CachedAttention(self.cache, rows, self.together), layer, *given)
 
 
-real_over = CachedAttention.over
+real_attend = CachedAttention.attend
 FAULTS: dict[str, tuple[Any, str, Any]] = {
     "noisy cache kept for a finished image": (Engine, "_read_images", keeps_noisy),
     "no clean pass": (Engine, "_read_images", leaves_out),
     "clean images with the time of noise": (engine_module, "inputs_of", _timed(1000)),
     "clean images with the time of some noise": (engine_module, "inputs_of", _timed(300)),
     "guidance compares with a prompt": (Document, "unread", _same_branch),
-    "new elements over the last one": (CachedAttention, "over", _shifted),
+    "new elements over the last one": (CachedAttention, "attend", _shifted),
 }
 
 

@@ -27,7 +27,7 @@ from stages.generation.loading import LoadedModel
 from stages.generation.prompts import Edit, ImagePiece, Output, Prompt, TextPiece
 from stages.generation.reference import Reference
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
 from stages.preview.rows import read_rows
@@ -53,7 +53,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Sequences:
 def loaded(sequences: Sequences) -> Any:
     """A tiny model, trained until it knows which caption belongs to which size."""
     facts = sequences.content
-    network = Transfusion(ModelConfig(width=32, layers=2, heads=2), DataFacts(facts.vocab_size, 2, 2))
+    network = Transfusion(ModelConfig(width=32, layers=2, heads=2), ModelDims(facts.vocab_size, 2, 2))
     network.initialise(torch.Generator().manual_seed(0))
     latents = Latents.open(sequences.latents_folder())
     maker = BatchMaker(

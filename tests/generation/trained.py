@@ -12,7 +12,7 @@ from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
+from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
 
 BOS, EOS, BOI, EOI, PAD = 1, 2, 3, 4, 0
 CHANNELS, SIDE = 2, 4  # of latents; patches of side 2
@@ -56,7 +56,7 @@ def picture(letter: int, generator: torch.Generator) -> torch.Tensor:
 def trained_model(steps: int = 220) -> Any:
     """Documents: a letter, its picture, the letter that follows in the alphabet, its picture; or a picture and its letter."""
     generator = torch.Generator().manual_seed(0)
-    model = Transfusion(ModelConfig(width=48, layers=3, heads=3, rope_base=100.0), DataFacts(31, CHANNELS, 2))
+    model = Transfusion(ModelConfig(width=48, layers=3, heads=3, rope_base=100.0), ModelDims(31, CHANNELS, 2))
     model.initialise(generator)
     diffusion = Diffusion(CosineSchedule())
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)

@@ -1,4 +1,4 @@
-"""What enters with a patch: its time and its place, against the formulas written down in numpy."""
+"""The vector of a patch: its time and its position in the grid, against the formulas in numpy."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_a_time_is_256_sinusoids_and_a_small_network() -> None:
     assert embedding(torch.from_numpy(t)).detach().numpy() == pytest.approx(expected, abs=1e-4)
 
 
-def test_each_place_of_a_grid_has_its_own_sinusoids_by_row_and_column() -> None:
-    """In raster order, of a grid that is no square: sines of the row and of the column, by halves, then the cosines."""
+def test_each_patch_of_a_grid_has_its_own_sinusoids_by_row_and_column() -> None:
+    """In raster order, for a grid that is no square: sines of the row and of the column, by halves, then the cosines."""
     found = grid_sinusoids(2, 5, 64, torch.device("cpu"))
     assert len({tuple(each) for each in found.numpy().round(4).tolist()}) == 10
     frequencies = np.pi / 2.0 ** np.arange(16)
@@ -42,8 +42,8 @@ def test_each_place_of_a_grid_has_its_own_sinusoids_by_row_and_column() -> None:
 
 
 @pytest.mark.parametrize("at", ["patch", "vector"])
-def test_a_vector_is_the_patch_its_time_and_its_place(at: str) -> None:
-    """Everything of an image's vector written down: W (patch) + time + place, or W (patch + time) + place."""
+def test_a_vector_is_the_patch_its_time_and_its_grid_position(at: str) -> None:
+    """W (patch) + time + position, or W (patch + time) + position."""
     torch.manual_seed(0)
     codec = LinearCodec.model_validate(
         {"time_at": at, "grid_positions": True} if at == "patch" else {"grid_positions": True}
@@ -55,10 +55,10 @@ def test_a_vector_is_the_patch_its_time_and_its_place(at: str) -> None:
         encoded = patches.encode(latents, t)
         time = patches.time(t)[0]
         assert patches.place is not None
-        places = grid_sinusoids(2, 3, 64, torch.device("cpu"))
+        sinusoids = grid_sinusoids(2, 3, 64, torch.device("cpu"))
         for row in range(2):
             for column in range(3):
                 values = latents[0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten()
                 inward = patches.inward(values + time) if at == "patch" else patches.inward(values) + time
-                expected = inward + patches.place.weight @ places[3 * row + column]
+                expected = inward + patches.place.weight @ sinusoids[3 * row + column]
                 assert torch.allclose(encoded.vectors_IPD[0, 3 * row + column], expected, atol=1e-5)

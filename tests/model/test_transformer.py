@@ -1,4 +1,4 @@
-"""Laws of the model: what an output depends on, what it does not, and that its parts invert."""
+"""Laws of the model: what an output depends on, what it does not, and that patches invert."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from stages.core.errors import TfcliError
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
 from stages.model.patches import build_patches, from_patches, to_patches
-from stages.model.rotary import Rotary, grid_positions, rotary_table, rotate, turned
-from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
+from stages.model.rotary import Rotary, apply_rotary, grid_positions, rotary_table, rotate
+from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
 
 # text 0-3, BOI 4, patches 5-8, EOI 9, text 10-11, BOI 12, patches 13-16, EOI 17
 FIRST, SECOND = list(range(5, 9)), list(range(13, 17))
-TEXT = [place for place in range(18) if place not in FIRST + SECOND]
+TEXT = [index for index in range(18) if index not in FIRST + SECOND]
 
 
 def model(**options: object) -> Transfusion:
     config = ModelConfig(width=32, layers=2, heads=2, **options)  # type: ignore[arg-type]
-    network = Transfusion(config, DataFacts(vocab_size=40, latent_channels=3, patch_side=2))
+    network = Transfusion(config, ModelDims(vocab_size=40, latent_channels=3, patch_side=2))
     network.initialise(torch.Generator().manual_seed(0))
     return network
 
@@ -44,14 +44,14 @@ def hidden(network: Transfusion, source: Inputs, *, bidirectional: bool = True) 
 
 def with_latents(source: Inputs, change: torch.Tensor, times: torch.Tensor | None = None) -> Inputs:
     image = source.images[0]
-    new = ImageInputs(image.latents_IChw + change, image.t_I if times is None else times, image.places_IP)
-    return Inputs(source.positions_N, source.text_ids_T, source.text_places_T, (new,))
+    new = ImageInputs(image.latents_IChw + change, image.t_I if times is None else times, image.patch_index_IP)
+    return Inputs(source.positions_N, source.text_ids_T, source.text_index_T, (new,))
 
 
 VARIANTS: dict[str, dict[str, object]] = {
     "linear": {},
     "time at the patch": {"codec": LinearCodec(time_at="patch")},
-    "places in the grid": {"codec": LinearCodec(grid_positions=True)},
+    "grid positions": {"codec": LinearCodec(grid_positions=True)},
     "unet": {"codec": UNetCodec(channels=8, widest=16, blocks=2)},
     "query-key norm": {"qk_norm": True},
     "rotary grid": {"image_positions": "grid"},
@@ -115,11 +115,11 @@ def test_the_time_of_one_image_reaches_no_earlier_element(options: dict[str, obj
 
 
 @variants
-def test_a_call_is_the_hidden_stream_and_both_heads(options: dict[str, object]) -> None:
-    network, source, places = model(**options), inputs(), torch.tensor([0, 3, 10])
-    logits, images = network(source, attention(), places)
+def test_a_call_is_the_hidden_states_and_both_heads(options: dict[str, object]) -> None:
+    network, source, index = model(**options), inputs(), torch.tensor([0, 3, 10])
+    logits, images = network(source, attention(), index)
     outputs = network.hidden(source, attention())
-    assert torch.equal(logits, network.text_head(outputs.hidden_ND[places]))
+    assert torch.equal(logits, network.text_head(outputs.hidden_ND[index]))
     assert [image.shape for image in images] == [source.images[0].latents_IChw.shape]
     assert torch.equal(images[0], network.image_outputs(outputs)[0])
 
@@ -134,29 +134,31 @@ def test_every_weight_gets_a_gradient(options: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("side", [2, 4, 8])
-def test_a_unet_makes_one_vector_a_patch_and_the_same_grid_back(side: int) -> None:
+def test_a_unet_makes_one_vector_a_patch_and_the_same_grid_again(side: int) -> None:
     codec = build_patches(UNetCodec(channels=8, widest=16, blocks=1), 3, side, 32, 16)
     latents = torch.randn(2, 3, 2 * side, 4 * side, generator=torch.Generator().manual_seed(0))
     encoded = codec.encode(latents, torch.tensor([5, 900]))
     assert encoded.vectors_IPD.shape == (2, 8, 32)
     assert codec.decode(encoded.vectors_IPD, encoded).shape == latents.shape
-    assert len(encoded.memory) == 1 + 2 * side.bit_length()  # the time, and what each block of the way out joins
+    assert (
+        len(encoded.memory) == 1 + 2 * side.bit_length()
+    )  # the time embedding, and a skip for each block of the way out
 
 
-def test_a_unet_is_refused_where_nothing_can_be_halved() -> None:
+def test_a_unet_is_refused_for_patches_of_side_one() -> None:
     with pytest.raises(TfcliError, match="patch_side = 1"):
         build_patches(UNetCodec(), 3, 1, 32, 16)
 
 
 def test_the_way_out_of_a_unet_sees_what_the_way_in_saw() -> None:
-    """Skip connections: the same vectors from the transformer, but other latents or another time, give another picture."""
+    """Skip connections: the same vectors from the transformer, but other latents or another t, give another image."""
     codec = build_patches(UNetCodec(channels=8, widest=16, blocks=1), 3, 2, 32, 16)
     latents, t = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 5])
     encoded = codec.encode(latents, t)
     same = torch.zeros_like(encoded.vectors_IPD)
-    drawn = codec.decode(same, encoded)
-    assert not torch.allclose(drawn[0], drawn[1], atol=1e-3)
-    assert not torch.allclose(drawn, codec.decode(same, codec.encode(latents, t + 900)), atol=1e-3)
+    decoded = codec.decode(same, encoded)
+    assert not torch.allclose(decoded[0], decoded[1], atol=1e-3)
+    assert not torch.allclose(decoded, codec.decode(same, codec.encode(latents, t + 900)), atol=1e-3)
 
 
 def test_an_image_shifted_in_the_batch_of_its_grid_gives_the_same_vectors() -> None:
@@ -172,7 +174,7 @@ def test_an_image_shifted_in_the_batch_of_its_grid_gives_the_same_vectors() -> N
 
 def test_grid_positions_count_rows_and_columns_from_the_image() -> None:
     positions = torch.arange(12)
-    pairs = grid_positions(positions, [(torch.arange(3, 9)[None], 3)])  # two rows of three patches from place 3
+    pairs = grid_positions(positions, [(torch.arange(3, 9)[None], 3)])  # two rows of three patches from index 3
     assert pairs[:3].tolist() == [[0, 0], [1, 1], [2, 2]]
     assert pairs[3:9].tolist() == [[3, 3], [3, 4], [3, 5], [4, 3], [4, 4], [4, 5]]
     assert pairs[9:].tolist() == [[9, 9], [10, 10], [11, 11]]
@@ -184,11 +186,11 @@ def test_grid_positions_count_rows_and_columns_from_the_image() -> None:
 
 
 def test_query_key_norm_bounds_the_scores() -> None:
-    """However loud the stream, no score passes the size of a head: that is what it is for."""
+    """However large the hidden states, no score exceeds the size of a head."""
     seen: list[float] = []
 
     def look(_: int, qkv: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        q, k, v = turned(qkv, rotary)
+        q, k, v = apply_rotary(qkv, rotary)
         seen.append(torch.einsum("qhd,khd->hqk", q, k).abs().max().item())
         return v
 
@@ -234,7 +236,7 @@ def test_rotary_scores_depend_on_distance_only() -> None:
     q, k = torch.randn(2, 1, 2, 8, generator=torch.Generator().manual_seed(0)).unbind()
     scores = []
     for start in (0, 5, 300):
-        tables = [rotary_table(torch.tensor([place]), 8, 10_000.0) for place in (start + 7, start)]
+        tables = [rotary_table(torch.tensor([position]), 8, 10_000.0) for position in (start + 7, start)]
         scores.append((rotate(q, *tables[0]) * rotate(k, *tables[1])).sum(-1))
     assert torch.allclose(scores[0], scores[1], atol=1e-4)
     assert torch.allclose(scores[0], scores[2], atol=1e-4)
@@ -251,10 +253,10 @@ def test_codec_share_matches_the_paper() -> None:
         (4096, 32, 32, 11008),
     ]
     shares, totals = [], []
-    for width, layers, heads, hidden in sizes:
+    for width, layers, heads, ffn_width in sizes:
         with torch.device("meta"):
             network = Transfusion(
-                ModelConfig(width=width, layers=layers, heads=heads, ffn_width=hidden), DataFacts(32_000, 8, 2)
+                ModelConfig(width=width, layers=layers, heads=heads, ffn_width=ffn_width), ModelDims(32_000, 8, 2)
             )
         codec = sum(p.numel() for p in network.patches.parameters())
         total = sum(p.numel() for p in network.parameters()) - codec
@@ -264,10 +266,10 @@ def test_codec_share_matches_the_paper() -> None:
     assert totals == [0.162, 0.374, 0.778, 1.364, 6.738]
 
 
-def test_text_enters_a_fresh_model_as_loud_as_patches_do() -> None:
-    """An embedding drawn with the deviation of a matrix (1 / sqrt(width)) is lost beside what the first block adds."""
+def test_text_embeddings_of_a_fresh_model_have_the_norm_of_patches() -> None:
+    """An embedding with the standard deviation of a matrix (1 / sqrt(width)) is small against what the first block adds."""
     network = model()
     latents = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     patches = network.patches.encode(latents, torch.arange(64)).vectors_IPD
-    loudness = [vectors.square().mean().sqrt().item() for vectors in (network.text_embedding.weight, patches)]
-    assert 0.5 < loudness[0] / loudness[1] < 2
+    rms = [vectors.square().mean().sqrt().item() for vectors in (network.text_embedding.weight, patches)]
+    assert 0.5 < rms[0] / rms[1] < 2

@@ -206,6 +206,46 @@ def test_nothing_fits_is_an_error_with_the_shortest_length(tmp_path: Path) -> No
         make_all(tmp_path, made, PackConfig(row_length=16))
 
 
+def refused(folder: Path, made: list[Story], config: PackConfig) -> TfcliError:
+    with pytest.raises(TfcliError) as caught:
+        make_all(folder, made, config)
+    assert caught.value.code == ExitCode.INPUT
+    return caught.value
+
+
+def test_where_nothing_is_left_the_reasons_are_counted_and_the_most_of_them_fixed(tmp_path: Path) -> None:
+    long = Story(("a long enough text " * 4, None))
+    failed = [Story((f"a picture {number}", None), bad=True) for number in range(3)]
+    nothing = refused(tmp_path / "a", failed, PackConfig(row_length=64))
+    assert nothing.what == "0 of 3 documents can be packed"
+    assert nothing.why == "left out: 3 IMAGE_FAILED"
+    assert "pictures" in nothing.fix
+    mixed = refused(tmp_path / "b", [*failed, long], PackConfig(row_length=16))
+    assert "IMAGE_FAILED" in mixed.why
+    assert "1 TOO_LONG" in mixed.why
+    assert "row_length" not in mixed.fix
+    length = int(mixed.what.rpartition("shortest ")[2].rstrip(")"))
+    assert length > 16  # of those that are too long, not of those that failed
+    shorter = refused(tmp_path / "c", [failed[0], long, long], PackConfig(row_length=16))
+    assert f"pack.row_length to {length} or more" in shorter.fix
+
+
+def test_where_nothing_is_left_for_training_it_says_which_setting_took_it(tmp_path: Path) -> None:
+    made = [Story((f"thing {number}", None), heldout=number > 1) for number in range(6)]
+    failed = Story(("gone", None), bad=True)
+    of_source = refused(tmp_path / "a", [*made[2:], failed], PackConfig(row_length=64, heldout_fraction=0))
+    assert of_source.why == "of 4 documents that can be packed 4 are held out; before that: 1 IMAGE_FAILED"
+    assert of_source.fix == "let the source hold out fewer documents"
+    share = refused(tmp_path / "b", made, PackConfig(row_length=64, heldout_fraction=0.999999))
+    assert share.fix == "lower pack.heldout_fraction, or add documents"
+    weights = PackConfig(row_length=64, heldout_fraction=0, weights={"pictures": 0})
+    both = refused(tmp_path / "c", made, weights)
+    assert "6 documents that can be packed 4 are held out, and pack.weights leaves out the other 2" in both.why
+    assert both.fix == "raise one of pack.weights"
+    late = PackConfig(row_length=64, heldout_fraction=0, late_weights={"pictures": 0})
+    assert refused(tmp_path / "d", made, late).fix == "raise one of pack.late_weights"
+
+
 def test_the_same_twice_and_another_seed_differs(tmp_path: Path) -> None:
     latents = make_latents(tmp_path / "latents", stories(40))
     tokens = make_tokens(tmp_path / "tokens", latents)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import ExitCode, TfcliError
-from stages.sample_model.config import MixedPrompt, PicturePart, SampleConfig, Wishes
+from stages.sample_model.config import MixedPrompt, PicturePart, PromptOptions, SampleConfig
 from stages.sample_model.prompts import parse_prompts, prompt_of, read_prompts
 from stages.sample_model.tasks import default_next
 
@@ -59,7 +59,7 @@ def test_what_comes_next_where_it_is_not_said() -> None:
 def test_a_line_is_a_prompt(folder: Path) -> None:
     (folder / "lines.txt").write_bytes("\ufeff one \r\n\n{two}\nthr\u00e9e".encode())
     assert read_prompts(folder / "lines.txt") == ["one", "{two}", "thr\u00e9e"]
-    drawn = read_prompts(folder / "lines.txt", Wishes(draw=False))[0]
+    drawn = read_prompts(folder / "lines.txt", PromptOptions(draw=False))[0]
     assert isinstance(drawn, MixedPrompt)
     assert drawn.draw is False
 
@@ -69,7 +69,7 @@ def test_documents_name_pictures_beside_them_and_keep_their_own_wish(folder: Pat
         '{"id": "x", "parts": [{"image": "c.png"}, {"text": "why?"}], "draw": false}\n\n{"parts": [{"text": "a"}]}\n'
     )
     (folder / "in" / "many.jsonl").write_text(lines)
-    first, second = read_prompts(folder / "in" / "many.jsonl", Wishes(draw="model"))
+    first, second = read_prompts(folder / "in" / "many.jsonl", PromptOptions(draw="model"))
     assert isinstance(first, MixedPrompt)
     assert isinstance(second, MixedPrompt)
     assert shown(first) == [f"[{folder}/in/c.png]", "why?"]

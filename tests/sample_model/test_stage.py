@@ -21,17 +21,17 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel, load_model
 from stages.generation.prompts import Ended, ImageDone, ImagePiece, Prompt, TextAdded, TextPiece
-from stages.model.cpu.inference import working_type
-from stages.sample_model import End, Picture, Step, Text, load
+from stages.model.cpu.inference import key_value_dtype
 from stages.sample_model.config import SampleConfig
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
 from stages.sample_model.stage import _within
 from stages.sample_model.tasks import Task
-from stages.sample_model.writing import FRAMES, Facts, Frames, Writer
+from stages.sample_model.writing import FRAMES, Frames, RunInfo, Writer
 from stages.sources.decoding import read_picture
 from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
 from tests.builders import edit_manifest
+from tfcli import End, Picture, Step, Text, load
 
 QUICK = ("--steps", "2", "--set", "sample.generation.max_text_tokens=4")
 SETTINGS: dict[str, Any] = {"sampler": {"kind": "ddim", "steps": 2}, "max_text_tokens": 4}
@@ -187,7 +187,7 @@ def test_estimates_are_let_go_with_their_picture(lab: Lab) -> None:
     loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
     tasks = [Task("prompts", index, Prompt((TextPiece("a"),), draw=True)) for index in range(3)]
     (lab.folder / "images").mkdir()
-    writer = Writer(lab.folder, tasks, loaded, Facts(0, "x", {}, gif=True), Runtime(), tell=False)
+    writer = Writer(lab.folder, tasks, loaded, RunInfo(0, "x", {}, gif=True), Runtime(), report_parts=False)
     config = GenerationConfig(sampler=DdimSampler(steps=30), guidance=1.0)
     most = 0
     for event in Engine(loaded, config, 0, Runtime()).stream(
@@ -306,7 +306,7 @@ def test_prompts_that_leave_no_room_for_what_is_asked_are_refused(lab: Lab) -> N
 def test_python_loads_in_bf16_and_says_where_to_ask_for_it(lab: Lab) -> None:
     model = load(lab.folder / "work" / "checkpoint", "cpu", "bf16")
     assert any(isinstance(event, Picture) for event in model.generate(["a thing"], **SETTINGS))
-    assert working_type(model.loaded.model) == torch.bfloat16
+    assert key_value_dtype(model.loaded.model) == torch.bfloat16
     with pytest.raises(TfcliError, match="precision belongs"):
         next(model.generate(["a thing"], precision="fp32"))
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from stages.artifacts.form import Form
+from stages.artifacts.kinds import FORMS
 from stages.core.events import Progress
 
 RECIPE = """description = "a [bold]tiny[/bold] one"
@@ -74,5 +76,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("stages.pipeline.import_module", made.module)
+    for kind in FORMS:
+        monkeypatch.setitem(FORMS, kind, Form(("data.bin", "index.html", "records.jsonl")))
     monkeypatch.setattr("stages.recipe.recipe_folders", lambda: [Path("recipes")])
     return made

@@ -71,7 +71,7 @@ def test_a_row_in_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         (["work/latents", "--row", "0"], "only sequences have rows"),
         (["work", "--images"], "is a work folder"),
         (["work/tokens", "--images"], "holds no pictures"),
-        (["work/latents", "--images", "--out", "work/latents/x.html"], "lies in an artifact"),
+        (["work/latents", "--images", "--out", "work/latents/x.html"], "is inside an artifact"),
         (["work/latents", "--images", "--out", "none/x.html"], "no such folder"),
         (["work/latents", "--images", "--out", "x.gif"], "neither .html nor .png"),
         (["work/latents", "--out", "x.html"], "--out needs --images"),
@@ -95,6 +95,26 @@ def test_images_as_a_page_and_as_a_sheet() -> None:
     assert (one["path"], one["pictures"], len(one["documents"])) == ("s.png", 2, 2)
     with Image.open("s.png") as sheet:
         assert sheet.size == (2 * 160 + 3 * 8, 160 + 2 * 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("latents/documents/00000.jsonl", b"thing", b"thong"),
+        ("latents/errors.jsonl", b"CORRUPT", b"CORRUPS"),
+        ("tokens/tokenizer.model", b"thi", b"tho"),
+    ],
+)
+def test_a_summary_shows_nothing_of_a_file_that_is_not_as_it_was_sealed(
+    work: Path, name: str, old: bytes, new: bytes
+) -> None:
+    path = work / name
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    result = call("inspect", str(work / name.split("/")[0]))
+    assert result.exit_code == 4
+    assert f"{path} is damaged" in result.stderr
+    assert new.decode() not in result.stdout
 
 
 @pytest.mark.usefixtures("work")

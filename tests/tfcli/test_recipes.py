@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +140,82 @@ def test_diff(world: Any) -> None:
     assert result == {"differences": {"train.steps": [7, 9]}}
     assert "train.steps" in world.call("recipe", "diff", "tiny", "tiny", "--set", "train.steps=9").stdout
     assert world.call("recipe", "diff", "tiny", "tiny").stdout == "no difference\n"
+
+
+@pytest.mark.parametrize("command", ["list", "check"])
+def test_no_recipe_at_all_is_an_error_of_the_installation(
+    world: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (world.folder / "empty").mkdir()
+    monkeypatch.setattr("stages.recipe.recipe_folders", lambda: [world.folder / "empty"])
+    result = world.call("recipe", command)
+    assert result.exit_code == 5
+    assert result.stdout == ""
+    assert "error: no recipe was found" in result.stderr
+    assert f"why: looked in: {world.folder / 'empty'}" in result.stderr
+    assert "fix: install tfcli again" in result.stderr
+
+
+def test_a_copy_has_the_comments(world: Any) -> None:
+    origin = world.folder / "recipes" / "tiny.toml"
+    origin.write_text("# why it is so\n" + origin.read_text())
+    (world.folder / "below").mkdir()
+    for to, expected in (([], "tiny.toml"), (["below"], "below/tiny.toml"), (["mine.toml"], "mine.toml")):
+        result = world.call("recipe", "copy", "tiny", *to)
+        assert (result.exit_code, result.stdout) == (0, f"{expected}\n"), result.stderr
+        assert (world.folder / expected).read_bytes() == origin.read_bytes()
+    assert world.json("recipe", "copy", "tiny", "again.toml", "--json") == {
+        "from": "recipes/tiny.toml",
+        "path": "again.toml",
+    }
+    # the name of a run is that of its file: a copy has a work folder of its own
+    assert world.json("recipe", "show", "mine.toml", "--json")["name"] == "mine"
+
+
+def test_a_copy_of_an_extension_resolves_to_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from stages.recipe import load_recipe
+    from tfcli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["recipe", "copy", "smoke"])
+    assert result.exit_code == 0, result.stderr
+    assert "it extends shapes.toml" in result.stderr
+    assert load_recipe("smoke.toml") == load_recipe("smoke")
+
+
+@pytest.mark.parametrize(
+    ("args", "what", "fix"),
+    [
+        (["tinny"], "no recipe tinny", "did you mean tiny?"),
+        (["tiny", "novel.txt"], "novel.txt exists already", "give another name: tfcli recipe copy tiny OTHER.toml"),
+        (["tiny", "dangling"], "dangling exists already", "give another name"),
+        (["tiny", "nowhere/"], "nowhere: no such folder", "make it first"),
+        (["tiny", "nowhere/x.toml"], "nowhere: no such folder", "make it first"),
+        (["tiny", "novel.txt/x.toml"], "novel.txt: no such folder", "make it first"),
+        (["tiny", "recipes"], "recipes/tiny.toml exists already", "give another name"),
+        (["tiny", "work/tiny/latents"], "inside an artifact", "copy it elsewhere"),
+        (["recipes"], "no recipe recipes", "see 'tfcli recipe list'"),
+    ],
+)
+def test_a_copy_replaces_nothing(world: Any, args: list[str], what: str, fix: str) -> None:
+    if "latents" in args[-1]:
+        assert world.call("run", "tiny", "--until", "encode").exit_code == 0
+    (world.folder / "dangling").symlink_to("elsewhere")
+    before = {path: path.is_file() and path.read_bytes() for path in world.folder.rglob("*")}
+    result = world.call("recipe", "copy", *args)
+    assert result.exit_code == 2, result.stderr
+    assert what in result.stderr.splitlines()[0]
+    assert fix in result.stderr
+    assert {path: path.is_file() and path.read_bytes() for path in world.folder.rglob("*")} == before
+
+
+def test_a_copy_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    script = f"ulimit -f 0; exec {sys.executable} -m tfcli recipe copy smoke mine.toml"  # every write of a file fails
+    env = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "error: cannot write mine.toml" in done.stderr
+    assert list(tmp_path.iterdir()) == []

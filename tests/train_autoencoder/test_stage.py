@@ -13,6 +13,7 @@ from PIL import Image
 
 from stages.artifacts.autoencoder import Autoencoder
 from stages.artifacts.checkpoint import write_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
@@ -62,7 +63,7 @@ def train(target: Path, vae: TrainVae | PretrainedVae = TINY) -> Autoencoder:
     stamp = Stamp("autoencoder", "vae", 1, 0, {})
     with building(target, stamp, runtime) as build:
         if build.sealed is None:
-            stage.run(Pictures(), Images(size=16), vae, build, runtime, 0)
+            stage.run(Pictures(), Images(size=16), vae, StageContext(build, runtime, 0))
     return Autoencoder.open(target)
 
 
@@ -128,7 +129,7 @@ def test_an_autoencoder_for_buckets_is_trained_on_squares(tmp_path: Path) -> Non
     source = Folder(path=str(tmp_path), missing_caption="empty")
     stamp = Stamp("autoencoder", "vae", 1, 0, {})
     with building(tmp_path / "out", stamp, Runtime()) as build:
-        stage.run(source, images, TINY, build, Runtime(device="cpu", workers=0), 0)
+        stage.run(source, images, TINY, StageContext(build, Runtime(device="cpu", workers=0), 0))
     assert Autoencoder.open(tmp_path / "out").content.fit == "buckets"
 
 
@@ -138,7 +139,9 @@ def test_an_autoencoder_below_the_floor_is_named(tmp_path: Path, steps: int) -> 
     stamp = Stamp("autoencoder", "vae", 1, 0, {})
     runtime = Runtime(device="cpu", workers=0, report=told.append)
     with building(tmp_path / "vae", stamp, runtime) as build:
-        stage.run(Pictures(), Images(size=16), TINY.model_copy(update={"steps": steps}), build, runtime, 0)
+        stage.run(
+            Pictures(), Images(size=16), TINY.model_copy(update={"steps": steps}), StageContext(build, runtime, 0)
+        )
     quality = Autoencoder.open(tmp_path / "vae").manifest.stats["psnr_heldout"]
     warned = [event.text for event in told if isinstance(event, Warn)]
     assert quality < 20

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build, building
 from stages.core.errors import TfcliError
 from stages.core.events import Event, Progress
@@ -106,16 +107,14 @@ def train(job: Job, work: Path, rank: int = 0, ranks: int = 1) -> Said:
         "train": job.train,
         "generation": GenerationConfig(),
         "sequences": work / job.sequences,
-        "runtime": runtime,
-        "seed": 0,
     }
     began = time.monotonic()
     try:
         if rank:
-            run(build=Build(target, mark), **given)
+            run(context=StageContext(Build(target, mark), runtime, 0), **given)
         else:
             with building(target, mark, runtime) as build:
-                run(build=build, **given)
+                run(context=StageContext(build, runtime, 0), **given)
     except TfcliError as error:
         return Said(int(error.code), error.what, error.why, time.monotonic() - began)
     except Exception:  # shown by the test that compares what was said

@@ -18,7 +18,7 @@ from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.weighting import MinSnr
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
-from stages.model.transformer import DataFacts, Inputs, Transfusion
+from stages.model.transformer import Inputs, ModelDims, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.objective import LossSums, loss_sums
@@ -87,7 +87,7 @@ def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences)
                 expected.append((current, following))
     batch = whole_batch(sequences)
     places = {
-        int(place): int(token) for place, token in zip(batch.inputs.text_places_T, batch.inputs.text_ids_T, strict=True)
+        int(place): int(token) for place, token in zip(batch.inputs.text_index_T, batch.inputs.text_ids_T, strict=True)
     }
     found = [(places[int(p)], int(t)) for p, t in zip(batch.loss_places, batch.targets, strict=True)]
     assert sorted(found) == sorted(expected)
@@ -139,7 +139,7 @@ def test_the_image_of_a_row_is_the_stored_one_and_the_noise_is_the_target(sequen
 
 
 def model(**options: Any) -> Transfusion:
-    network = Transfusion(ModelConfig(width=32, layers=2, heads=2, **options), DataFacts(400, 2, 2))
+    network = Transfusion(ModelConfig(width=32, layers=2, heads=2, **options), ModelDims(400, 2, 2))
     network.initialise(torch.Generator().manual_seed(0))
     return network
 
@@ -157,13 +157,13 @@ def test_losses_and_gradients_equal_the_dense_reference(
             owner[group.first + index * group.length : group.first + (index + 1) * group.length] = number
             number += 1
     image_of = torch.full_like(owner, -1)
-    for index, places in enumerate(batch.inputs.images[0].places_IP):
+    for index, places in enumerate(batch.inputs.images[0].patch_index_IP):
         image_of[places] = index
     dense = batch.to(torch.device("cpu"), "dense").attention
     assert isinstance(dense, DenseAttention)
     assert torch.equal(dense.mask_NN, allowed(owner, image_of, bidirectional=bidirectional))
-    images_of_document = torch.bincount(owner[batch.inputs.images[0].places_IP[:, 0]], minlength=number)
-    starts = batch.inputs.positions_N[batch.inputs.images[0].places_IP[:, 0]]
+    images_of_document = torch.bincount(owner[batch.inputs.images[0].patch_index_IP[:, 0]], minlength=number)
+    starts = batch.inputs.positions_N[batch.inputs.images[0].patch_index_IP[:, 0]]
     assert (images_of_document == 0).any()
     assert (images_of_document > 1).any()
     assert (starts == 2).any()  # BOS, BOI
@@ -207,9 +207,9 @@ def test_the_loss_of_an_image_does_not_depend_on_the_times_of_others(sequences: 
     """Images of other documents, and later ones of its own, may be as noisy as they like."""
     batch, network = whole_batch(sequences), model()
     image = batch.inputs.images[0]
-    owners = batch.elements.documents_N[image.places_IP[:, 0]]
+    owners = batch.elements.documents_N[image.patch_index_IP[:, 0]]
     first = 0
-    earlier = (owners == owners[first]) & (image.places_IP[:, 0] < image.places_IP[first, 0])
+    earlier = (owners == owners[first]) & (image.patch_index_IP[:, 0] < image.patch_index_IP[first, 0])
     assert not earlier.any()
     others = torch.arange(len(owners)) != first
     changed = replace(image, t_I=torch.where(others, 1000 - image.t_I, image.t_I))

@@ -8,12 +8,12 @@ import torch
 from stages.core.device import autocast
 from stages.estimate_training.memory import footprint, stand_in
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
 
-FACTS = DataFacts(vocab_size=200, latent_channels=4, patch_side=2)
+FACTS = ModelDims(vocab_size=200, latent_channels=4, patch_side=2)
 MODEL = ModelConfig(width=64, layers=3, heads=2, qk_norm=True)
 CPU = torch.device("cpu")
 

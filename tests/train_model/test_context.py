@@ -23,7 +23,7 @@ from stages.generation.engine import Engine
 from stages.generation.layout import Line
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig, UNetCodec
-from stages.model.transformer import DataFacts, ImageInputs, Inputs, Transfusion
+from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker
 from stages.train_model.objective import loss_sums
@@ -60,7 +60,7 @@ def batch_of(sequences: Sequences, context: str, step: int = 0, noise_limit: int
 
 
 def train(sequences: Sequences, context: str, steps: int, **options: Any) -> Transfusion:
-    network = Transfusion(ModelConfig(width=32, layers=2, heads=2, **options), DataFacts(400, 2, 2))
+    network = Transfusion(ModelConfig(width=32, layers=2, heads=2, **options), ModelDims(400, 2, 2))
     network.initialise(torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     first = last = 0.0
@@ -119,7 +119,7 @@ def other(image: ImageInputs, chosen: int, *, latents: bool = True) -> ImageInpu
 
 def some_images(batch: Batch) -> list[int]:
     """An image that begins its document, one that ends it, and one with text or an image behind it."""
-    owners = batch.elements.documents_N[batch.inputs.images[0].places_IP[:, 0]]
+    owners = batch.elements.documents_N[batch.inputs.images[0].patch_index_IP[:, 0]]
     counts = torch.bincount(owners)[owners]
     several = (counts > 1).nonzero()[:, 0].tolist()
     single = (counts == 1).nonzero()[:, 0].tolist()
@@ -136,16 +136,16 @@ def test_a_noised_image_is_seen_by_itself_and_in_the_papers_way_by_all_that_foll
     for number in some_images(batch):
         for latents in (False, True):
             found = trained.changed(replace(batch.inputs, images=(other(image, number, latents=latents),)))
-            first = image.places_IP[number, 0]
-            expected = torch.isin(place, image.places_IP[number])
+            first = image.patch_index_IP[number, 0]
+            expected = torch.isin(place, image.patch_index_IP[number])
             if trained.context == "noised":
                 expected |= (batch.elements.documents_N == batch.elements.documents_N[first]) & (place >= first)
             real = torch.zeros_like(expected)  # padding sees what it likes
-            real[batch.inputs.text_places_T] = True
+            real[batch.inputs.text_index_T] = True
             for each in batch.inputs.all_images:
-                real[each.places_IP.flatten()] = True
+                real[each.patch_index_IP.flatten()] = True
             assert torch.equal(found & real, expected & real)
-            reached_later += int((expected & real).sum()) > image.places_IP.shape[1]
+            reached_later += int((expected & real).sum()) > image.patch_index_IP.shape[1]
     assert (reached_later > 0) == (trained.context == "noised")
 
 
@@ -159,7 +159,7 @@ def test_losses_follow_what_is_seen(trained: Trained) -> None:
     same = (before - after).abs().amax(1) < 1e-5
     owners = batch.elements.documents_N
     first = torch.full((int(owners.max()) + 1,), len(owners))
-    first.scatter_reduce_(0, owners[image.places_IP[:, 0]], image.places_IP[:, 0], "amin")
+    first.scatter_reduce_(0, owners[image.patch_index_IP[:, 0]], image.patch_index_IP[:, 0], "amin")
     early = batch.loss_places < first[owners[batch.loss_places]]
     assert early.any()
     assert (~early).any()
@@ -178,7 +178,7 @@ def test_every_patch_of_an_image_reaches_every_other(trained: Trained) -> None:
         pixel[:, row, column] = 1
         moved = replace(image, latents_IChw=image.latents_IChw + pixel)
         found = trained.changed(replace(batch.inputs, images=(moved,)))
-        assert found[image.places_IP].all()
+        assert found[image.patch_index_IP].all()
 
 
 def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences) -> None:
@@ -186,7 +186,7 @@ def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences)
     batch, facts = trained.batch, sequences.content
     image, owners = batch.inputs.images[0], batch.elements.documents_N
     scored = owners[batch.loss_places]
-    dropped = (~torch.isin(owners[image.places_IP[:, 0]], scored)).nonzero()[:, 0]
+    dropped = (~torch.isin(owners[image.patch_index_IP[:, 0]], scored)).nonzero()[:, 0]
     assert len(dropped)
     alone = ImageInputs(
         image.latents_IChw[dropped], image.t_I[dropped], torch.arange(2, 6) + 6 * torch.arange(len(dropped))[:, None]
@@ -203,14 +203,14 @@ def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences)
 
 def test_a_clean_copy_is_seen_by_all_that_follows_but_not_by_its_noised_twin(clean: Trained) -> None:
     (copies,) = clean.batch.inputs.context
-    owners, text = clean.batch.elements.documents_N, clean.batch.inputs.text_places_T
-    noised = clean.batch.inputs.images[0].places_IP
+    owners, text = clean.batch.elements.documents_N, clean.batch.inputs.text_index_T
+    noised = clean.batch.inputs.images[0].patch_index_IP
     later_images = 0
     for number in range(0, len(copies.t_I), 5):
         here = torch.arange(len(copies.t_I)) == number
         moved = replace(copies, latents_IChw=copies.latents_IChw + here[:, None, None, None])
         found = clean.changed(replace(clean.batch.inputs, context=(moved,)))
-        place, document = copies.places_IP[number], owners[copies.places_IP[number, 0]]
+        place, document = copies.patch_index_IP[number], owners[copies.patch_index_IP[number, 0]]
         assert torch.equal(found[text], (owners[text] == document) & (text > place[-1]))
         assert torch.equal(found[noised[:, 0]], (owners[noised[:, 0]] == document) & (noised[:, 0] > place[-1]))
         assert found[place].all()
@@ -228,33 +228,33 @@ def test_copies_change_neither_draws_nor_targets_nor_positions(sequences: Sequen
     (copies,) = clean.inputs.context
     assert not plain.inputs.context
     assert not copies.t_I.any()
-    assert clean.num_elements == plain.num_elements + copies.places_IP.numel()
-    twins = copies.places_IP - copies.places_IP.shape[1]
-    assert torch.equal(clean.inputs.positions_N[copies.places_IP], clean.inputs.positions_N[twins])
+    assert clean.num_elements == plain.num_elements + copies.patch_index_IP.numel()
+    twins = copies.patch_index_IP - copies.patch_index_IP.shape[1]
+    assert torch.equal(clean.inputs.positions_N[copies.patch_index_IP], clean.inputs.positions_N[twins])
     # each copy is the very image that its twin holds beneath the noise
     image, noise = clean.inputs.images[0], clean.images[0].target_IChw
-    twin = (image.places_IP[:, 0] == twins[:, :1]).nonzero()[:, 1]
+    twin = (image.patch_index_IP[:, 0] == twins[:, :1]).nonzero()[:, 1]
     signal, level = (
-        torch.from_numpy(each)[image.t_I[twin]].float()[:, None, None, None] for each in CosineSchedule().levels()
+        torch.from_numpy(each)[image.t_I[twin]].float()[:, None, None, None] for each in CosineSchedule().alpha_sigma()
     )
     beneath = (image.latents_IChw[twin] - level * noise[twin]) / signal
     easy = image.t_I[twin] < 900  # near T the division magnifies rounding
     assert easy.any()
     assert torch.allclose(copies.latents_IChw[easy], beneath[easy], atol=1e-4)
-    eoi = copies.places_IP[:, -1] + 1
+    eoi = copies.patch_index_IP[:, -1] + 1
     assert torch.equal(clean.inputs.positions_N[eoi], clean.inputs.positions_N[eoi - 1] + 1)
     for one in (plain, clean):  # the position of each text element is the one on disk
         first = torch.searchsorted(one.elements.documents_N, one.elements.documents_N)
         place = torch.arange(len(first)) - first
         copied = torch.zeros(len(first), dtype=torch.long)
         for image in one.inputs.context:
-            copied[image.places_IP.flatten()] = 1
+            copied[image.patch_index_IP.flatten()] = 1
         before = copied.cumsum(0) - copied
-        text = one.inputs.text_places_T
+        text = one.inputs.text_index_T
         assert torch.equal(one.inputs.positions_N[text], (place - before + before[first])[text])
     # each image that text follows has a copy, and no other: those of dropped captions have nothing to be read by
     scored = clean.elements.documents_N[clean.loss_places]
-    read = torch.isin(clean.elements.documents_N[clean.inputs.images[0].places_IP[:, 0]], scored)
+    read = torch.isin(clean.elements.documents_N[clean.inputs.images[0].patch_index_IP[:, 0]], scored)
     assert (~read).any()
     assert len(copies.t_I) == int(read.sum())
 
@@ -263,9 +263,9 @@ def test_copies_change_neither_draws_nor_targets_nor_positions(sequences: Sequen
 def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequences: Sequences, context: str) -> None:
     batch, usual = batch_of(sequences, context, noise_limit=0), batch_of(sequences, context)
     (given,) = batch.inputs.context if context == "noised" else (None,)
-    lead = usual.inputs.positions_N[usual.inputs.images[0].places_IP[:, 0]] == 2
+    lead = usual.inputs.positions_N[usual.inputs.images[0].patch_index_IP[:, 0]] == 2
     dropped = ~torch.isin(
-        usual.elements.documents_N[usual.inputs.images[0].places_IP[:, 0]],
+        usual.elements.documents_N[usual.inputs.images[0].patch_index_IP[:, 0]],
         usual.elements.documents_N[usual.loss_places],
     )
     lead &= ~dropped
@@ -282,8 +282,8 @@ def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequence
         assert usual.num_elements - batch.num_elements == 4 * int(lead.sum())
         assert batch.elements.hidden_N is not None
         seen = ~batch.elements.hidden_N
-        assert seen[batch.inputs.context[0].places_IP].all()  # what is given is there for all that follows
-        assert not seen[batch.inputs.images[0].places_IP].any()
+        assert seen[batch.inputs.context[0].patch_index_IP].all()  # what is given is there for all that follows
+        assert not seen[batch.inputs.images[0].patch_index_IP].any()
 
 
 @pytest.mark.parametrize(
@@ -300,17 +300,17 @@ def test_the_sampler_computes_what_training_computed(sequences: Sequences, optio
         hidden = network.hidden(batch.inputs, batch.attention).hidden_ND
     (copies,) = batch.inputs.context
     owners = batch.elements.documents_N
-    counts = torch.bincount(owners[copies.places_IP[:, 0]])
+    counts = torch.bincount(owners[copies.patch_index_IP[:, 0]])
     assert counts.max() == 2
     ids = torch.full((len(owners),), -1)
-    ids[batch.inputs.text_places_T] = batch.inputs.text_ids_T
+    ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
     for document in [*(counts == 2).nonzero()[:3, 0].tolist(), *(counts == 1).nonzero()[:3, 0].tolist()]:
         engine = Engine(_loaded(network, facts), GenerationConfig(guidance=1), 0, Runtime())
         engine._make_cache(1, [Line((facts.pad,) * 64)])
-        latents = copies.latents_IChw[owners[copies.places_IP[:, 0]] == document]
+        latents = copies.latents_IChw[owners[copies.patch_index_IP[:, 0]] == document]
         number = compared = 0
         for place in (owners == document).nonzero()[:, 0].tolist():
-            is_copy = place in copies.places_IP[:, 0]
+            is_copy = place in copies.patch_index_IP[:, 0]
             if ids[place] < 0 and not is_copy:
                 continue
             line = Line((int(ids[place]),))

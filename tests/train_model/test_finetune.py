@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stages.artifacts.checkpoint import Checkpoint, read_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents
 from stages.artifacts.manifest import read_manifest
@@ -37,7 +38,7 @@ TRAIN = TrainConfig(steps=4, batch_rows=2, warmup_steps=1, learning_rate=1e-3, e
 
 def train(folder: Path, sequences: Path, config: TrainConfig = TRAIN) -> Checkpoint:
     with building(folder, stamp("checkpoint", "train", {"sequences": sequences}, folder), Runtime()) as build:
-        run(MODEL, DiffusionConfig(), config, GenerationConfig(), sequences, build, Runtime(), 0)
+        run(MODEL, DiffusionConfig(), config, GenerationConfig(), sequences, StageContext(build, Runtime(), 0))
     return Checkpoint.open(folder)
 
 

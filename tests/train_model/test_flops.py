@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.estimate_training.memory import stand_in
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
-from stages.model.rotary import Rotary, turned
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.rotary import Rotary, apply_rotary
+from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.flops import Work, model_flops
 from stages.train_model.objective import loss_sums
 
-FACTS = DataFacts(vocab_size=200, latent_channels=4, patch_side=2)
+FACTS = ModelDims(vocab_size=200, latent_channels=4, patch_side=2)
 MODELS = {
     "linear": ModelConfig(width=64, layers=2, heads=2, codec=LinearCodec(grid_positions=True)),
     "unet": ModelConfig(width=64, layers=3, heads=2, codec=UNetCodec(channels=16, widest=32, blocks=1)),
@@ -32,7 +32,7 @@ class WrittenOut:
 
     def __call__(self, layer: int, qkv_N3Hd: Tensor, rotary: Rotary) -> Tensor:
         del layer
-        parts = [x.transpose(0, 1).split(self.lengths, dim=1) for x in turned(qkv_N3Hd, rotary)]
+        parts = [x.transpose(0, 1).split(self.lengths, dim=1) for x in apply_rotary(qkv_N3Hd, rotary)]
         return torch.cat([(q @ k.mT).softmax(-1) @ v for q, k, v in zip(*parts, strict=True)], dim=1).transpose(0, 1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages.artifacts.checkpoint import Checkpoint
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.runtime import Runtime
@@ -29,7 +30,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(target: Path, sequences: Path, config: TrainConfig) -> None:
     with building(target, stamp("checkpoint", "train", {"sequences": sequences}, target), Runtime()) as build:
-        stage.run(MODEL, DiffusionConfig(), config, GenerationConfig(), sequences, build, Runtime(), 0)
+        stage.run(MODEL, DiffusionConfig(), config, GenerationConfig(), sequences, StageContext(build, Runtime(), 0))
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

@@ -15,10 +15,10 @@ from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule
 from stages.diffusion.targets import NoiseTarget, Target, VelocityTarget
-from stages.diffusion.timesteps import LogitNormalTimes
+from stages.diffusion.timesteps import LogitNormalTimesteps
 from stages.diffusion.weighting import MinSnr
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker
 from stages.train_model.checkpointing import TrainState
@@ -94,7 +94,7 @@ class Constant(Transfusion):
 
 
 def constant_model(sequences: Sequences) -> Constant:
-    network = Constant(ModelConfig(width=32, layers=1, heads=2), DataFacts(sequences.content.vocab_size, 2, 2))
+    network = Constant(ModelConfig(width=32, layers=1, heads=2), ModelDims(sequences.content.vocab_size, 2, 2))
     network.initialise(torch.Generator().manual_seed(0))
     return network
 
@@ -138,10 +138,10 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
         rows = np.arange(facts.num_rows)
         batch = data.train.make(rows, [(step, int(row)) for row in rows], 3)
         ids = torch.full((len(batch.inputs.positions_N),), -1)
-        ids[batch.inputs.text_places_T] = batch.inputs.text_ids_T
+        ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
         scored = set(batch.elements.documents_N[batch.loss_places].tolist())
         for image in batch.inputs.images:
-            for t, place in zip(image.t_I.tolist(), image.places_IP[:, 0].tolist(), strict=True):
+            for t, place in zip(image.t_I.tolist(), image.patch_index_IP[:, 0].tolist(), strict=True):
                 document = int(batch.elements.documents_N[place])
                 begin = int((batch.elements.documents_N == document).nonzero()[0, 0])
                 begins = all(int(ids[each]) in marks for each in range(begin, place)) and document in scored
@@ -154,7 +154,7 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
 def test_times_move_with_the_size_of_the_image(sequences: Sequences) -> None:
     """Esser et al. 2024, eq. 23: with n latent pixels, t / (1 - t) grows sqrt(n / base) times. The median of a logit-normal of
     mean 0 is then sqrt(n / base) / (1 + sqrt(n / base))."""
-    diffusion = Diffusion(FlowSchedule(), NoiseTarget(), LogitNormalTimes(mean=0.0, deviation=0.5, base_pixels=4))
+    diffusion = Diffusion(FlowSchedule(), NoiseTarget(), LogitNormalTimesteps(mean=0.0, deviation=0.5, base_pixels=4))
     drawn: dict[int, list[int]] = {}
     for step in range(12):
         for image in batch_of(sequences, diffusion, step).inputs.images:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.checkpointing import TrainState
 from stages.train_model.config import TrainConfig
 from stages.train_model.optimizer import averaged_weights, build_optimizers, learning_rate, update_average
@@ -19,7 +19,7 @@ MUON = CONFIG.model_copy(update={"optimizer": "muon"})
 
 
 def state(seed: int = 0, config: TrainConfig = CONFIG) -> TrainState:
-    model = Transfusion(ModelConfig(width=16, layers=1, heads=2), DataFacts(20, 2, 2))
+    model = Transfusion(ModelConfig(width=16, layers=1, heads=2), ModelDims(20, 2, 2))
     model.initialise(torch.Generator().manual_seed(seed))
     average = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     return TrainState(model, build_optimizers(model, config), average)
@@ -82,7 +82,7 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
 
 def test_an_update_of_muon_has_the_size_of_one_of_adamw() -> None:
     """So that learning rates carry over: 0.2 of the rate per weight, whatever the matrix (arXiv 2502.16982, eq. 4)."""
-    model = Transfusion(ModelConfig(width=128, layers=1, heads=2), DataFacts(20, 2, 2))
+    model = Transfusion(ModelConfig(width=128, layers=1, heads=2), ModelDims(20, 2, 2))
     model.initialise(torch.Generator().manual_seed(0))
     muon, _ = build_optimizers(model, MUON)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}

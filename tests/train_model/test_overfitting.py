@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stages.artifacts.checkpoint import EMA, WEIGHTS, read_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Manifest
 from stages.core.config import result_config
@@ -21,8 +22,9 @@ from stages.diffusion.config import DiffusionConfig
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
+from stages.train_model import stage
 from stages.train_model.config import TrainConfig
-from stages.train_model.monitor import overfitting, stage
+from stages.train_model.monitor import overfitting
 from stages.train_model.monitor.overfitting import best_step, epochs, points_of, rises
 from tests.builders import Story, make_all, stamp
 
@@ -53,7 +55,7 @@ def train(sequences: Path, target: Path, events: list[Event], **settings: Any) -
     model = ModelConfig(width=32, layers=2, heads=2)
     with building(target, made, runtime) as build:
         if build.sealed is None:
-            stage.run(model, DiffusionConfig(), config, GenerationConfig(), sequences, build, runtime, 0)
+            stage.run(model, DiffusionConfig(), config, GenerationConfig(), sequences, StageContext(build, runtime, 0))
         assert build.sealed is not None
         return build.sealed
 

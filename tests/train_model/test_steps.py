@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.artifacts.checkpoint import EMA, METRICS, WEIGHTS, Checkpoint, read_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.core.files import read_jsonl
 from stages.core.runtime import Runtime
@@ -46,7 +47,7 @@ TRAIN = TrainConfig(
 
 def trained(folder: Path, sequences: Path, config: TrainConfig, diffusion: DiffusionConfig) -> Checkpoint:
     with building(folder, stamp("checkpoint", "train", {"sequences": sequences}, folder), Runtime()) as build:
-        run(MODEL, diffusion, config, GenerationConfig(), sequences, build, Runtime(), 0)
+        run(MODEL, diffusion, config, GenerationConfig(), sequences, StageContext(build, Runtime(), 0))
     return Checkpoint.open(folder)
 
 

@@ -11,11 +11,11 @@ from stages.core.hardware import GPUS, sheet_of
 from stages.core.memory import peak_bytes, reset_peak, resident_bytes
 from stages.estimate_training.memory import stand_in
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts
+from stages.model.transformer import ModelDims
 from stages.train_model.flops import Work, model_flops
 from stages.train_model.monitor.throughput import Meter, fields
 
-FACTS = DataFacts(200, 4, 2)
+FACTS = ModelDims(200, 4, 2)
 MODEL = ModelConfig(width=64, layers=2, heads=2)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stages.artifacts.checkpoint import read_tensors
+from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Manifest
 from stages.core.errors import ExitCode, TfcliError
@@ -59,7 +60,7 @@ def train(sequences: Path, target: Path, events: list[Event], **settings: Any) -
     runtime = Runtime(report=events.append, device="cpu")
     with building(target, made, runtime) as build:
         sections = (ModelConfig(width=16, layers=1, heads=2), DiffusionConfig(), config, GenerationConfig())
-        stage.run(*sections, sequences, build, runtime, 0)
+        stage.run(*sections, sequences, StageContext(build, runtime, 0))
     assert build.sealed is not None
     return build.sealed
 

@@ -112,7 +112,7 @@ def sum_line(sha256: str, name: str) -> str:
 
 
 def _remake(kind: str) -> str:
-    """The command that mends an artifact of `kind`."""
+    """The command that makes an artifact of `kind` again."""
     return f"tfcli {MAKERS[kind]} {'--retry-failed' if kind == 'latents' else '--force'}"
 
 
@@ -174,9 +174,9 @@ def _ancestry(item: Found, state: str, above: tuple[Path, ...]) -> dict[str, Any
         folder, below, problem = follow(item.folder, entry)
         # digests cannot form a ring, but a hand-made manifest could
         if below is None or problem or folder.resolve() in above:
-            facts = {"fingerprint": entry.fingerprint, "digest": entry.digest}
+            hashes = {"fingerprint": entry.fingerprint, "digest": entry.digest}
             inputs.append(
-                {"kind": entry.kind, "path": str(folder), **facts, "state": problem or "a ring", "inputs": []}
+                {"kind": entry.kind, "path": str(folder), **hashes, "state": problem or "a ring", "inputs": []}
             )
         else:
             inputs.append(_ancestry(Found(folder, below), "", (*above, item.folder.resolve())))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stages.doctor.alphabet import Alphabet
     from stages.doctor.examine import Checkup
     from stages.doctor.findings import Finding
+    from stages.doctor.rows import RowRules
     from stages.recipe import Recipe
 
 _NAMELESS = "doctor"  # the recipe that stands for a bare path
@@ -28,6 +29,7 @@ _SourceArgument = Annotated[
         metavar="SOURCE",
         help="A recipe, a folder of pictures, tars, .parquet, .jsonl or text.",
         show_default=False,
+        autocompletion=options.recipe_names,
     ),
 ]
 
@@ -43,7 +45,7 @@ def doctor(
     quiet: options.QuietOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
-    """Look at a source before a long run: what is wrong, where, and what mends it. Nothing is written.
+    """Look at a source before a long run: what is wrong, where, and what fixes it. Nothing is written.
 
     All texts are read, those of tokenize.text too, and the pictures of a sample are decoded. Exit code 0 if a run would
     come through, 3 if not.
@@ -55,10 +57,14 @@ def doctor(
     """
     from stages.doctor.alphabet import Alphabet
     from stages.doctor.examine import Limits, check_source
+    from stages.doctor.findings import by_gravity
+    from stages.doctor.rows import Rows
 
     recipe, why = _recipe(source, tuple(settings or ()))
     limits = Limits(recipe.encode.max_bad, recipe.encode.bad_window, recipe.encode.shard_rows)
     alphabet = Alphabet()
+    rules = _row_rules(recipe)
+    rows = Rows(rules) if rules else None
     with watch_signals() as interrupts, render.Reporter(quiet=quiet or json) as report:
         runtime = Runtime(report=report, interrupts=interrupts, workers=workers)
         checkup = check_source(
@@ -70,6 +76,7 @@ def doctor(
             runtime=runtime,
             corpus=recipe.name == _NAMELESS and recipe.source.kind == "text",
             alphabet=alphabet,
+            rows=rows,
         )
         corpora = {
             corpus.path: check_source(
@@ -81,13 +88,16 @@ def doctor(
                 runtime=runtime,
                 corpus=True,
                 alphabet=alphabet,
+                rows=rows,
             )
             for corpus in recipe.tokenize.text
         }
     checkup = _with_tokenizer(checkup, alphabet, recipe)
+    if rows is not None and checkup.usable:
+        checkup = replace(checkup, findings=by_gravity([*rows.findings(), *checkup.findings]))
     if json:
-        facts = _json(checkup) | {"corpora": [{"path": path} | _json(one) for path, one in corpora.items()]}
-        render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | facts)
+        found = _json(checkup) | {"corpora": [{"path": path} | _json(one) for path, one in corpora.items()]}
+        render.show_json({"path": source, "kind": recipe.source.kind, "why": why, "size": recipe.images.size} | found)
     else:
         _show(source, {"reader": f"{recipe.source.kind} ({why})"}, recipe, checkup)
         for path, one in corpora.items():
@@ -107,6 +117,20 @@ def _with_tokenizer(checkup: Checkup, alphabet: Alphabet, recipe: Recipe) -> Che
     return checkup if finding is None else replace(checkup, findings=(finding, *checkup.findings))
 
 
+def _row_rules(recipe: Recipe) -> RowRules | None:
+    """What packing asks of a document; None for text alone, and where a finished autoencoder decides the size of a picture."""
+    from stages.doctor.rows import RowRules
+
+    pack = recipe.pack
+    if recipe.vae.kind != "train" or (recipe.name == _NAMELESS and recipe.source.kind == "text"):
+        return None
+    unit = recipe.vae.downsampling * pack.patch_side
+    patches = min((height // unit) * (width // unit) for height, width in recipe.images.shapes())
+    marks = 3 if pack.size_tokens else 2
+    weights = {"weights": pack.weights, "late_weights": pack.late_weights}
+    return RowRules(pack.row_length, patches + marks, pack.too_long_documents == "truncate", weights)
+
+
 def _json(checkup: Checkup) -> dict[str, Any]:
     return asdict(checkup) | {"usable": checkup.usable}
 
@@ -114,21 +138,15 @@ def _json(checkup: Checkup) -> dict[str, Any]:
 def _recipe(source: str, settings: tuple[str, ...]) -> tuple[Recipe, str]:
     """The recipe to check by, and why this reader. A path is read with the default settings."""
     from stages.doctor.guess import guess_source
-    from stages.recipe import load_recipe, make_recipe
+    from stages.recipe import load_recipe, make_recipe, named_recipes
 
     path = os.path.expanduser(source)
-    if path.endswith(".toml") or (not os.path.exists(path) and any(source == name.stem for name in _named())):
+    if path.endswith(".toml") or (not os.path.exists(path) and source in named_recipes()):
         recipe = load_recipe(source, settings)
         return recipe, f"the recipe says kind = {recipe.source.kind}"
     guess = guess_source(source)
     tree: dict[str, Any] = {"name": _NAMELESS, "source": guess.source.model_dump(include={"kind", "path"})}
     return make_recipe(tree, settings, Path(source)), guess.why
-
-
-def _named() -> list[Path]:
-    from stages.recipe import recipe_folders
-
-    return [file for folder in recipe_folders() for file in folder.glob("*.toml")]
 
 
 def _latent_row_bytes(recipe: Recipe) -> int | None:
@@ -141,7 +159,7 @@ def _latent_row_bytes(recipe: Recipe) -> int | None:
 
 
 def _show(source: str, reader: dict[str, str], recipe: Recipe, checkup: Checkup) -> None:
-    facts = {
+    properties = {
         **reader,
         "reads": checkup.describe,
         "documents": f"{checkup.documents:,}" + (f", {checkup.omitted:,} left out" if checkup.omitted else ""),
@@ -151,19 +169,21 @@ def _show(source: str, reader: dict[str, str], recipe: Recipe, checkup: Checkup)
         "text": f"{checkup.median_text:,} characters in the middle, {checkup.longest_text:,} at most",
     }
     if not checkup.pictures and not checkup.looked_at:
-        facts = {name: value for name, value in facts.items() if name not in ("pictures", "formats", "shorter side")}
+        properties = {
+            name: value for name, value in properties.items() if name not in ("pictures", "formats", "shorter side")
+        }
     if checkup.latent_bytes:
         size = f"{recipe.images.size} px, {recipe.images.fit}"
-        facts["latents"] = f"about {render.size_text(checkup.latent_bytes)} on disk ({size})"
-    render.show(source, render.pairs(facts), "")
+        properties["latents"] = f"about {render.size_text(checkup.latent_bytes)} on disk ({size})"
+    render.show(source, render.pairs(properties), "")
     for finding in checkup.findings:
         _show_finding(finding)
     if not checkup.findings:
         render.show("nothing to remark")
     else:
         counts = {gravity: sum(one.gravity == gravity for one in checkup.findings) for gravity in _STYLES}
-        told = ", ".join(_told(gravity, number) for gravity, number in counts.items() if number)
-        render.show("", f"{'a run would come through' if checkup.usable else 'a run would stop'}: {told}")
+        counted = ", ".join(_count_text(gravity, number) for gravity, number in counts.items() if number)
+        render.show("", f"{'a run would come through' if checkup.usable else 'a run would stop'}: {counted}")
 
 
 def _show_finding(finding: Finding) -> None:
@@ -178,7 +198,7 @@ def _show_finding(finding: Finding) -> None:
         render.show(f"{'':9}fix: {finding.fix}")
 
 
-def _told(gravity: str, number: int) -> str:
+def _count_text(gravity: str, number: int) -> str:
     one, many = ("reason to stop", "reasons to stop") if gravity == "stops" else (gravity, f"{gravity}s")
     return f"{number} {one if number == 1 else many}"
 

@@ -40,9 +40,9 @@ def artifacts_at(path: Path) -> list[Found]:
 
 
 def artifact_around(path: Path) -> Path | None:
-    """The artifact that `path` is or lies in, by whatever spelling or links; a file more would be a stray one in there."""
-    place = path.resolve()
-    for folder in (place, *place.parents):
+    """The artifact that `path` is or is inside, whatever links lead there; one more file would be a stray one."""
+    resolved = path.resolve()
+    for folder in (resolved, *resolved.parents):
         try:
             if read_manifest(folder) is not None:
                 return folder

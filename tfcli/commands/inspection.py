@@ -108,14 +108,15 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
     from stages.coders.pixels import encode_png
     from stages.coders.sheets import contact_sheet
     from stages.core.files import write_atomic
+    from stages.pages.html import enlargement
     from stages.preview.cards import ABOUT, caption_of, cards_of, pictures_of_cards
-    from stages.preview.page import cards_page, scale_of
+    from stages.preview.page import cards_page
 
     kind = item.manifest.kind
-    place = item.folder.resolve()
-    out = out or Path(f"{place.parent.name}-{place.name}.html")
+    resolved = item.folder.resolve()
+    out = out or Path(f"{resolved.parent.name}-{resolved.name}.html")
     if artifact_around(out.parent) is not None:
-        raise TfcliError(f"--out {out} lies in an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
+        raise TfcliError(f"--out {out} is inside an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
     if not out.resolve().parent.is_dir():
         raise TfcliError(f"--out {out}: no such folder", fix="make it first", code=ExitCode.USAGE)
     cards = cards_of(item.folder, kind, count=count, side=side, device=device)
@@ -124,17 +125,18 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
         if not pictures:
             raise TfcliError(f"{item.folder} has no pictures to show", code=ExitCode.USAGE)
         columns = max(1, round(len(pictures) ** 0.5 * 1.3))
-        large = [np.kron(picture, np.ones((scale_of(picture), scale_of(picture), 1), np.uint8)) for picture in pictures]
+        scales = [enlargement(*picture.shape[:2]) for picture in pictures]
+        large = [np.kron(one, np.ones((n, n, 1), np.uint8)) for one, n in zip(pictures, scales, strict=True)]
         write_atomic(out, encode_png(contact_sheet(large, columns, gap=8)))
     else:
-        facts = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
-        write_atomic(out, cards_page(f"{kind}: {item.folder}", facts, cards, ABOUT.get(kind, "")).encode("utf-8"))
+        summary = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
+        write_atomic(out, cards_page(f"{kind}: {item.folder}", summary, cards, ABOUT.get(kind, "")).encode("utf-8"))
     if json:
         shown = [{"title": card.title, "text": caption_of(card)} for card in cards]
         render.show_json({"path": str(out), "kind": kind, "pictures": len(pictures), "documents": shown})
         return
     if out.suffix.lower() == ".png" and sys.stdout is not None and sys.stdout.isatty():
-        # a PNG has no room for captions: they stand here, in the order of the pictures
+        # a PNG has no room for captions: they are printed here, in the order of the pictures
         render.show(*[f"{card.title}: {caption_of(card)}" for card in cards])
     render.show_path(out)
 
@@ -198,8 +200,8 @@ def _show_artifact(item: Found, verbose: bool) -> None:
         render.show(f"  {entry.kind}  {folder}  digest {render.short(entry.digest)}  {state or 'ok'}")
     size = render.size_text(sum(entry.bytes for entry in manifest.files))
     render.show("", f"files: {len(manifest.files)}, {size}", render.pairs(_file_summary(manifest.files)))
-    told = manifest.kind != "checkpoint" or any(entry.path == "report.html" for entry in manifest.files)
-    if told and (hint := _HINTS.get(manifest.kind)):
+    has_report = manifest.kind != "checkpoint" or any(entry.path == "report.html" for entry in manifest.files)
+    if has_report and (hint := _HINTS.get(manifest.kind)):
         render.show("", hint.format(item.folder))
 
 

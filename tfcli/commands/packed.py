@@ -27,10 +27,10 @@ def show_packed(row: PackedRow) -> None:
 
 def _show_document(number: int, document: PackedDocument) -> None:
     end = document.start + document.length - 1
-    facts = [f"places {document.start} to {end}", f"document {document.index}"]
-    facts += [f"key {document.key}"] if document.key else ["of a text corpus"]
-    facts += ["caption dropped"] if document.caption_dropped else []
-    render.show(render.styled((f"--- {number}: {', '.join(facts)}", "dim")))
+    described = [f"elements {document.start} to {end}", f"document {document.index}"]
+    described += [f"key {document.key}"] if document.key else ["of a text corpus"]
+    described += ["caption dropped"] if document.caption_dropped else []
+    render.show(render.styled((f"--- {number}: {', '.join(described)}", "dim")))
     render.show(render.styled(*[piece for span in document.spans for piece in _pieces(span)]), "")
 
 
@@ -42,7 +42,7 @@ def _pieces(span: Span) -> list[tuple[str, str]]:
         return [('"', "dim"), (text, ""), ('"', "dim")]
     if span.image is None:
         return [(f"<{span.kind}>", _STYLES[span.kind])]
-    place = span.image
-    name = f": {place.name}" if place.name else ""
-    size = f"image {place.patches_high}x{place.patches_wide}, {span.length} patches"
-    return [(f"[{size}, row {place.row} of latents{name}]", _STYLES["image"])]
+    image = span.image
+    name = f": {image.name}" if image.name else ""
+    size = f"image {image.patches_high}x{image.patches_wide}, {span.length} patches"
+    return [(f"[{size}, row {image.row} of latents{name}]", _STYLES["image"])]

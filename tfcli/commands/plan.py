@@ -98,7 +98,7 @@ def plan_train(workspace: Workspace, call: options.Call) -> TrainingPlan | None:
 def data_of(recipe: Recipe) -> DataPlan:
     """Vocabulary, channels and grid as the recipe says them. Raises TfcliError (USAGE) where a finished part decides."""
     from stages.estimate_training.plan import DataPlan
-    from stages.model.transformer import DataFacts
+    from stages.model.transformer import ModelDims
 
     vae, tokenizer = recipe.vae, recipe.tokenize.tokenizer
     if vae.kind != "train" or tokenizer.kind != "train":
@@ -106,8 +106,8 @@ def data_of(recipe: Recipe) -> DataPlan:
         why = f"how large the model's ends are depends on a finished {part}"
         raise TfcliError("too little is known for a plan", why=why, fix="run 'tfcli pack' first", code=ExitCode.USAGE)
     side = recipe.images.size // vae.downsampling
-    facts = DataFacts(tokenizer.vocab_size, vae.latent_channels, recipe.pack.patch_side)
-    return DataPlan(facts, (side, side), recipe.pack.row_length)
+    dims = ModelDims(tokenizer.vocab_size, vae.latent_channels, recipe.pack.patch_side)
+    return DataPlan(dims, (side, side), recipe.pack.row_length)
 
 
 def show_plan(plan: TrainingPlan) -> None:

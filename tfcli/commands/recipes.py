@@ -1,20 +1,24 @@
-"""recipe list, show, check, diff: what recipes there are and what they mean when all is resolved."""
+"""recipe list, show, copy, check, diff: what recipes there are and what they mean when all is resolved."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.events import Note
+from stages.core.system import write_failure
 from tfcli import options, render
 from tfcli.toml import to_toml
 
 if TYPE_CHECKING:
     from stages.recipe import Recipe
 
-app = typer.Typer(no_args_is_help=True, help="List, show, check and compare recipes.")
+app = typer.Typer(no_args_is_help=True, help="List, show, copy, check and compare recipes.")
 
 
 @app.command("list")
@@ -24,8 +28,10 @@ def list_recipes(json: options.JsonOption = False, _debug: options.DebugOption =
     \b
     Example: tfcli recipe list
     """
+    from stages.recipe import existing_recipes
+
     found = []
-    for name, path in sorted(_named().items()):
+    for name, path in sorted(existing_recipes().items()):
         try:
             found.append({"name": name, "path": str(path), "description": _load(str(path)).description})
         except TfcliError as error:
@@ -58,11 +64,47 @@ def show_recipe(
         render.show_text(to_toml(tree))
 
 
+@app.command("copy")
+def copy_recipe(
+    recipe: options.RecipeArgument,
+    to: Annotated[
+        str | None,
+        typer.Argument(metavar="[TO]", help="A file or a folder. Default: NAME.toml here.", show_default=False),
+    ] = None,
+    json: options.JsonOption = False,
+    _debug: options.DebugOption = False,
+) -> None:
+    """Copy a recipe with its comments, to change it. A file that is there is never replaced.
+
+    \b
+    Example: tfcli recipe copy folder mine.toml
+    """
+    from stages.recipe import find_recipe, recipe_bytes
+
+    origin = find_recipe(recipe)
+    data = recipe_bytes(origin)
+    target = _copy_target(origin, to)
+    _write_new(target, data, recipe)
+    if json:
+        render.show_json({"from": str(origin), "path": str(target)})
+        return
+    if base := re.search(rb'^extends\s*=\s*"([^"]+)"', data, re.MULTILINE):
+        name = base[1].decode("utf-8", "replace")
+        with render.Reporter() as report:
+            report(Note(f"it extends {name}: its other settings are those of that recipe (tfcli recipe show {target})"))
+    render.show_path(target)
+
+
 @app.command("check")
 def check_recipe(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE|FOLDER]", help="Default: all that 'recipe list' finds.", show_default=False),
+        typer.Argument(
+            metavar="[RECIPE|FOLDER]",
+            help="Default: all that 'recipe list' finds.",
+            show_default=False,
+            autocompletion=options.recipe_names,
+        ),
     ] = None,
     json: options.JsonOption = False,
     _debug: options.DebugOption = False,
@@ -99,8 +141,8 @@ def check_recipe(
 
 @app.command("diff")
 def diff_recipes(
-    first: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="OTHER", help="The one to compare it with.", show_default=False)],
+    first: options.RecipeArgument,
+    second: options.OtherRecipeArgument,
     settings: options.SetOption = None,
     json: options.JsonOption = False,
     _debug: options.DebugOption = False,
@@ -131,19 +173,42 @@ def _load(name: str, settings: tuple[str, ...] = ()) -> Recipe:
     return load_recipe(name, settings)
 
 
-def _named() -> dict[str, Path]:
-    from stages.recipe import recipe_folders
+def _copy_target(origin: Path, to: str | None) -> Path:
+    """The file that a copy goes to. Raises TfcliError (USAGE) where there can be none."""
+    from tfcli.commands.found import artifact_around
 
-    known: dict[str, Path] = {}
-    for folder in recipe_folders():
-        for file in sorted(folder.glob("*.toml")):
-            known.setdefault(file.stem, file)
-    return known
+    target = Path(os.path.expanduser(to or "."))
+    if to is None or to.endswith("/") or target.is_dir():
+        target = target / f"{origin.stem}.toml"
+    if not target.parent.is_dir():
+        raise TfcliError(f"{target.parent}: no such folder", fix="make it first", code=ExitCode.USAGE)
+    if artifact_around(target.parent) is not None:
+        raise TfcliError(f"{target} would be inside an artifact", fix="copy it elsewhere", code=ExitCode.USAGE)
+    return target
+
+
+def _write_new(target: Path, data: bytes, recipe: str) -> None:
+    """Write a file that is not there yet. Raises TfcliError: USAGE where it is, ENVIRONMENT where it cannot be written."""
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError as error:
+        fix = f"give another name: tfcli recipe copy {recipe} OTHER.toml"
+        raise TfcliError(f"{target} exists already", fix=fix, code=ExitCode.USAGE) from error
+    except OSError as error:
+        raise write_failure(target, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        target.unlink(missing_ok=True)  # half a recipe
+        raise write_failure(target, error) from error
 
 
 def _to_check(recipe: str | None) -> list[str]:
+    from stages.recipe import existing_recipes
+
     if recipe is None:
-        return [str(path) for _, path in sorted(_named().items())]
+        return [str(path) for _, path in sorted(existing_recipes().items())]
     if not Path(recipe).is_dir():
         return [recipe]
     files = [str(path) for path in sorted(Path(recipe).glob("*.toml"))]

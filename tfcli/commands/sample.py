@@ -17,12 +17,12 @@ from tfcli.toml import toml_value
 
 if TYPE_CHECKING:
     from stages.pipeline import Workspace
-    from stages.sample_model.config import MixedPrompt, Wishes
+    from stages.sample_model.config import MixedPrompt, PromptOptions
 
 HELP = """Draw pictures from texts, write texts for pictures, and go on with any mixture of both.
 
 Settings are those of the recipe that the checkpoint was trained with, or of -r.
-Samples of prompts go into a folder of their own beside the checkpoint, with a page.
+Samples of prompts go into a folder of their own next to the checkpoint, with a page.
 
 \b
 Draw:      tfcli sample work/shapes "a red circle on the left and a blue square on the right"
@@ -120,9 +120,9 @@ def sample(
     if call.recipe is None and folder is None:
         fix = "tfcli sample work/shapes/checkpoint ..., or tfcli sample -r shapes ..."
         raise TfcliError("neither a checkpoint nor a recipe is given", fix=fix, code=ExitCode.USAGE)
-    wished = {"draw": _next(draw, write, decide), "size": size, "negative": negative}
-    begun = {"image": begin, "mask": mask, "strength": strength}
-    asked = _prompts([*texts, *(prompt or [])], image or [], prompts, _wishes(wished, begun))
+    values = {"draw": _next(draw, write, decide), "size": size, "negative": negative}
+    edit = {"image": begin, "mask": mask, "strength": strength}
+    asked = _prompts([*texts, *(prompt or [])], image or [], prompts, _prompt_options(values, edit))
     settings = Settings(count, seed, guidance, sampler, steps, temperature, top_p, gif or None).as_overrides(call)
     try:
         workspace = _workspace(
@@ -136,9 +136,9 @@ def sample(
 def _as_typed(error: TfcliError, settings: tuple[str, ...]) -> TfcliError:
     """An error about one of these settings, for which an option stands, in the words of the option."""
     for name, key in KEYS.items():
-        said = f"--set {key}="
-        if error.what.startswith(said) and any(setting.startswith(f"{key}=") for setting in settings):
-            what = f"--{name.replace('_', '-')} {error.what.removeprefix(said)}"
+        prefix = f"--set {key}="
+        if error.what.startswith(prefix) and any(setting.startswith(f"{key}=") for setting in settings):
+            what = f"--{name.replace('_', '-')} {error.what.removeprefix(prefix)}"
             return TfcliError(what, why=error.why, fix=error.fix, code=error.code)
     return error
 
@@ -151,54 +151,56 @@ def _next(draw: bool, write: bool, decide: bool) -> bool | Literal["model"] | No
     return True if draw else False if write else "model" if decide else None
 
 
-def _wishes(wished: dict[str, Any], begun: dict[str, Any]) -> Wishes:
-    """What the options ask for beside texts and pictures. Raises TfcliError (USAGE) that names the option."""
+def _prompt_options(values: dict[str, Any], edit: dict[str, Any]) -> PromptOptions:
+    """What the options ask for in addition to texts and pictures. Raises TfcliError (USAGE) that names the option."""
     # here, not at the top: they need pydantic and numpy, '--help' does not
     from pydantic import ValidationError
 
-    from stages.sample_model.config import Wishes
-    from stages.sample_model.prompts import checked_wishes, picture_file
+    from stages.sample_model.config import PromptOptions
+    from stages.sample_model.prompts import check_prompt_options, picture_file
 
-    said = {name: value for name, value in wished.items() if value is not None}
-    begun = {name: value for name, value in begun.items() if value is not None}
-    if begun and "image" not in begun:
-        what = f"--{' and --'.join(begun)} without --begin"
+    chosen = {name: value for name, value in values.items() if value is not None}
+    edit = {name: value for name, value in edit.items() if value is not None}
+    if edit and "image" not in edit:
+        what = f"--{' and --'.join(edit)} without --begin"
         raise TfcliError(what, fix="give the picture that drawing begins from: --begin FILE", code=ExitCode.USAGE)
-    if begun and "mask" not in begun and begun.get("strength", 1) == 1:
+    if edit and "mask" not in edit and edit.get("strength", 1) == 1:
         why = "drawing would go through all of the noise, after which nothing of the picture is left"
         fix = "add --strength 0.6 for a variation, or --mask FILE, white where it may change"
         raise TfcliError("--begin with neither --strength below 1 nor --mask", why=why, fix=fix, code=ExitCode.USAGE)
     for name, option in (("image", "--begin"), ("mask", "--mask")):
-        if name in begun:
-            begun[name] = str(picture_file(begun[name], option))
+        if name in edit:
+            edit[name] = str(picture_file(edit[name], option))
     try:
-        return checked_wishes(Wishes.model_validate({**said, **({"begin": begun} if begun else {})}))
+        return check_prompt_options(PromptOptions.model_validate({**chosen, **({"begin": edit} if edit else {})}))
     except ValidationError as error:
         first = error.errors()[0]
         name = f"--{first['loc'][-1]}: " if first["loc"] else ""
         what = f"{name}{first['msg'].removeprefix('Value error, ')}"
         if first["type"] == "string_pattern_mismatch":
-            what = f"--size {wished['size']}: not of the form WIDTHxHEIGHT, such as 48x48"
+            what = f"--size {values['size']}: not of the form WIDTHxHEIGHT, such as 48x48"
         raise TfcliError(what, fix="see 'tfcli sample --help'", code=ExitCode.USAGE) from error
 
 
-def _prompts(texts: list[str], images: list[str], file: str | None, wishes: Wishes) -> list[str | MixedPrompt]:
+def _prompts(
+    texts: list[str], images: list[str], file: str | None, prompt_options: PromptOptions
+) -> list[str | MixedPrompt]:
     """All prompts of the command line, then those of the file."""
     from stages.sample_model.prompts import MAX_FILE_BYTES, NONE, parse_prompts, prompt_of, read_prompts
 
     if images and not texts and file:
         why = "a file names its pictures itself"
         raise TfcliError("--image and --prompts without a text", why=why, fix="give a text", code=ExitCode.USAGE)
-    alone = [""] if (images or wishes.begin) and not file else []
-    if wishes != NONE and not (texts or alone or file):
-        given_ones = ", ".join(f"--{name}" for name in wishes.model_dump(exclude_defaults=True))
-        what = "--draw, --write and --decide" if wishes.draw is not None else given_ones
+    alone = [""] if (images or prompt_options.begin) and not file else []
+    if prompt_options != NONE and not (texts or alone or file):
+        given_ones = ", ".join(f"--{name}" for name in prompt_options.model_dump(exclude_defaults=True))
+        what = "--draw, --write and --decide" if prompt_options.draw is not None else given_ones
         raise TfcliError(f"{what} need a prompt", fix="give a text or --image", code=ExitCode.USAGE)
-    asked = [prompt_of(text, images, wishes) for text in texts or alone]
+    asked = [prompt_of(text, images, prompt_options) for text in texts or alone]
     if file == "-":
-        asked += parse_prompts(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), Path("stdin"), wishes=wishes)
+        asked += parse_prompts(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), Path("stdin"), prompt_options=prompt_options)
     elif file is not None:
-        asked += read_prompts(Path(file), wishes)
+        asked += read_prompts(Path(file), prompt_options)
     return asked
 
 
@@ -216,7 +218,7 @@ def _prompt_settings(call: options.Call, asked: list[str | MixedPrompt]) -> tupl
 
 
 def _workspace(folder: str | None, call: options.Call, settings: tuple[str, ...], *, own_folder: bool) -> Workspace:
-    """own_folder: samples go beside the recipe's own, into a folder named by how they are made."""
+    """own_folder: samples go next to the recipe's own, into a folder named by how they are made."""
     from stages.pipeline import BY_NAME, Workspace
     from tfcli.commands.session import open_checkpoint, open_workspace
 

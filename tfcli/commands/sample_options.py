@@ -6,18 +6,27 @@ from typing import Annotated, Any
 
 import typer
 
+from tfcli.options import recipe_names
+
 _PROMPTS, _OUTPUT = "Prompts", "Output"
 _SETTINGS = "Settings (others: --set sample.generation.KEY=VALUE)"
 
 
-def _option(panel: str, *names: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help, show_default=False, rich_help_panel=panel)
+def _option(panel: str, *names: str, help: str, metavar: str | None = None, completion: Any = None) -> Any:
+    return typer.Option(
+        *names, metavar=metavar, help=help, show_default=False, rich_help_panel=panel, autocompletion=completion
+    )
 
 
 Recipe = Annotated[
     str | None,
     _option(
-        "Recipe", "--recipe", "-r", metavar="RECIPE", help="Checkpoint and settings of this recipe, not of CHECKPOINT."
+        "Recipe",
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        help="Checkpoint and settings of this recipe, not of CHECKPOINT.",
+        completion=recipe_names,
     ),
 ]
 Words = Annotated[
@@ -38,7 +47,7 @@ Image = Annotated[
         "--image",
         "-i",
         metavar="FILE",
-        help="A picture in front of each text, or where it says <image>. May be repeated; in order.",
+        help="A picture before each text, or where it says <image>. May be repeated; in order.",
     ),
 ]
 File = Annotated[

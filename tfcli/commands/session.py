@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stages.artifacts.folder import RECIPE
 from stages.artifacts.manifest import Manifest, open_artifact, read_manifest
+from stages.artifacts.units import RECIPE
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.interrupts import Interrupts
@@ -114,7 +114,7 @@ def work_folder(given: Path) -> Path:
     if (artifact := artifact_around(work)) is not None:
         why = f"{artifact} is a finished artifact, in which nothing else may lie"
         fix = "give the folder around it, or another one"
-        raise TfcliError(f"--work {work} lies in an artifact", why=why, fix=fix, code=ExitCode.USAGE)
+        raise TfcliError(f"--work {work} is inside an artifact", why=why, fix=fix, code=ExitCode.USAGE)
     return work
 
 

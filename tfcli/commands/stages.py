@@ -54,13 +54,13 @@ def add_stages(app: typer.Typer) -> None:
     for name in ("vae", "encode", "tokenize", "pack", "train"):
         command = encode if name == "encode" else _command(name)
         _mount(app, name, HELP[name], command)
-    takes = options.takes_call(sample, SampleRecipe, default=None)
-    app.command("sample", help=SAMPLE_HELP, rich_help_panel=PANEL)(takes)
+    command = options.with_call(sample, SampleRecipe, default=None)
+    app.command("sample", help=SAMPLE_HELP, rich_help_panel=PANEL)(command)
     _mount(app, "eval", HELP["eval"], _command("eval"))
 
 
 def _mount(app: typer.Typer, name: str, help_text: str, command: Callable[..., None]) -> None:
-    app.command(name, help=help_text, rich_help_panel=PANEL)(options.takes_call(command))
+    app.command(name, help=help_text, rich_help_panel=PANEL)(options.with_call(command))
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -80,9 +80,9 @@ def encode(
     if engine not in ("local", "ray"):
         raise TfcliError(f"no engine {engine}", fix="local or ray", code=ExitCode.USAGE)
     alone = {
-        "--force": call.force and "each part would begin anew",
+        "--force": call.force and "each part would be restarted",
         "--engine ray": engine == "ray" and "Ray shares the work out itself",
-        "--retry-failed": retry_failed and "each part would begin anew",
+        "--retry-failed": retry_failed and "each part would be restarted",
     }
     for name, why in alone.items():
         if why and not part.whole:

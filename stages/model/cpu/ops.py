@@ -1,8 +1,8 @@
-"""Parts of a block with their backward passes written out, for CPU: fewer passes over memory than autograd's own.
+"""Operations of a block with their backward passes written out, for CPU: fewer passes over memory than autograd's own.
 
-Each stands beside its plain form, which is the reference (tests/model/test_cpu_ops.py) and what CUDA runs, where
-torch.compile fuses it, and what runs where no gradient is wanted: a node of autograd costs 15 microseconds a call even
-then. Compiled on CPU it is the plain form too. Legend: N elements, D width, F feed-forward width.
+Each has its plain form as well, which is the reference (tests/model/test_cpu_ops.py). The plain form runs on CUDA, where
+torch.compile fuses it, in code that is compiled on CPU, and where no gradient is wanted, since a node of autograd costs 15
+microseconds a call even then. Legend: N elements, D width, F feed-forward width.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019), in the type that autocast multiplies in."""
+    """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019), in the dtype of autocast's matrix products."""
     if _plain(x_ND):
         return F.rms_norm(x_ND, x_ND.shape[-1:], weight_D.to(x_ND.dtype), epsilon)
-    out: Tensor = _RmsNorm.apply(x_ND.flatten(0, -2), weight_D, epsilon, product_type(x_ND))  # type: ignore[no-untyped-call]
+    out: Tensor = _RmsNorm.apply(x_ND.flatten(0, -2), weight_D, epsilon, matmul_dtype(x_ND))  # type: ignore[no-untyped-call]
     return out.view(x_ND.shape)
 
 
@@ -32,9 +32,9 @@ def swiglu(gate_up_N2F: Tensor) -> Tensor:
 
 
 def linear(x_ND: Tensor, weight_ED: Tensor) -> Tensor:
-    """x times the transposed weight. In float32 on CPU by oneDNN, where torch takes MKL: a step of 20 M parameters is 1.02 to
-    1.05 times as fast (two cores with AVX-512). The gradient of the weight stays MKL's, which is the faster one there."""
-    float32 = product_type(x_ND) == weight_ED.dtype == torch.float32
+    """x times the transposed weight, (N, E). In float32 on CPU by oneDNN, where torch uses MKL: a step of 20 M parameters is
+    1.02 to 1.05 times as fast (two cores with AVX-512). The gradient of the weight is left to MKL, which is faster for it."""
+    float32 = matmul_dtype(x_ND) == weight_ED.dtype == torch.float32
     if _plain(x_ND) or not (float32 and len(x_ND) and torch.backends.mkldnn.is_available()):
         return F.linear(x_ND, weight_ED)
     out: Tensor = _Linear.apply(x_ND, weight_ED)  # type: ignore[no-untyped-call]
@@ -45,10 +45,10 @@ def _plain(x: Tensor) -> bool:
     return x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
-def product_type(x: Tensor) -> torch.dtype:
-    """The type in which a matrix product of `x` would be taken here: autocast's, or its own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of a matrix product with `x` here: autocast's, or its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class _Linear(torch.autograd.Function):
@@ -64,13 +64,13 @@ class _Linear(torch.autograd.Function):
 
 
 def onednn_product(x_ND: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None, then: str = "none") -> Tensor:
-    """x times the transposed weight, which may be laid out by oneDNN, then "swish" (SiLU) or nothing; no gradient."""
+    """x times the transposed weight, which oneDNN may have prepacked, then "swish" (SiLU) or "none"; no gradient."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight_ED, bias_E, then, [], "")
     return out
 
 
 class _RmsNorm(torch.autograd.Function):
-    """Keeps x, which the stream holds anyway, and one number an element."""
+    """Saves x, which the residual stream holds anyway, and one number an element."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
@@ -88,15 +88,15 @@ class _RmsNorm(torch.autograd.Function):
         gradient_ND = gradients[0].to(scale_N1.dtype)
         product_ND = gradient_ND * x_ND
         weight_gradient_D = product_ND.mT @ scale_N1[:, 0]
-        share_N1 = (product_ND @ weight_D.to(scale_N1.dtype))[:, None] * (scale_N1**3 / x_ND.shape[-1])
+        projection_N1 = (product_ND @ weight_D.to(scale_N1.dtype))[:, None] * (scale_N1**3 / x_ND.shape[-1])
         x_gradient_ND = (
-            torch.mul(gradient_ND, weight_D, out=product_ND).mul_(scale_N1).addcmul_(x_ND, share_N1, value=-1)
+            torch.mul(gradient_ND, weight_D, out=product_ND).mul_(scale_N1).addcmul_(x_ND, projection_N1, value=-1)
         )
         return x_gradient_ND.to(x_ND.dtype), weight_gradient_D.to(weight_D.dtype), None, None
 
 
 class _SwiGlu(torch.autograd.Function):
-    """Keeps its input only; both gradients are written into one tensor."""
+    """Saves its input only; both gradients are written into one tensor."""
 
     @staticmethod
     def forward(ctx: Any, gate_up_N2F: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import torch_generator
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts, Transfusion
+from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
 
@@ -85,7 +85,7 @@ class Ranks:
         """For a failure that all processes see alike: the main one tells it, the others leave with the same code in silence."""
         return error if self.main else TfcliError("", code=error.code)
 
-    def network(self, model: ModelConfig, facts: DataFacts, train: TrainConfig, seed: int) -> Transfusion:
+    def network(self, model: ModelConfig, facts: ModelDims, train: TrainConfig, seed: int) -> Transfusion:
         """The model on the device with its first weights, which do not depend on the number of processes."""
         generator = torch_generator(seed, "weights")
         if self.mesh is None:

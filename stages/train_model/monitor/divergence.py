@@ -40,7 +40,9 @@ class Health:
             return False
         fix = "lower train.learning_rate or raise train.warmup_steps; the last save is from before this step"
         what = f"training diverged at step {step}"
-        if self.train.on_nonfinite == "skip":
+        if self.train.on_nonfinite == "stop":
+            fix += ', from which --set train.on_nonfinite="skip" goes on without such steps'
+        else:
             what += f", after {self.in_a_row - 1} steps in a row that were skipped"
         raise TfcliError(what, why=why, fix=fix, code=ExitCode.DIVERGED)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.checkpoint import read_tensors, write_tensors
+from stages.artifacts.checkpoint import BEST, read_tensors, write_tensors
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Note, Warn
 from stages.core.files import read_record, sync_folder, write_record
@@ -61,7 +61,7 @@ class Overfitting:
 
     def __init__(self, train: TrainConfig, journal: Journal, saves: Path, report: Callable[[Event], None]) -> None:
         self.train, self.journal, self.saves, self.report = train, journal, saves, report
-        self.folder = saves / "best"
+        self.folder = saves / BEST
 
     def look(self, state: TrainState) -> None:
         """Warn where a loss begins to rise; keep the weights where the figure of keep_best is lowest. Raises TfcliError (USAGE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from stages.artifacts.checkpoint import PREVIEWS, Checkpoint, CheckpointContent
+from stages.artifacts.checkpoint import CAPTIONS, PREVIEWS, TRUTH, Checkpoint, CheckpointContent
 from stages.artifacts.folder import Build
 from stages.artifacts.latents import caption_of
 from stages.artifacts.manifest import make_manifest
@@ -27,7 +27,6 @@ from stages.train_model.checkpointing import TrainState
 from stages.train_model.optimizer import averaged_weights
 
 NUMBER = 8  # pictures of a strip
-CAPTIONS, TRUTH = "captions.json", "truth.png"
 
 
 class Previews:

@@ -6,42 +6,26 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from pydantic import BaseModel
 
-from stages.artifacts.checkpoint import PREVIEWS, REPORT
+from stages.artifacts.checkpoint import CAPTIONS, PREVIEWS, REPORT, TRUTH
 from stages.artifacts.folder import Build
 from stages.artifacts.manifest import InputEntry, read_manifest
 from stages.core.errors import TfcliError
 from stages.core.files import write_atomic
 from stages.core.reading import read_bounded
-from stages.pages.charts import STYLE, Line, chart, loss_charts
+from stages.pages.charts import Line, chart, loss_charts
+from stages.pages.html import render_html
 from stages.train_model.monitor.metrics import SKIPPED, Journal
-from stages.train_model.monitor.previews import CAPTIONS, TRUTH, strips
+from stages.train_model.monitor.previews import strips
 
 _STRIPS = 12  # of the previews, evenly spread, the newest among them
-_STYLE = (
-    STYLE
-    + """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .8rem; }
-.facts { opacity: .75; margin: 0; }
-table { border-collapse: collapse; font-size: .85rem; } td, th { text-align: left; vertical-align: top;
-  padding: .15rem 1rem .15rem 0; }
-th { font-weight: 600; } td:first-child { opacity: .75; }
-.settings { columns: 24rem; column-gap: 3rem; } .settings table { break-inside: avoid; margin-bottom: 1rem; }
-.previews { display: grid; grid-template-columns: max-content 1fr; gap: .3rem .8rem; align-items: center;
-  font-size: .8rem; max-width: 62rem; }
-.previews img { width: 100%; display: block; border-radius: 4px; image-rendering: pixelated; }
-.captions { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; align-items: end; font-size: .75rem;
-  line-height: 1.25; }
-.captions span { padding: 0 .3rem; overflow-wrap: anywhere; }
-code { font-size: .8rem; }
-"""
-)
+_TEMPLATE = "train_model/monitor/report.html"
 
 
 def write_report(build: Build, facts: str, journal: Journal, settings: Mapping[str, BaseModel]) -> None:
@@ -53,31 +37,39 @@ def write_report(build: Build, facts: str, journal: Journal, settings: Mapping[s
     write_atomic(build.folder / REPORT, page.encode("utf-8", "replace"))
 
 
+@dataclass(frozen=True)
+class Strips:
+    """Previews: captions, and below them strips of pictures as (label, data URL)."""
+
+    captions: list[str] = field(default_factory=list)
+    strips: list[tuple[str, str]] = field(default_factory=list)
+
+
 def render(
     title: str,
     facts: str,
     journal: Journal,
-    drawn: str,
+    drawn: Strips,
     settings: Mapping[str, BaseModel],
     ancestors: list[tuple[str, str, str]],
 ) -> str:
-    """The whole HTML text. drawn: the previews as HTML. ancestors: kind, folder and digest."""
-    figures = "".join(curves(journal.metrics, journal.timing)) or "<p>no figures yet</p>"
-    sections = "".join(_section(name, section) for name, section in settings.items())
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in ancestors)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1><p class='facts'>{escape(facts)}</p>"
-        f"<h2>Curves by step</h2><div class='curves'>{figures}</div>{drawn}"
-        f"<h2>Settings</h2><div class='settings'>{sections}</div>"
-        f"<h2>Made from</h2><table><tr><th>artifact</th><th>folder</th><th>digest</th></tr>{rows}</table></body></html>\n"
+    """The whole HTML text. ancestors: kind, folder and digest."""
+    return render_html(
+        _TEMPLATE,
+        title=title,
+        facts=facts,
+        figures=[figure for figure in curves(journal.metrics, journal.timing) if figure],
+        captions=drawn.captions,
+        strips=drawn.strips,
+        settings={
+            name: {key: json.dumps(value, ensure_ascii=False) for key, value in section.model_dump(mode="json").items()}
+            for name, section in settings.items()
+        },
+        ancestors=ancestors,
     )
 
 
-def curves(metrics: list[dict[str, Any]], timing: list[dict[str, Any]]) -> Iterator[str]:
+def curves(metrics: list[dict[str, Any]], timing: list[dict[str, Any]]) -> Iterator[Markup]:
     """The figures of the page, without those that have nothing to show."""
 
     def line(name: str, key: str, colour: int = 0, *, raw: bool = False) -> Line:
@@ -113,20 +105,18 @@ def curves(metrics: list[dict[str, Any]], timing: list[dict[str, Any]]) -> Itera
 _METRICS = {"grad_norm", "learning_rate", SKIPPED}
 
 
-def previews(folder: Path) -> str:
+def previews(folder: Path) -> Strips:
     """The strips by step below their captions; empty where nothing was drawn."""
     found = strips(folder)
     if not found:
-        return ""
-    captions = json.loads(read_bounded(folder / PREVIEWS / CAPTIONS))
-    texts = "".join(f"<span>{escape(caption)}</span>" for caption in captions)
-    chosen = _spread(found)
+        return Strips()
     rows = [
         ("held-out pictures, through the autoencoder", folder / PREVIEWS / TRUTH),
-        *((f"step {step:,}", path) for step, path in chosen),
+        *((f"step {step:,}", path) for step, path in _spread(found)),
     ]
-    body = "".join(f"<span>{label}</span>{_image(path, label)}" for label, path in rows)
-    return f"<h2>Held-out captions drawn</h2><div class='previews'><span></span><div class='captions'>{texts}</div>{body}</div>"
+    return Strips(
+        json.loads(read_bounded(folder / PREVIEWS / CAPTIONS)), [(label, _data_url(path)) for label, path in rows]
+    )
 
 
 def lineage(inputs: dict[str, InputEntry], folder: Path) -> list[tuple[str, str, str]]:
@@ -154,13 +144,5 @@ def _spread(strips: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
     return [strips[(place + 1) * len(strips) // count - 1] for place in range(count)]
 
 
-def _image(path: Path, label: str) -> str:
-    return f"<img alt='{escape(label)}' src='data:image/png;base64,{b64encode(read_bounded(path)).decode('ascii')}'>"
-
-
-def _section(name: str, section: BaseModel) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(key)}</td><td><code>{escape(json.dumps(value, ensure_ascii=False))}</code></td></tr>"
-        for key, value in section.model_dump(mode="json").items()
-    )
-    return f"<table><tr><th colspan='2'>{escape(name)}</th></tr>{rows}</table>"
+def _data_url(path: Path) -> str:
+    return f"data:image/png;base64,{b64encode(read_bounded(path)).decode('ascii')}"

@@ -13,7 +13,7 @@ from stages.core.device import matmul_peak
 from stages.core.hardware import this_machine
 from stages.core.memory import peak_bytes, reset_peak, resident_bytes
 from stages.model.config import ModelConfig
-from stages.model.transformer import DataFacts
+from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch
 from stages.train_model.flops import Work, model_flops
 
@@ -30,7 +30,7 @@ class Meter:
     """
 
     model: ModelConfig
-    facts: DataFacts
+    facts: ModelDims
     device: torch.device
     precision: str
     devices: int = 1
