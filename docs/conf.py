@@ -31,21 +31,20 @@ html_theme_options = {
 }
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = False
 pygments_style = "friendly"
+autodoc_default_options = {"exclude-members": "model_config"}
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
-autodoc_class_signature = "separated"
 add_module_names = False
 default_role = "code"
 
-# Modules of which docs/api.md shows every public name.
+# Modules of which docs/api.md shows every public name, next to those of `from tfcli import ...`.
 COMPLETE = (
-    "stages.core.errors",
-    "stages.sample_model.events",
     "stages.sources.document",
     "stages.diffusion.schedules",
     "stages.diffusion.samplers",
     "stages.model.patches",
+    "stages.model.attention",
     "stages.train_model.trackers",
     "stages.artifacts.latents",
 )
@@ -93,7 +92,8 @@ def public_names(module_name: str) -> list[str]:
 def check_names(_app: Sphinx, environment: BuildEnvironment) -> None:
     """Warn, which fails the build, of each public name that docs/api.md does not show."""
     shown = environment.domaindata["py"]["objects"]
-    for name in (name for module in COMPLETE for name in public_names(module)):
+    interface = [f"tfcli.{name}" for name in importlib.import_module("tfcli").__all__]
+    for name in [*interface, *(name for module in COMPLETE for name in public_names(module))]:
         if name not in shown:
             logging.getLogger(__name__).warning("no docstring, or not in docs/api.md: %s", name)
 

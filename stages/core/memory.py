@@ -5,12 +5,30 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stages.core.errors import ExitCode, TfcliError
+
 _STATUS = Path("/proc/self/status")
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """What Linux calls MemAvailable; None where it cannot be known."""
     return _kib(meminfo, "MemAvailable:")
+
+
+def all_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """All memory of the machine, swap included; None where it cannot be known."""
+    memory, swap = _kib(meminfo, "MemTotal:"), _kib(meminfo, "SwapTotal:")
+    return None if memory is None else memory + (swap or 0)
+
+
+def require_memory(needed: int, what: str, fix: str) -> None:
+    """Raise TfcliError (ENVIRONMENT) where `what` takes more than the machine has, were nothing else in it: Linux grants such
+    memory and ends the process once it is used. Less than that is never refused here."""
+    there = all_bytes()
+    if there is not None and needed > there:
+        size, whole = (f"{number / 2**30:,.1f} GiB" for number in (needed, there))
+        why = f"it takes at least {size}, this machine has {whole} of memory and swap"
+        raise TfcliError(f"{what} does not fit into memory", why=why, fix=fix, code=ExitCode.ENVIRONMENT)
 
 
 def resident_bytes() -> int:

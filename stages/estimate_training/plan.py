@@ -85,7 +85,7 @@ def plan_training(
     """data: finished Sequences, whose first step is taken as it is; or what is known before there are any. mfu: the share of
     the device's best speed, None for what is measured on trial, or MFU."""
     if train.sharding == "hybrid" and machine.count % train.shard_group:
-        what = f"{machine.count} devices do not go round in groups of train.shard_group = {train.shard_group}"
+        what = f"the number of devices, {machine.count}, is not divisible by train.shard_group = {train.shard_group}"
         raise TfcliError(what, fix='another group, or train.sharding = "full"', code=ExitCode.USAGE)
     rows = -(-train.batch_rows // machine.count)  # of the fullest share
     micro = min(train.micro_rows or rows, rows)

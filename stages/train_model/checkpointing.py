@@ -39,7 +39,7 @@ from stages.core.files import disk_errors, read_record, sync_folder, sync_up, wr
 from stages.core.hashing import hash_file
 from stages.core.reading import inside
 from stages.model.transformer import Transfusion
-from stages.train_model.distributed.ranks import Ranks, part, put, put_all, whole
+from stages.train_model.distributed.ranks import Ranks, copy_into, full_tensor, load_full_tensors, local_shard
 from stages.train_model.distributed.sharded_state import read_shards, shard_names, write_shards
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -58,18 +58,26 @@ class TrainState:
 
 
 def write_state(
-    folder: Path, state: TrainState, metrics: Sequence[dict[str, Any]] | None = None, *, cut: bool = False
+    folder: Path, state: TrainState, metrics: Sequence[dict[str, Any]] | None = None, *, sharded: bool = False
 ) -> None:
-    """Write the tensors and, last, `state.json` with their hashes. What is not finite is refused. cut: each process writes
-    its parts; else the main one writes all. metrics: the log until this step, which goes on from here and is in the digest."""
+    """Write the tensors and then `state.json` with their hashes.
+
+    Args:
+        folder: where to write; it exists.
+        state: the model, optimizers and step to save.
+        metrics: the log up to this step, from which a resumed training continues; None: no log.
+        sharded: each rank writes its local shards; otherwise the main rank writes full tensors.
+
+    Raises TfcliError (DIVERGED) where a tensor holds a value that is not finite.
+    """
     _require_finite(state)
-    if cut:
-        write_shards(folder, {f"{kind}/{name}": part for kind, name, part in _tensors(state)})
+    if sharded:
+        write_shards(folder, {f"{kind}/{name}": tensor for kind, name, tensor in _tensors(state)})
     else:
-        _write_whole(folder, state)
-    state.ranks.wait()
+        _write_full(folder, state)
+    state.ranks.barrier()
     if state.ranks.main:
-        names = (SHARD,) if cut else (WEIGHTS, OPTIMIZER, *((EMA,) if state.ema else ()))
+        names = (SHARD,) if sharded else (WEIGHTS, OPTIMIZER, *((EMA,) if state.ema else ()))
         files = [path for path in sorted(folder.iterdir()) if matches(path.name, names)]
         if metrics is not None:
             write_jsonl(folder / METRICS, metrics)
@@ -80,36 +88,35 @@ def write_state(
 
 def read_state(folder: Path, state: TrainState) -> None:
     """Check a state and load it. Raises TfcliError (ARTIFACT) if it is damaged."""
-    if state.ranks.most(bool(why := _problem(folder, state))):
-        raise state.ranks.agreed(_damaged(folder, why or "another process found it damaged"))
+    if state.ranks.all_reduce_max(bool(why := _problem(folder, state))):
+        state.ranks.raise_on_main(_damaged(folder, why or "another rank found it damaged"))
     load_state(folder, state)
 
 
 def load_state(folder: Path, state: TrainState) -> None:
-    """Load a state that `newest_state` has found whole into an existing model and optimizer."""
+    """Load a state that `newest_state` has checked into an existing model and optimizer."""
     step, entries = _read_record(folder)
     if any(entry.path == WEIGHTS for entry in entries):
-        _read_whole(folder, state)
+        _read_full(folder, state)
     else:
-        _read_cut(folder, state)
-    state.ranks.wait()
+        _read_sharded(folder, state)
+    state.ranks.barrier()
     state.step = step
 
 
-def _problem(folder: Path, state: TrainState) -> str:
-    """What is wrong with a state on disk; "" where nothing is. Each process looks at the bytes of some of the files."""
+def _problem(folder: Path, state: TrainState, last: int | None = None) -> str:
+    """What is wrong with a state on disk; "" where nothing is. Each rank checks the bytes of some of the files. last: the
+    step that it has to be of, where its folder does not name one."""
     try:
         step, entries = _read_record(folder)
         if (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
             return f"{STATE} is of step {step}"
+        if last is not None and step != last:
+            return f"{STATE} is of step {step}, the training ends at step {last}"
         names = {entry.path for entry in entries}
-        whole_state = {WEIGHTS, OPTIMIZER, *([EMA] if state.ema else [])}
-        wanted = (
-            whole_state
-            if WEIGHTS in names
-            else {path.name for path in folder.iterdir() if matches(path.name, (SHARD,))}
-        )
-        if names - {METRICS} != wanted or not names or len(names) < len(entries):
+        full_state = {WEIGHTS, OPTIMIZER, *([EMA] if state.ema else [])}
+        shards = {path.name for path in folder.iterdir() if matches(path.name, (SHARD,))}
+        if names - {METRICS} != (full_state if WEIGHTS in names else shards) or not names or len(names) < len(entries):
             return f"{STATE} lists {', '.join(sorted(names)) or 'no files'}"
         for entry in entries:
             check_size(folder, entry, _FIX)
@@ -124,12 +131,12 @@ def _problem(folder: Path, state: TrainState) -> str:
 
 
 def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, Any]] | None = None) -> None:
-    """Write a save beside the others, rename it into place, then drop all but the newest `keep` complete ones. One that cannot
-    be written whole is removed at once: the disk may be full of it."""
+    """Write a save under a temporary name, rename it, then delete all but the newest `keep` complete saves. A save that cannot
+    be written completely is removed at once, because the disk may be full."""
     final = saves / f"step-{state.step:08d}"
     temporary = saves / f"{final.name}.tmp"
     main = state.ranks.main
-    if state.ranks.most(main and (final / STATE).exists()):
+    if state.ranks.all_reduce_max(main and (final / STATE).exists()):
         return
     try:
         if main:
@@ -137,10 +144,10 @@ def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, 
                 saves.mkdir(exist_ok=True)
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
-        state.ranks.wait()
-        write_state(temporary, state, metrics, cut=state.ranks.mesh is not None)
+        state.ranks.barrier()
+        write_state(temporary, state, metrics, sharded=state.ranks.mesh is not None)
         if main:
-            sync_up(sorted(temporary.iterdir()), saves.parent)  # parts that others wrote are flushed here too
+            sync_up(sorted(temporary.iterdir()), saves.parent)  # the shards of other ranks are flushed here too
             if final.exists():
                 _set_aside(final)
             with disk_errors(final):
@@ -148,7 +155,7 @@ def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, 
             sync_folder(saves)
             for old in complete_saves(saves)[:-keep]:
                 remove_files(old, STATE_FILES)
-        state.ranks.wait()
+        state.ranks.barrier()
     except BaseException:
         if main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -156,8 +163,8 @@ def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, 
 
 
 def half_saves(saves: Path) -> list[Path]:
-    """Folders under the name of a save that have no record: nothing that a kill leaves, so somebody has been at them. One that
-    holds files of others alone was none."""
+    """Folders with the name of a save but without a record. A kill never leaves one, so somebody changed them. A folder that
+    holds only files of others is none of them."""
     named = sorted(saves.glob("step-*")) if saves.is_dir() else []
     found = []
     for path in named:
@@ -168,48 +175,51 @@ def half_saves(saves: Path) -> list[Path]:
     return found
 
 
-def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report) -> Path | None:
-    """The newest state that is whole: of the folder that is about to be sealed, or a save; None where there is none. The main
-    process decides for all. One that is not whole is reported and set aside (`step-N.damaged`), and the one before it is tried.
+def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report, last: int | None = None) -> Path | None:
+    """The newest state that is not damaged: the folder that is about to be sealed, or a save; None where there is none.
 
-    Raises TfcliError (ARTIFACT) where there are saves and none is whole: a training does not start from 0 in silence.
+    last: the step of a folder that is about to be sealed.
+
+    The main rank decides for all. A damaged state is reported and renamed to `step-N.damaged`, and the save before it is tried.
+
+    Raises TfcliError (ARTIFACT) where there are saves and all are damaged: a training never restarts from step 0 silently.
     """
     ranks, aside, refused_sealing = state.ranks, [], False
     for half in half_saves(saves) if ranks.main else []:
-        report(Warn(f"{half} is not complete: an older save is taken"))
+        report(Warn(f"{half} is not complete: an older save is used"))
         aside.append(_set_aside(half))
-    ranks.wait()
+    ranks.barrier()
     while True:
         found = -1
         if ranks.main:
             steps = [int(path.name.removeprefix("step-")) for path in complete_saves(saves)]
             seal = (sealing / STATE).exists() and not refused_sealing
             found = 10**9 if seal else max(steps, default=-1)
-        found = ranks.most(found)
+        found = ranks.all_reduce_max(found)
         if found < 0:
             break
         folder = sealing if found == 10**9 else saves / f"step-{found:08d}"
-        why = _problem(folder, state)
-        if not ranks.most(bool(why)):
+        why = _problem(folder, state, last if folder == sealing else None)
+        if not ranks.all_reduce_max(bool(why)):
             return folder
-        report(Warn(f"{folder} is damaged ({why or 'another process found it so'}): an older save is taken"))
+        report(Warn(f"{folder} is damaged ({why or 'another rank found it damaged'}): an older save is used"))
         if folder == sealing:
             refused_sealing = True
         elif ranks.main:
             aside.append(_set_aside(folder))
-        ranks.wait()
-    if ranks.main:  # set aside by an earlier run that ended here: a second run does not start from 0 either
+        ranks.barrier()
+    if ranks.main:  # also those that an earlier run renamed: a second run does not restart from step 0 either
         aside = sorted(saves.glob("step-*.damaged"))
-    if ranks.most(bool(aside) or refused_sealing):
-        what = f"no save of {saves} is whole"
+    if ranks.all_reduce_max(bool(aside) or refused_sealing):
+        what = f"all saves in {saves} are damaged"
         why = f"set aside: {', '.join(path.name for path in aside) or sealing / STATE}"
         fix = "restore one, or start again with --force"
-        raise ranks.agreed(TfcliError(what, why=why, fix=fix, code=ExitCode.ARTIFACT))
+        ranks.raise_on_main(TfcliError(what, why=why, fix=fix, code=ExitCode.ARTIFACT))
     return None
 
 
 def _set_aside(folder: Path) -> Path:
-    """Rename a save that cannot be used, so that neither it nor its place is taken for one; it is deleted with the others."""
+    """Rename a save that cannot be used, so that it is not taken for one and its name is free; it is deleted with the others."""
     aside = folder.with_name(f"{folder.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
     with disk_errors(folder):
@@ -229,36 +239,36 @@ def _tensors(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def _require_finite(state: TrainState) -> None:
-    """All processes come to the same answer. A part of a weight that is not finite is on one of them only."""
-    bad = not all(bool(torch.isfinite(part(tensor)).all()) for _, _, tensor in _tensors(state))
-    if state.ranks.most(bad):
+    """Raise TfcliError (DIVERGED) on all ranks where any rank's shard holds a value that is not finite."""
+    bad = not all(bool(torch.isfinite(local_shard(tensor)).all()) for _, _, tensor in _tensors(state))
+    if state.ranks.all_reduce_max(bad):
         why = f"at step {state.step}; nothing was saved"
-        raise state.ranks.agreed(TfcliError("weights are not finite", why=why, code=ExitCode.DIVERGED))
+        state.ranks.raise_on_main(TfcliError("weights are not finite", why=why, code=ExitCode.DIVERGED))
 
 
-def _write_whole(folder: Path, state: TrainState) -> None:
+def _write_full(folder: Path, state: TrainState) -> None:
     files: dict[str, dict[str, Tensor]] = {WEIGHTS: {}, **({EMA: {}} if state.ema else {}), OPTIMIZER: {}}
     for kind, name, tensor in _tensors(state):
         file = {"weights": WEIGHTS, "ema": EMA}.get(kind, OPTIMIZER)
-        all_of_it = whole(tensor)  # gathered from all processes where it is cut
+        full = full_tensor(tensor)  # gathered from all ranks where it is sharded
         if state.ranks.main:
-            files[file][f"{kind}/{name}" if file == OPTIMIZER else name] = all_of_it.cpu()
+            files[file][f"{kind}/{name}" if file == OPTIMIZER else name] = full.cpu()
     if state.ranks.main:
         for file, tensors in files.items():
             write_tensors(folder / file, tensors)
 
 
-def _read_whole(folder: Path, state: TrainState) -> None:
+def _read_full(folder: Path, state: TrainState) -> None:
     weights = dict(state.model.named_parameters())
-    put_all(state.model, read_tensors(folder / WEIGHTS))
+    load_full_tensors(state.model, read_tensors(folder / WEIGHTS))
     for name, tensor in (read_tensors(folder / EMA) if state.ema else {}).items():
-        put(state.ema[name], tensor)
+        copy_into(state.ema[name], tensor)
     for path, tensor in read_tensors(folder / OPTIMIZER).items():
         slot, name = path.split("/", 1)
-        put(_slot(state, slot, weights[name]), tensor)
+        copy_into(_slot(state, slot, weights[name]), tensor)
 
 
-def _read_cut(folder: Path, state: TrainState) -> None:
+def _read_sharded(folder: Path, state: TrainState) -> None:
     weights = dict(state.model.named_parameters())
     targets: dict[str, Tensor] = {}
     for path in shard_names(folder):
@@ -273,8 +283,8 @@ def _read_cut(folder: Path, state: TrainState) -> None:
 
 
 def _slot(state: TrainState, slot: str, weight: nn.Parameter) -> Tensor:
-    """A new tensor in what the optimizer of `weight` keeps, of which this process has the part that it has of the weight.
-    AdamW's count of steps is one number, the weight's own (one without a gradient sat out that step), on its device."""
+    """A new tensor in the optimizer state of `weight`, sharded like the weight. AdamW's `step` is a scalar for each weight (a
+    weight without a gradient skips steps), on the weight's device."""
     (owner,) = [o for o in state.optimizers if any(weight is w for group in o.param_groups for w in group["params"])]
     made = torch.zeros((), device=weight.device) if slot == "step" else torch.zeros_like(weight.detach())
     owner.state[weight][slot] = made
@@ -282,7 +292,7 @@ def _slot(state: TrainState, slot: str, weight: nn.Parameter) -> Tensor:
 
 
 def complete_saves(saves: Path) -> list[Path]:
-    """Complete saves, oldest first; a half-written one (no state.json, or under a temporary name) is none."""
+    """Complete saves, oldest first; without half-written ones (no state.json, or a temporary name)."""
     if not saves.is_dir():
         return []
     return sorted(path for path in saves.iterdir() if _NAME.fullmatch(path.name) and (path / STATE).is_file())

@@ -1,4 +1,4 @@
-"""AdamW with the paper's settings or Muon, the learning rate as a function of the step, and the running average of weights."""
+"""The optimizers (AdamW as in the paper, or Muon), the learning rate schedule, and the running average of weights."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from stages.model.transformer import Transfusion
 from stages.train_model.config import TrainConfig
-from stages.train_model.distributed.ranks import is_cut, let_go, part, part_for, whole
+from stages.train_model.distributed.ranks import full_tensor, is_sharded, local_shard, reshard, shard_like
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up to the peak, then down to the final rate at the last step: by a cosine (paper, section 4.1), or held and
-    at the end by 1 - sqrt of the way (warm-up, stable, decay; Haegele et al. 2024, section 3.1)."""
+    """The learning rate of step `step` (from 0): linear warm-up to the peak, then decay to the final rate at the last step.
+
+    rate_schedule "cosine" (paper, section 4.1) decays along a cosine; "wsd" (warm-up, stable, decay; Haegele et al. 2024, section
+    3.1) holds the peak and decays as 1 - sqrt(progress) over the last decay_share of the steps.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.rate_schedule == "wsd":
@@ -32,10 +34,10 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def build_optimizers(model: Transfusion, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights (the paper's); or Muon for the matrices of the blocks and AdamW for the rest.
+    """AdamW for all weights (paper), or Muon for the matrices of the blocks and AdamW for the rest.
 
-    Matrices decay; norms, biases and embeddings do not (the paper does not say; Llama's habit). Muon's updates are scaled
-    to the size of AdamW's, so that both live with the same learning rate and decay (Liu et al. 2025, arXiv 2502.16982).
+    Matrices have weight decay; norms, biases and embeddings have none (as in Llama; the paper does not say). Muon's updates are
+    scaled to the size of AdamW's, so that both use the same learning rate and weight decay (Liu et al. 2025, arXiv 2502.16982).
     """
     in_blocks: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -54,17 +56,20 @@ def build_optimizers(model: Transfusion, config: TrainConfig) -> list[torch.opti
         return [adamw]
     # queries, keys and values are one matrix here, and so are gate and up: they are orthogonalised together
     rate, decay = config.learning_rate, config.weight_decay
-    muon = CutMuon if is_cut(model) else torch.optim.Muon
+    muon = ShardedMuon if is_sharded(model) else torch.optim.Muon
     return [muon(in_blocks, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw]
 
 
-class CutMuon(torch.optim.Muon):
-    """Muon over matrices of which each process holds a part: the update is gathered, made orthogonal as a whole on every
-    process, and each takes its part of that. Momentum is cut as the weights are."""
+class ShardedMuon(torch.optim.Muon):
+    """Muon over sharded matrices: the full update is gathered and orthogonalised on every rank, and each rank applies its
+    shard of it. Momentum is sharded like the weights."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, by the arithmetic of torch.optim.Muon."""
+        """One step, with the arithmetic of torch.optim.Muon."""
+        # private names of torch: imported here, so that a rename there breaks only Muon on sharded weights
+        from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+
         assert closure is None
         for group in self.param_groups:
             momentum = group["momentum"]
@@ -73,36 +78,37 @@ class CutMuon(torch.optim.Muon):
                 if not slots:
                     slots["momentum_buffer"] = torch.zeros_like(weight.grad)
                 slots["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-                update = whole(weight.grad.lerp(slots["momentum_buffer"], momentum))
+                update = full_tensor(weight.grad.lerp(slots["momentum_buffer"], momentum))
                 update = _zeropower_via_newtonschulz(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 rate = _adjust_lr(group["lr"], group["adjust_lr_fn"], weight.shape)
-                part(weight).mul_(1 - group["lr"] * group["weight_decay"])
-                part(weight).add_(part_for(weight, update), alpha=-rate)
+                local_shard(weight).mul_(1 - group["lr"] * group["weight_decay"])
+                local_shard(weight).add_(shard_like(weight, update), alpha=-rate)
 
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, step: int, decay: float) -> None:
-    """ema += (1 - d) (weights - ema), in place; d rises from 0.1 so that the first steps are forgotten soon."""
+    """ema += (1 - d) (weights - ema), in place, with d = min(decay, (1 + step) / (10 + step)): small at first, so that the
+    initial weights are soon forgotten."""
     if not average:
         return
     rate = 1 - min(decay, (1 + step) / (10 + step))
-    weights = [part(weight.detach()) for weight in model.parameters()]
-    torch._foreach_lerp_([part(mean) for mean in average.values()], weights, rate)
+    weights = [local_shard(weight.detach()) for weight in model.parameters()]
+    torch._foreach_lerp_([local_shard(mean) for mean in average.values()], weights, rate)
 
 
 @contextmanager
 def averaged_weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
-    """The model with the running average in place of its weights, for the length of the block (no copy). Where weights are cut
-    the two change their contents, as what is gathered comes from the weights' own memory."""
+    """The model with the running average in place of its weights, inside the `with` block. Nothing is copied, unless weights are
+    sharded: FSDP gathers from the weights' own memory, so the two exchange their contents."""
     if not average:
         yield
         return
-    if is_cut(model):
-        _exchange(model, average)
+    if is_sharded(model):
+        _swap(model, average)
         try:
             yield
         finally:
-            _exchange(model, average)
+            _swap(model, average)
         return
     weights = {name: weight.data for name, weight in model.named_parameters()}
     try:
@@ -115,10 +121,10 @@ def averaged_weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[N
 
 
 @torch.no_grad()
-def _exchange(model: nn.Module, average: dict[str, Tensor]) -> None:
-    let_go(model)
+def _swap(model: nn.Module, average: dict[str, Tensor]) -> None:
+    reshard(model)
     for name, weight in model.named_parameters():
-        one, other = part(weight.detach()), part(average[name])
+        one, other = local_shard(weight.detach()), local_shard(average[name])
         held = one.clone()
         one.copy_(other)
         other.copy_(held)

@@ -29,8 +29,8 @@ from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.checkpointing import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.config import TrainConfig
-from stages.train_model.distributed.launch import joined
-from stages.train_model.distributed.ranks import Ranks, clip, let_go, put_all
+from stages.train_model.distributed.launch import process_group
+from stages.train_model.distributed.ranks import Ranks, clip_gradients, load_full_tensors, reshard
 from stages.train_model.finetune import Start
 from stages.train_model.monitor.divergence import Health
 from stages.train_model.monitor.metrics import SKIPPED, Journal
@@ -60,7 +60,7 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
-    with joined(context.runtime, train) as ranks:
+    with process_group(context.runtime, train) as ranks:
         _train(model, diffusion, train, generation, sequences, context, ranks)
 
 
@@ -78,14 +78,14 @@ def _train(
     device = ranks.device
     start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
     data = Data(sequences, diffusion, model, start)
-    network = ranks.network(model, data.facts, train, seed)
+    network = ranks.build_model(model, data.facts, train, seed)
     if start is not None:
-        put_all(network, start.weights())
+        load_full_tensors(network, start.weights())
         runtime.report(Note(f"starting from {train.start_from}; latents are normalised as they were there"))
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
     state = TrainState(network, build_optimizers(network, train), average, ranks=ranks)
     saves = build.folder / SAVES
-    found = newest_state(saves, build.folder, state, runtime.report)
+    found = newest_state(saves, build.folder, state, runtime.report, train.steps)
     if found:
         load_state(found, state)
         runtime.report(Note(f"going on from step {state.step}"))
@@ -127,7 +127,9 @@ def _train(
             due = draws and state.step and (done or state.step % train.preview_every == 0)
             if due and ranks.main:
                 previews.draw(state)
-            stop = ranks.most(runtime.interrupts.signal_number or 0)  # a signal to one process stops all of them here
+            stop = ranks.all_reduce_max(
+                runtime.interrupts.signal_number or 0
+            )  # a signal to one process stops all of them here
             save_due = state.step % train.save_every == 0 or stop
             if state.step > 0 and (failure or (not done and save_due)):
                 if ranks.main:
@@ -135,18 +137,18 @@ def _train(
                     meter.again()
                 save(saves, state, train.keep_saves, journal.metrics)
         if failure is not None:  # after the save: the next run goes on from here
-            raise ranks.agreed(failure)
+            ranks.raise_on_main(failure)
         if done:
             break
         if stop:
-            raise ranks.agreed(stopped_by(stop, f"state saved at step {state.step}"))
+            ranks.raise_on_main(stopped_by(stop, f"state saved at step {state.step}"))
 
         rows = data.rows(train, state.step, seed)
         with meter.loading():
             batches = data.batches(train, rows, state.step, seed, ranks)
         targets, images = sum(len(batch.targets) for batch in batches), sum(batch.num_images for batch in batches)
         read = sum(batch.num_read for batch in batches)
-        num_targets, num_images, num_read = ranks.add([targets, images, read])  # of all processes
+        num_targets, num_images, num_read = ranks.all_reduce_sum([targets, images, read])  # of all processes
         losses, passes = torch.zeros(3, device=device), []  # as trained, of text, of images
         for batch in batches:
             with autocast(device, train.precision):
@@ -157,15 +159,15 @@ def _train(
             text, image = sums.text / max(1, num_targets), sums.image / max(1, num_images)
             passes.append(torch.stack((loss, text, image)).detach())
             losses += passes[-1]
-        ranks.add_gradients(network, num_images, num_read)
-        norm = clip(network.parameters(), train.clip_norm)
+        ranks.all_reduce_gradients(network, num_images, num_read)
+        norm = clip_gradients(network.parameters(), train.clip_norm)
         # the one place in a step where the host waits for the device
-        figures = torch.cat((ranks.added(losses), norm[None])).tolist()
+        figures = torch.cat((ranks.all_reduce_sum_(losses), norm[None])).tolist()
         bad = rows if np.isfinite(figures).all() else _rows_of(passes, rows, train, ranks)
         try:
             taken = health.takes(state.step, figures, bad)
         except TfcliError as error:
-            raise ranks.agreed(error) from error
+            ranks.raise_on_main(error)
         rate = learning_rate(state.step, train)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
@@ -255,14 +257,14 @@ class Data:
         """This process' rows of a step, cut into forward passes of at most micro_rows. Where weights are cut, a process with
         fewer passes than another makes empty ones."""
         maker = self.late if self.late is not None and step >= self.late_from(train) else self.train
-        share = ranks.share(len(rows))
+        share = ranks.local_rows(len(rows))
         size = train.micro_rows or max(1, len(share))
         batches = []
         for start in range(0, len(share), size):
             places = share[start : start + size]
             batches.append(maker.make(rows[places], [(step, int(place)) for place in places], seed))
         if ranks.mesh is not None:
-            for _ in range(ranks.passes(len(rows), train.micro_rows) - len(batches)):
+            for _ in range(ranks.num_micro_batches(len(rows), train.micro_rows) - len(batches)):
                 batches.append(maker.make(rows[:1], [(step, 0)], seed).emptied())
         return batches
 
@@ -307,16 +309,19 @@ def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int
                 levels = (image.t_I - 1) * _LEVELS // data.num_times
                 level_sums.index_add_(0, levels, errors.float().cpu())
                 level_counts += torch.bincount(levels, minlength=_LEVELS)
-        let_go(state.model)
-    text_sum, image_sum, num_targets, num_images = ranks.add([text_sum, image_sum, num_targets, num_images])
-    sums_by_level, counts_by_level = ranks.add(level_sums.tolist()), ranks.add(level_counts.tolist())
+        reshard(state.model)
+    text_sum, image_sum, num_targets, num_images = ranks.all_reduce_sum([text_sum, image_sum, num_targets, num_images])
+    sums_by_level, counts_by_level = (
+        ranks.all_reduce_sum(level_sums.tolist()),
+        ranks.all_reduce_sum(level_counts.tolist()),
+    )
     by_level = {
         f"image_loss_t{100 * (level + 1) // _LEVELS}": total / count
         for level, (total, count) in enumerate(zip(sums_by_level, counts_by_level, strict=True))
         if count
     }
     means = text_sum / max(1, num_targets), image_sum / max(1, num_images)
-    bad_rows = [row for row, is_bad in enumerate(ranks.add(bad)) if is_bad] if num_rows else []
+    bad_rows = [row for row, is_bad in enumerate(ranks.all_reduce_sum(bad)) if is_bad] if num_rows else []
     return _measured(means[0], num_targets, means[1], num_images) | by_level, bad_rows
 
 
@@ -327,12 +332,12 @@ def _measured(text: float, num_targets: float, image: float, num_images: float) 
 
 def _rows_of(passes: list[Tensor], rows: Any, train: TrainConfig, ranks: Ranks) -> Any:
     """The rows of those forward passes, of all processes, whose loss is not finite; all rows where only gradients are."""
-    share = ranks.share(len(rows))
+    share = ranks.local_rows(len(rows))
     size = train.micro_rows or max(1, len(share))
     bad = np.zeros(len(rows))
     for number, losses in enumerate(passes):
         bad[share[number * size : (number + 1) * size]] = not bool(losses.isfinite().all())
-    marked = np.array(ranks.add(bad.tolist())) > 0
+    marked = np.array(ranks.all_reduce_sum(bad.tolist())) > 0
     return rows[marked] if marked.any() else rows
 
 

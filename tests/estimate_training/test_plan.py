@@ -174,7 +174,7 @@ def test_of_uneven_shares_the_fullest_counts() -> None:
 
 
 def test_groups_that_do_not_go_round_are_refused() -> None:
-    with pytest.raises(TfcliError, match="do not go round"):
+    with pytest.raises(TfcliError, match="is not divisible by"):
         made(TrainConfig(sharding="hybrid", shard_group=2), replace(LARGE, count=3))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Stamp
 from stages.coders.config import Images
-from stages.core.events import Warn
+from stages.core.events import Note, Report, Warn, silent
 from stages.core.runtime import Runtime
 from stages.sources.document import Document, ImageSegment
 from stages.sources.folder import Folder
@@ -58,8 +59,8 @@ class Killed(BaseException):
     """Stands for kill -9: no cleanup of ours runs after it that could help."""
 
 
-def train(target: Path, vae: TrainVae | PretrainedVae = TINY) -> Autoencoder:
-    runtime = Runtime(device="cpu", workers=0)
+def train(target: Path, vae: TrainVae | PretrainedVae = TINY, report: Report = silent) -> Autoencoder:
+    runtime = Runtime(device="cpu", workers=0, report=report)
     stamp = Stamp("autoencoder", "vae", 1, 0, {})
     with building(target, stamp, runtime) as build:
         if build.sealed is None:
@@ -147,3 +148,40 @@ def test_an_autoencoder_below_the_floor_is_named(tmp_path: Path, steps: int) -> 
     assert quality < 20
     assert len(warned) == 1
     assert f"{quality:.1f} dB PSNR, below 20 dB" in warned[0]
+
+
+@pytest.mark.parametrize("how", ["byte of the record", "byte of the tensors", "no tensors", "another step"])
+def test_a_damaged_state_is_reported_and_training_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    whole = train(tmp_path / "whole")
+    calls = 0
+
+    def dying(path: Path, tensors: dict[str, Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        write_tensors(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_tensors", dying)
+        with pytest.raises(Killed):
+            train(tmp_path / "cut")
+    place = tmp_path / "cut.partial" / "state"
+    path = place / ("step-00000003.safetensors" if "tensors" in how else "state.json")
+    if how.startswith("byte"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif how == "no tensors":
+        path.unlink()
+    else:  # a record from before there was a sum
+        record = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "sha256"}
+        path.write_text(json.dumps({**record, "step": 2}))
+    told: list[Any] = []
+    again = train(tmp_path / "cut", report=told.append)
+    warned = [event.text for event in told if isinstance(event, Warn) and "its training starts again" in event.text]
+    assert len(warned) == 1
+    assert not any(isinstance(event, Note) and "going on from step" in event.text for event in told)
+    assert again.manifest.digest == whole.manifest.digest

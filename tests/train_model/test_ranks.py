@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_ends_the_other_soon(two: dict[str, list[Said]]
     first, second = two["killed"]
     assert second.code == -9
     assert first.code == ExitCode.ENVIRONMENT
-    assert first.what == "rank 1 went away"
+    assert first.what == "rank 1 exited"
     assert first.seconds < 30
 
 
@@ -183,11 +183,11 @@ def test_four_processes_take_the_steps_of_one_and_go_on_from_two(work: Path, two
 def test_shares_cover_the_batch_in_order() -> None:
     cpu = torch.device("cpu")
     for rows, count in [(3, 4), (8, 4), (5, 2), (1, 3)]:
-        shares = [Ranks(cpu, index, count).share(rows) for index in range(count)]
+        shares = [Ranks(cpu, index, count).local_rows(rows) for index in range(count)]
         assert np.concatenate(shares).tolist() == list(range(rows))
         longest = max(len(share) for share in shares)
         for micro in (0, 1, 2):
-            assert Ranks(cpu, 0, count).passes(rows, micro) == -(-longest // (micro or longest))
+            assert Ranks(cpu, 0, count).num_micro_batches(rows, micro) == -(-longest // (micro or longest))
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

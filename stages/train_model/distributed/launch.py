@@ -1,8 +1,8 @@
-"""How the processes of a training meet, and how a failure of one becomes known to all.
+"""The process group of a training, and how the failure of one rank is reported by the others.
 
-Each process that fails writes its reason into torchrun's key-value store before it leaves. The others meet a broken
-connection in their next exchange, read the reason there, and the first of them tells it. Of a process that was killed
-there is no reason; it is known by having left no mark within `_SECONDS`.
+A rank that fails writes its reason into torchrun's key-value store before it exits. The other ranks see a broken connection in
+their next collective, read the reason from the store, and the lowest of them reports it. A rank that was killed leaves no
+reason; it is recognised because it sets no key within `_SECONDS`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from stages.core.system import system_failure
 from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.ranks import Ranks, shard_mesh
 
-_SECONDS = 5.0  # in which marks are waited for once a connection broke
-_START_SECONDS = 600.0  # from the first process to the last
-_EXCHANGE = timedelta(minutes=30)  # longest time between two processes at the same exchange
+_SECONDS = 5.0  # how long to wait for the keys of other ranks after a connection broke
+_START_SECONDS = 600.0  # how long the first rank waits for the last
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # how long one rank waits for another in a collective
 _BROKEN = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out|peer|socket", re.IGNORECASE)
 
 
 @contextmanager
-def joined(runtime: Runtime, train: TrainConfig) -> Iterator[Ranks]:
-    """The processes of this training, for the length of the block; just this one without torchrun.
+def process_group(runtime: Runtime, train: TrainConfig) -> Iterator[Ranks]:
+    """The ranks of this training, inside the `with` block; a single rank without torchrun.
 
-    Raises TfcliError: USAGE for a device that processes cannot share; with the code of the first failure, or ENVIRONMENT,
-    where another process failed.
+    Raises TfcliError: USAGE for a device that several ranks cannot share; where another rank failed, with the exit code of that
+    failure, or ENVIRONMENT where it was killed.
     """
     if runtime.launch.ranks == 1:
         yield Ranks(resolve_device(runtime.device))
@@ -47,19 +47,19 @@ def joined(runtime: Runtime, train: TrainConfig) -> Iterator[Ranks]:
     store, _, _ = next(rendezvous("env://", runtime.launch.rank, runtime.launch.ranks))
     board = _Board(store, runtime)
     board.meet()
-    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"  # flags and counts go by the CPU
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"  # flags and counts are exchanged on the CPU
     dist.init_process_group(
         backend,
         store=PrefixStore("exchange", store),
         rank=runtime.launch.rank,
         world_size=runtime.launch.ranks,
-        timeout=_EXCHANGE,
+        timeout=_COLLECTIVE_TIMEOUT,
         device_id=device if device.type == "cuda" else None,
     )
     try:
         yield Ranks(device, runtime.launch.rank, runtime.launch.ranks, shard_mesh(train, device, runtime.launch.ranks))
     except TfcliError as error:
-        if error.what:  # else all know
+        if error.what:  # without a text all ranks have the same failure
             board.post(error)
         raise
     except Exception as error:
@@ -69,7 +69,7 @@ def joined(runtime: Runtime, train: TrainConfig) -> Iterator[Ranks]:
         board.post(refused or TfcliError(f"{type(error).__name__}: {error}", code=ExitCode.BUG))
         raise
     finally:
-        # nccl waits here for processes that are gone: there the end of this one has to do
+        # nccl would wait here for ranks that have exited: after an error on CUDA the group is left to the end of the process
         if device.type == "cpu" or sys.exc_info()[0] is None:
             dist.destroy_process_group()
 
@@ -81,14 +81,14 @@ def _own_device(runtime: Runtime) -> torch.device:
         return found
     if found.index is not None:
         what = f"--device {runtime.device} names one device for {runtime.launch.ranks} processes"
-        raise TfcliError(what, fix="--device cuda: each takes that of its LOCAL_RANK", code=ExitCode.USAGE)
+        raise TfcliError(what, fix="--device cuda: each process uses the device of its LOCAL_RANK", code=ExitCode.USAGE)
     device = resolve_device(f"cuda:{runtime.launch.local_rank}")
     torch.cuda.set_device(device)
     return device
 
 
 class _Board:
-    """The store: who came, who failed and why, who is still there."""
+    """Keys in torchrun's store: which ranks have started, which failed and why, which have left a broken collective."""
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self._store = store
@@ -97,25 +97,25 @@ class _Board:
         self._others = [rank for rank in range(runtime.launch.ranks) if rank != self._rank]
 
     def meet(self) -> None:
-        """Wait for the others. Raises TfcliError (ENVIRONMENT) naming those that do not come."""
+        """Wait for the other ranks. Raises TfcliError (ENVIRONMENT) naming those that do not start."""
         self._store.set(f"here/{self._rank}", "")
         started = time.monotonic()
         while missing := self._without("here"):
-            self._interrupts.check("nothing was begun")
+            self._interrupts.check("nothing was started")
             if time.monotonic() - started > _START_SECONDS:
-                what = f"{_named(missing)} did not come in {_START_SECONDS:.0f} s"
-                raise TfcliError(what, fix="look at what they say", code=ExitCode.ENVIRONMENT)
+                what = f"{_ranks_text(missing)} did not start within {_START_SECONDS:.0f} s"
+                raise TfcliError(what, fix="look at the output of that process", code=ExitCode.ENVIRONMENT)
             time.sleep(0.05)
 
     def post(self, error: TfcliError) -> None:
-        """Tell the others why this process leaves."""
+        """Record for the other ranks why this one exits."""
         try:
             self._store.set(f"failed/{self._rank}", json.dumps([error.what, error.why, int(error.code)]))
-        except RuntimeError:  # the store went with the process that held it
+        except RuntimeError:  # the process that held the store has exited
             return
 
     def cause(self, broken: RuntimeError) -> TfcliError:
-        """Why the connection broke. Only the first of those that are left tells it."""
+        """Why the connection broke, as an error to raise. Only the lowest rank that is left has a text to report."""
         try:
             self._store.set(f"left/{self._rank}", "")
             deadline = time.monotonic() + _SECONDS
@@ -130,18 +130,18 @@ class _Board:
                 return TfcliError("" if quiet else named, why=why, code=ExitCode(code))
         except RuntimeError:
             gone, quiet = [0], False
-        who = _named(gone) if gone else "a rank"
+        who = _ranks_text(gone) if gone else "a rank"
         return TfcliError(
-            "" if quiet else f"{who} went away",
-            why=f"killed, or its machine is gone: {str(broken).splitlines()[0][:200]}",
-            fix="run the same command again to go on from the last save",
+            "" if quiet else f"{who} exited",
+            why=f"killed, or its machine is not reachable: {str(broken).splitlines()[0][:200]}",
+            fix="run the same command again to resume from the last save",
             code=ExitCode.ENVIRONMENT,
         )
 
-    def _without(self, *marks: str) -> list[int]:
-        """The other processes that have left none of the marks."""
-        return [rank for rank in self._others if not any(self._store.check([f"{mark}/{rank}"]) for mark in marks)]
+    def _without(self, *keys: str) -> list[int]:
+        """The other ranks that have set none of the keys."""
+        return [rank for rank in self._others if not any(self._store.check([f"{key}/{rank}"]) for key in keys)]
 
 
-def _named(ranks: list[int]) -> str:
+def _ranks_text(ranks: list[int]) -> str:
     return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(str(rank) for rank in ranks)

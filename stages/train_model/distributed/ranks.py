@@ -1,16 +1,16 @@
-"""Many processes at one training: which one this is, what they tell each other, how weights and gradients are shared.
+"""The ranks of one training: collectives over them, and weights that are replicated or sharded.
 
-Started by torchrun, each process takes its rows of every global step. With train.sharding = "none" each holds all weights
-and gradients are summed over the processes; else torch's FSDP2 cuts every weight into equal parts along its first
-dimension, over all processes ("full") or within groups of train.shard_group that keep copies of each other ("hybrid").
-The only file that knows torch.distributed, beside `sharded_state.py` (parts on disk) and `launch.py` (how processes meet).
+Started by torchrun, each rank takes its rows of every global batch. With train.sharding = "none" every rank holds all weights
+and gradients are summed over the ranks; otherwise torch's FSDP2 splits every weight along its first dimension into equal
+shards, over all ranks ("full") or within groups of train.shard_group ranks, where each group holds a copy ("hybrid").
+Only this file, `sharded_state.py` (shards on disk) and `launch.py` (the process group) use torch.distributed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.memory import require_memory
 from stages.core.seeds import torch_generator
 from stages.model.config import ModelConfig
 from stages.model.transformer import ModelDims, Transfusion
@@ -27,12 +28,12 @@ from stages.train_model.config import TrainConfig
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-_BUCKET = 2**24  # numbers in one sum of gradients: 64 MB
+_BUCKET = 2**24  # gradient values in one all-reduce: 64 MB in float32
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `count`. mesh: over which weights are cut, None where each process holds all of them."""
+    """Rank `index` of `count`. mesh: the device mesh over which weights are sharded, None where every rank holds all of them."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     index: int = 0
@@ -41,21 +42,21 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the log, the saves' records and the artifact."""
+        """Whether this is rank 0, which writes the logs, the records of saves and the artifact."""
         return self.index == 0
 
-    def share(self, batch_rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """This process' places in a batch: a run of them, none where there are fewer rows than processes."""
+    def local_rows(self, batch_rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Indices into the global batch of the rows of this rank: consecutive, none where there are fewer rows than ranks."""
         return np.array_split(np.arange(batch_rows), self.count)[self.index]
 
-    def passes(self, batch_rows: int, micro_rows: int) -> int:
-        """Forward passes of the fullest share. With cut weights every process has to make as many, as they gather weights
-        together."""
+    def num_micro_batches(self, batch_rows: int, micro_rows: int) -> int:
+        """Micro-batches of the rank with the most rows. With sharded weights every rank must run that many, because each
+        forward pass gathers weights from all ranks."""
         fullest = -(-batch_rows // self.count)
         return -(-fullest // (micro_rows or fullest))
 
-    def add(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over the processes, in float64."""
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the ranks, in float64."""
         if self.count == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -63,32 +64,33 @@ class Ranks:
         sums: list[float] = total.tolist()
         return sums
 
-    def added(self, values: Tensor) -> Tensor:
-        """The same of a tensor on the device, without waiting for it."""
+    def all_reduce_sum_(self, values: Tensor) -> Tensor:
+        """A tensor on the device summed over the ranks, in place; the host does not wait for the result."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
-    def most(self, value: int) -> int:
-        """The largest value that a process has."""
+    def all_reduce_max(self, value: int) -> int:
+        """The largest value over the ranks."""
         if self.count == 1:
             return value
         found = torch.tensor(value)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.most(0)
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.all_reduce_max(0)
 
-    def agreed(self, error: TfcliError) -> TfcliError:
-        """For a failure that all processes see alike: the main one tells it, the others leave with the same code in silence."""
-        return error if self.main else TfcliError("", code=error.code)
+    def raise_on_main(self, error: TfcliError) -> NoReturn:
+        """Raise a failure that all ranks have alike: the main rank reports it, the others exit silently with the same code."""
+        raise error if self.main else TfcliError("", code=error.code)
 
-    def network(self, model: ModelConfig, facts: ModelDims, train: TrainConfig, seed: int) -> Transfusion:
-        """The model on the device with its first weights, which do not depend on the number of processes."""
+    def build_model(self, model: ModelConfig, facts: ModelDims, train: TrainConfig, seed: int) -> Transfusion:
+        """The model on the device with its initial weights, which do not depend on the number of ranks."""
         generator = torch_generator(seed, "weights")
         if self.mesh is None:
+            _require_memory(model, facts, train, self.device)
             network = Transfusion(model, facts)
             prepare_blocks(network, train, self.device)
             network.initialise(generator)
@@ -96,25 +98,29 @@ class Ranks:
         with torch.device("meta"):
             network = Transfusion(model, facts)
         prepare_blocks(network, train, self.device)
-        _cut(network, self.mesh)
+        apply_fsdp(network, self.mesh)
         network.to_empty(device=self.device)
-        network.initialise(generator, put)
+        network.initialise(generator, copy_into)
         return network
 
-    def add_gradients(self, network: Transfusion, num_images: float, num_read: float) -> None:
-        """Sum the gradients over the processes; cut weights were summed by the backward pass.
+    def all_reduce_gradients(self, network: Transfusion, num_images: float, num_conditioning: float) -> None:
+        """Sum the gradients over the ranks; those of sharded weights were summed by the backward pass.
 
-        What no element of the whole global batch reached has no gradient, as in a single process: the optimizer leaves it as it
-        is. num_images: with a loss, without which the patch codec's way out has none. num_read: only read, as a given picture is
-        (way in).
+        A weight that no element of the global batch reaches has no gradient, as in a single process, and the optimizer leaves it
+        unchanged.
+
+        Args:
+            network: the model, after the backward pass.
+            num_images: images with a loss in the global batch; without any, the patch decoder has no gradient.
+            num_conditioning: images in the global batch that are only read; they reach the patch encoder.
         """
         if self.count == 1 and self.mesh is None:
             return
         used: list[nn.Parameter] = []
         unused: list[nn.Parameter] = []
         for name, weight in network.named_parameters():
-            _, _, part = name.partition("patches.")
-            reached = num_images if part.split(".")[0] in network.patches.OUT else num_images + num_read
+            _, _, inner = name.partition("patches.")
+            reached = num_images if inner.split(".")[0] in network.patches.OUT else num_images + num_conditioning
             (unused if name.startswith("patches.") and not reached else used).append(weight)
         for weight in unused:
             weight.grad = None
@@ -128,7 +134,7 @@ class Ranks:
 
 
 def shard_mesh(train: TrainConfig, device: torch.device, count: int) -> DeviceMesh | None:
-    """The mesh that a recipe asks for. Raises TfcliError (USAGE) where the groups do not go round."""
+    """The device mesh of train.sharding. Raises TfcliError (USAGE) where count is not divisible by train.shard_group."""
     from torch.distributed.device_mesh import init_device_mesh
 
     if train.sharding == "none":
@@ -136,66 +142,66 @@ def shard_mesh(train: TrainConfig, device: torch.device, count: int) -> DeviceMe
     if train.sharding == "full":
         return init_device_mesh(device.type, (count,), mesh_dim_names=("shard",))
     if count % train.shard_group:
-        what = f"{count} processes do not go round in groups of train.shard_group = {train.shard_group}"
+        what = f"the number of processes, {count}, is not divisible by train.shard_group = {train.shard_group}"
         raise TfcliError(what, fix='another group, or train.sharding = "full"', code=ExitCode.USAGE)
     shape = (count // train.shard_group, train.shard_group)
     return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def put(weight: Tensor, whole: Tensor) -> None:
-    """Copy a whole tensor into a weight, of which this process may hold a part only."""
+def copy_into(weight: Tensor, full: Tensor) -> None:
+    """Copy a full tensor into a weight, of which this rank may hold only a shard."""
     with torch.no_grad():
-        part(weight).copy_(part_for(weight, whole))
+        local_shard(weight).copy_(shard_like(weight, full))
 
 
-def put_all(network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Fill all weights from whole tensors of the same names."""
+def load_full_tensors(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Fill all weights from full tensors with the same names."""
     weights = dict(network.named_parameters())
-    assert weights.keys() == tensors.keys(), "whoever calls knows that they belong to this model"
+    assert weights.keys() == tensors.keys(), "the caller has checked that the tensors belong to this model"
     for name, tensor in tensors.items():
-        put(weights[name], tensor)
+        copy_into(weights[name], tensor)
 
 
-def part_for(weight: Tensor, whole: Tensor) -> Tensor:
-    """What this process would hold of a whole tensor that is cut as `weight` is."""
+def shard_like(weight: Tensor, full: Tensor) -> Tensor:
+    """The shard of a full tensor that this rank would hold if it were sharded like `weight`."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(weight, DTensor):
-        return whole
-    # src_data_rank None: every process has the whole tensor, nothing is sent
-    cut = distribute_tensor(whole.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
-    return part(cut)
+        return full
+    # src_data_rank None: every rank has the full tensor, nothing is sent
+    sharded = distribute_tensor(full.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
+    return local_shard(sharded)
 
 
-def part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """The shard of a tensor that this rank holds; the tensor itself where it is not sharded."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every process; all have to ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor on every rank, gathered where it is sharded; all ranks must call this."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def clip(weights: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Clip the gradients by their norm over all weights, parts of other processes included; the norm before that."""
-    return whole(nn.utils.clip_grad_norm_(weights, limit))
+def clip_gradients(weights: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Clip the gradients by their global norm, over the shards of all ranks. Returns the norm before clipping."""
+    return full_tensor(nn.utils.clip_grad_norm_(weights, limit))
 
 
-def is_cut(network: nn.Module) -> bool:
-    """Whether this process holds parts of the weights only."""
+def is_sharded(network: nn.Module) -> bool:
+    """Whether this rank holds only shards of the weights."""
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(network, FSDPModule)
 
 
-def let_go(network: nn.Module) -> None:
-    """Drop gathered weights, so that the parts are the module's weights again: after a forward pass without a backward one,
-    and before parts are changed otherwise than by the optimizer. Nothing where weights are not cut."""
+def reshard(network: nn.Module) -> None:
+    """Free gathered weights, so that the module's weights are the local shards again. Needed after a forward pass without a
+    backward pass, and before anything but the optimizer changes the shards. Does nothing where weights are not sharded."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in network.modules():
@@ -203,11 +209,23 @@ def let_go(network: nn.Module) -> None:
             module.reshard()
 
 
-def _cut(network: Transfusion, mesh: DeviceMesh) -> None:
-    """Blocks are gathered one at a time; what lies around them (embedding, codec, head) for the length of a step.
+def _require_memory(model: ModelConfig, facts: ModelDims, train: TrainConfig, device: torch.device) -> None:
+    """Refuse a model whose weights alone, with what training keeps for each of them, are more than the machine has. On a GPU the
+    weights are made on the CPU and moved; the GPU refuses what it cannot hold by itself."""
+    with torch.device("meta"):
+        weights = sum(weight.nbytes for weight in Transfusion(model, facts).parameters())
+    # gradients, the average, and of the optimizer the one slot that all optimizers have
+    copies = 1 if device.type != "cpu" else 3 + bool(train.ema_decay)
+    require_memory(
+        copies * weights, "training this model", "use a smaller model (model.width, model.layers): see 'tfcli plan'"
+    )
 
-    Gradients are summed, never averaged: losses are divided by the counts of the whole batch. A process whose rows hold no
-    image takes part in the sum with zeros.
+
+def apply_fsdp(network: Transfusion, mesh: DeviceMesh) -> None:
+    """Shard the model with FSDP2: blocks are gathered one at a time, the rest (embedding, codec, head) for a whole step.
+
+    Gradients are summed, never averaged: losses are divided by the counts of the global batch. A rank whose rows hold no image
+    contributes zeros to the sum.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 

@@ -1,7 +1,7 @@
-"""Saved states whose tensors are cut over processes: one safetensors file each, by torch's distributed checkpoints.
+"""Saved states with sharded tensors: one safetensors file for each rank, written by torch's distributed checkpoints.
 
-The writer and reader are those for the Hugging Face format: no pickle on disk. Where a part lies in its tensor stands in
-the file's header, so that a save can be read by another number of processes.
+The writer and reader are those for the Hugging Face format: no pickle on disk. The header of a file records where each shard
+is in its full tensor, so that a save can be read with another number of ranks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from stages.artifacts.checkpoint import writing_tensors
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Write what this process holds of `tensors`; all processes take part. Tensors of one number are written as (1,), which
-    the format can read in parts."""
+    """Write the local shards of `tensors`; all ranks must call this. Scalars are written with shape (1,), which the format can
+    read in shards."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with writing_tensors(folder), _quiet(), _unwrapped():
         save({name: _flat(tensor) for name, tensor in tensors.items()}, storage_writer=writer)
@@ -34,10 +34,10 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def read_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fill what this process holds of `tensors`, whatever the number of processes that wrote them."""
+    """Fill the local shards of `tensors`, whatever the number of ranks that wrote them."""
     reader = HuggingFaceStorageReader(str(folder))
     with _quiet(), _unwrapped():
-        # no_dist: each process reads its own parts, nothing is exchanged
+        # no_dist: each rank reads its own shards, nothing is exchanged
         load({name: _flat(tensor) for name, tensor in tensors.items()}, storage_reader=reader, no_dist=True)
 
 
@@ -47,7 +47,7 @@ def _flat(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _unwrapped() -> Iterator[None]:
-    """Raise what went wrong in a process, not torch's CheckpointException: that is no Exception, so that nothing catches it."""
+    """Raise the error of the rank that failed: torch's CheckpointException is no Exception, so that nothing catches it."""
     try:
         yield
     except CheckpointException as error:

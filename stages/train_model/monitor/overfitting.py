@@ -20,7 +20,7 @@ from stages.core.files import read_record, sync_folder, write_record
 from stages.core.hashing import hash_file
 from stages.train_model.checkpointing import TrainState, complete_saves
 from stages.train_model.config import TrainConfig
-from stages.train_model.distributed.ranks import put, put_all, whole
+from stages.train_model.distributed.ranks import copy_into, full_tensor, load_full_tensors
 from stages.train_model.monitor.metrics import Journal
 
 Points = Sequence[tuple[int, float]]  # (step, loss) in the order of the steps
@@ -79,7 +79,7 @@ class Overfitting:
             why = f"the held-out rows have no {'pictures' if 'image' in figure else 'text'}"
             what = f"train.keep_best = {json.dumps(figure)}, which is never measured"
             raise TfcliError(what, why=why, fix="set it to the other figure, or to an empty text", code=ExitCode.USAGE)
-        if state.ranks.most(best_step(points_of(self.journal.metrics, figure)) == state.step):
+        if state.ranks.all_reduce_max(best_step(points_of(self.journal.metrics, figure)) == state.step):
             self._keep(state)
 
     def require_best(self, step: int) -> None:
@@ -102,9 +102,9 @@ class Overfitting:
         self._check(best)
         tensors = read_tensors(self._file(best))
         if not state.ema:
-            put_all(state.model, tensors)
+            load_full_tensors(state.model, tensors)
         for name in state.ema:
-            put(state.ema[name], tensors[name])
+            copy_into(state.ema[name], tensors[name])
 
     def stats(self) -> dict[str, Any]:
         """Of the manifest: the losses of the sealed weights, and with keep_best the step that these are of."""
@@ -122,7 +122,7 @@ class Overfitting:
 
     def _keep(self, state: TrainState) -> None:
         weights = state.ema or {name: weight.detach() for name, weight in state.model.named_parameters()}
-        tensors = {name: whole(tensor).cpu() for name, tensor in weights.items()}  # gathered by all processes
+        tensors = {name: full_tensor(tensor).cpu() for name, tensor in weights.items()}  # gathered by all processes
         if state.ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self._file(state.step)
@@ -131,7 +131,7 @@ class Overfitting:
             write_record(file.with_suffix(".json"), {"step": state.step, "file_sha256": hash_file(file)})
             sync_folder(self.folder)
             self._drop_unneeded(state.step)
-        state.ranks.wait()
+        state.ranks.barrier()
 
     def _drop_unneeded(self, step: int) -> None:
         """Of each save, and of now, the best until then stays."""
