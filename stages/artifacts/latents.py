@@ -131,6 +131,7 @@ class Latents:
 
     @classmethod
     def open(cls, folder: Path) -> Latents:
+        """The latents in `folder`. Raises TfcliError (ARTIFACT) if they are not complete or not as the manifest says."""
         manifest = open_artifact(folder, "latents")
         return cls(folder, manifest, read_content(folder, manifest, LatentsContent))
 
@@ -194,9 +195,11 @@ class Latents:
         return reader
 
     def autoencoder_folder(self) -> Path:
+        """The folder of the autoencoder that made them."""
         return open_input(self.folder, self.manifest, "autoencoder")[0]
 
     def autoencoder(self) -> Autoencoder:
+        """The autoencoder that made them."""
         return Autoencoder.open(self.autoencoder_folder())
 
 

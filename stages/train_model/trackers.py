@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 class Open(Protocol):
     """A tracker of a running training."""
 
-    def add(self, step: int, values: dict[str, float]) -> None: ...
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Take the figures of a step, by name."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Write all figures so far."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Flush, and free what is held."""
 
 
 class TensorboardTracker(Section):
