@@ -10,7 +10,7 @@ import pytest
 
 from tests.bad_inputs.lab import Shelf, sets
 from tests.bad_inputs.power import Disk
-from tests.bad_inputs.test_refusals import STAGES, ready, shelf  # noqa: F401
+from tests.bad_inputs.test_refusals import STAGES, ready
 
 MORE = {"train": sets("train.steps=3", "train.save_every=1", "train.log_every=1")}
 TRIES = {"encode": 100, "tokenize": 20, "pack": 20, "vae": 12, "train": 10}  # cuts that are tried, of all there are
@@ -20,7 +20,7 @@ TRIES = {"encode": 100, "tokenize": 20, "pack": 20, "vae": 12, "train": 10}  # c
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_next_run_ends_well_after_a_cut_at_any_moment(
     tmp_path: Path,
-    shelf: Shelf,  # noqa: F811
+    shelf: Shelf,
     stage: str,
     strict: bool,
 ) -> None:

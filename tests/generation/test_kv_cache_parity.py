@@ -1,4 +1,4 @@
-"""The engine against the reference without a cache, on a trained model in float32; and that the peers' faults would show."""
+"""The engine with its KV cache against the reference without one, on a trained model; and that the peers' faults would show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from stages.model.inference import ready_to_run
 from stages.model.transformer import Inputs
 from tests.generation.trained import picture, trained_model
 
-TOLERANCE = 2e-4  # of latents between -4 and 4; what is measured is about 1e-5
+# Of latents between -4 and 4, with a model that predicts the velocity, so that no step makes rounding larger: 2^-24 (float32) of
+# 4, times 8 steps, times 5 (the weights of guidance 3: 3 and -2) is 1e-5. Measured: up to 1.7e-6, with 1 thread and with 2.
+TOLERANCE = 1e-5
+STEPS, GUIDANCE = 8, 3.0
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def distance(found: Output, expected: Output) -> float:
 
 @pytest.fixture(scope="module", params=["plain", "ready"])
 def engines(trained: Any, request: pytest.FixtureRequest) -> Any:
-    """What the engine runs: the model, and the model made ready, which is what users get."""
+    """What the engine runs: the model, and the model made ready, which is what users get (float32: oneDNN has no float64)."""
     return made_ready(trained, torch.float32) if request.param == "ready" else trained
 
 
@@ -80,10 +83,10 @@ def far(engines: Any, trained: Any, config: GenerationConfig) -> float:
     return max(distance(*pair) for pair in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("sampler", [DdimSampler(steps=8), DdpmSampler(steps=8)], ids=str)
+@pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
+@pytest.mark.parametrize("sampler", [DdimSampler(steps=STEPS), DdpmSampler(steps=STEPS)], ids=str)
 @pytest.mark.parametrize("batch_size", [1, 32])
-def test_a_trained_model_says_with_cache_what_it_says_without(
+def test_generation_with_the_kv_cache_equals_generation_without(
     engines: Any, trained: Any, sampler: Sampler, guidance: float, batch_size: int
 ) -> None:
     config = GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6, batch_size=batch_size)
@@ -91,12 +94,15 @@ def test_a_trained_model_says_with_cache_what_it_says_without(
 
 
 def test_in_float64_nothing_is_left_between_them(trained: Any) -> None:
-    """What float32 shows is rounding, which the first step of a noise prediction makes large."""
+    """What float32 shows is rounding."""
     exact = copy.copy(trained)
     exact.model = copy.deepcopy(trained.model).double()
     torch.set_default_dtype(torch.float64)
     try:
-        assert far(exact, exact, GenerationConfig(sampler=DdimSampler(steps=8), guidance=1.0, max_text_tokens=6)) < 1e-9
+        assert (
+            far(exact, exact, GenerationConfig(sampler=DdimSampler(steps=STEPS), guidance=1.0, max_text_tokens=6))
+            < 1e-9
+        )
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -164,9 +170,9 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
 def test_a_fault_of_a_peer_would_be_seen(
     engines: Any, trained: Any, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=3.0, max_text_tokens=6)
+    config = GenerationConfig(sampler=DdimSampler(steps=STEPS), guidance=GUIDANCE, max_text_tokens=6)
     monkeypatch.setattr(*FAULTS[fault])
-    assert far(engines, trained, config) > 50 * TOLERANCE
+    assert far(engines, trained, config) > 1000 * TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -214,10 +220,10 @@ def test_rows_one_by_one_and_all_at_once_are_the_same(
     assert far(engines, trained, config) < TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, TOLERANCE), (torch.bfloat16, 0.05)], ids=str)
 def test_a_model_made_ready_draws_and_writes_the_same(trained: Any, dtype: torch.dtype, bound: float) -> None:
     """In bf16 up to its rounding: by the median of the prompts, as guided steps make another picture of a few."""
-    config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
+    config = GenerationConfig(sampler=DdimSampler(steps=STEPS), guidance=2.0, max_text_tokens=6)
     ready = made_ready(trained, dtype)
     found, expected = (Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (ready, trained))
     apart = sorted(distance(*pair) for pair in zip(found, expected, strict=True))
