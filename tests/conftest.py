@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from typing import Protocol
 
 import pytest
 import torch
+import typer.main
 
+from stages.coders.text import train_sentencepiece
+from stages.core.device import matmul_peak
+from stages.core.interrupts import Interrupts
 from tests.bad_inputs.lab import Shelf
 
 # First: files that take more than 20 s, so that no worker is left alone with one at the end.
@@ -45,6 +50,25 @@ def _disk_that_does_not_wait() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _done_once() -> Iterator[None]:
+    """What is the same each time: the command line as click sees it (20 ms a call), the speed of this processor (0.2 s a
+    training), a tokenizer trained on the same texts, which is done here and not in a process of its own (0.5 s each); the process
+    is tried by tests/tokenize_text/test_training.py and by the runs of tests/test_pipeline.py."""
+    train = functools.cache(train_sentencepiece)
+
+    def train_here(texts: list[str], vocab_size: int, algorithm: str, interrupts: Interrupts, kept: str) -> bytes:
+        interrupts.check(kept)
+        return train(tuple(texts), vocab_size, algorithm)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
+        for module in ("machines", "meter"):
+            patch.setattr(f"stages.train_model.{module}.matmul_peak", functools.cache(matmul_peak))
+        patch.setattr("stages.tokenize_text.stage.train_in_process", train_here)
         yield
 
 
