@@ -70,7 +70,7 @@ def footprint(model: ModelConfig, facts: DataFacts, train: TrainConfig, batches:
             update_average(average, network, 0, train.ema_decay)
         states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
         kept = sum(value.nbytes for values in states for value in values if isinstance(value, Tensor))
-        parameters = _parts(network)
+        parameters = parameters_by_part(network)
     memory = {"weights": weights, "running average": averages, "optimizer": kept, "gradients": gradients}
     memory["activations"] = max(0, alive.peak - sum(memory.values()))
     work = Work.of(batches)
@@ -156,7 +156,7 @@ class _Alive(TorchDispatchMode):
         self.bytes -= size
 
 
-def _parts(network: Transfusion) -> dict[str, int]:
+def parameters_by_part(network: Transfusion) -> dict[str, int]:
     """Weights of the blocks, of text in and out, and of the patch codec with its time."""
 
     def count(*modules: nn.Module) -> int:
