@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, Signals
@@ -74,6 +75,14 @@ def stopped(ready: Callable[[], bool], *arguments: str, number: Signals) -> Done
     finally:
         over = True
         watcher.join()
+
+
+@contextmanager
+def processor_seconds_below(limit: float) -> Iterator[None]:
+    """Of this process and of those that end in the block: seconds of the clock depend on what else runs on the machine."""
+    before = sum(os.times()[:4])
+    yield
+    assert sum(os.times()[:4]) - before < limit
 
 
 def _command(arguments: tuple[str, ...]) -> list[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from stages.artifacts.arrays import RowReader
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.samples import Samples
 from stages.artifacts.scores import Scores
-from tests.running import Done, signalled, stopped, tfcli, tfcli_process
+from tests.running import Done, processor_seconds_below, signalled, stopped, tfcli, tfcli_process
 
 STAGES = ("vae", "encode", "tokenize", "pack", "train", "sample", "eval")
 
@@ -42,15 +40,6 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with processor_seconds_below(60):
         run_smoke(work, run=tfcli_process)
     return work
-
-
-@contextmanager
-def processor_seconds_below(limit: float) -> Iterator[None]:
-    """Of the processes that end in the block: seconds of the clock would depend on what else runs on the machine."""
-    before = os.times()
-    yield
-    after = os.times()
-    assert after.children_user + after.children_system - before.children_user - before.children_system < limit
 
 
 def test_every_stage_left_its_artifact_and_the_page(smoke: Path) -> None:
