@@ -126,7 +126,7 @@ def _section(section: KeySection, sections: list[KeySection]) -> str:
     if keys:
         if section.kind:
             lines += [f"{'#' * (3 + ('.' in section.name))} {_title(section)}", ""]
-        lines += ["| key | type | default | meaning |", "|---|---|---|---|", *map(_row, keys), ""]
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|", *map(row, keys), ""]
     return "\n".join(lines)
 
 
@@ -145,10 +145,11 @@ def _kinds(name: str, alike: list[KeySection], sections: list[KeySection]) -> li
     return [*lines, ""]
 
 
-def _row(key: Key) -> str:
+def row(key: Key) -> str:
+    """The line of a key in the table of its section."""
     name = f"[`{key.name}`](#{slug(_named(key.name))})" if key.is_section else f"`{key.name}`"
     default = default_text(key)
-    shown = default if default in ("required", "not set", "") else f"`{default}`"
+    shown = default if default in ("required", "not set", "") else _prose(f"`{default}`")
     return f"| {name} | {_prose(key.type)} | {shown} | {_prose(key.description)} |"
 
 
@@ -166,8 +167,10 @@ def slug(heading: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text in a table cell of Markdown: nothing in it is markup but code in backticks."""
-    return re.sub(r"([*<|^\[\]\\])", r"\\\1", text)
+    """Text in a table cell of Markdown: nothing in it is markup but code in backticks, where a bar still ends the cell."""
+    pieces = text.split("`")
+    marks = [r"([|])" if number % 2 else r"([*<|^\[\]\\])" for number in range(len(pieces))]
+    return "`".join(re.sub(mark, r"\\\1", piece) for mark, piece in zip(marks, pieces, strict=True))
 
 
 def main() -> None:
