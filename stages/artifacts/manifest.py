@@ -1,4 +1,4 @@
-"""The manifest that makes a folder an artifact: how it was made (fingerprint), what it is (digest), what flows down."""
+"""The manifest that makes a folder an artifact: how it was made (fingerprint), what it is (digest), what later stages read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stages.artifacts.changes import what_changed, without
+from stages.artifacts.schema import schema_of
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import check_sum, read_json, with_sum, write_json
 from stages.core.hashing import hash_value
@@ -24,9 +25,7 @@ Content = TypeVar("Content", bound=BaseModel)
 ENVELOPE = 3  # 1: the digest covered the files alone; 2: no sum over the manifest itself
 _FIRST_WITH_SUM = 3
 MANIFEST = "manifest.json"
-# The content schema of each kind. A change of the files or of `content` bumps it.
-SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 2, "sequences": 2, "checkpoint": 2, "samples": 3, "scores": 1}
-# The command that makes each kind: error messages name it.
+# All kinds, and the command that makes each: error messages name it.
 MAKERS = {
     "autoencoder": "vae",
     "latents": "encode",
@@ -73,7 +72,7 @@ class InputEntry(BaseModel):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in SCHEMAS:
+        if kind not in MAKERS:
             raise ValueError("no such kind of artifact")
         return kind
 
@@ -108,9 +107,9 @@ class Manifest(BaseModel):
         """Whether it was written with a sum over itself; older ones are checked by their digest and fingerprint."""
         return self.envelope >= _FIRST_WITH_SUM
 
-    def facts(self) -> dict[str, Any]:
-        """The named facts behind the fingerprint, as `Stamp.facts`."""
-        return _facts(self, self.schema_version)
+    def fingerprint_inputs(self) -> dict[str, Any]:
+        """What the fingerprint is a hash of, by name, as `Stamp.fingerprint_inputs`."""
+        return _fingerprint_inputs(self, self.schema_version)
 
 
 @dataclass(frozen=True)
@@ -133,25 +132,28 @@ class Stamp:
     @property
     def fingerprint(self) -> str:
         """Hash over stage, versions, result-affecting config, digests of inputs, hashes of outside files, seed."""
-        return hash_value(self.facts())
+        return hash_value(self.fingerprint_inputs())
 
-    def facts(self) -> dict[str, Any]:
-        """The named facts behind the fingerprint; comparing two of these says what changed."""
-        return _facts(self, SCHEMAS[self.kind])
+    def fingerprint_inputs(self) -> dict[str, Any]:
+        """What the fingerprint is a hash of, by name; comparing two of these says what changed."""
+        return _fingerprint_inputs(self, schema_of(self.kind).version)
 
-    def is_of(self, fingerprint: str, facts: dict[str, Any]) -> bool:
-        """Whether something with this fingerprint of these facts was made, or is being made, as this says."""
-        return fingerprint == self.fingerprint or hash_value(self._counted(facts)) == self.fingerprint
+    def is_of(self, fingerprint: str, inputs: dict[str, Any]) -> bool:
+        """Whether something with this fingerprint of these inputs was made, or is being made, as this says."""
+        return fingerprint == self.fingerprint or hash_value(self._counted(inputs)) == self.fingerprint
 
-    def changed(self, facts: dict[str, Any]) -> str:
-        """The settings and inputs, by name, in which the facts of another one differ."""
-        return what_changed(self._counted(facts), self.facts())
+    def changed(self, inputs: dict[str, Any]) -> str:
+        """The settings and inputs, by name, in which another one differs."""
+        return what_changed(self._counted(inputs), self.fingerprint_inputs())
 
-    def _counted(self, facts: dict[str, Any]) -> dict[str, Any]:
-        return {**facts, "config": without(facts["config"], self.neutral)}
+    def _counted(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        schema, version = schema_of(self.kind), inputs["schema_version"]
+        # what an upgrade makes readable need not be made again
+        version = schema.version if isinstance(version, int) and schema.reads(version) else version
+        return {**inputs, "schema_version": version, "config": without(inputs["config"], self.neutral)}
 
 
-def _facts(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
+def _fingerprint_inputs(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
     return {
         "kind": of.kind,
         "schema_version": schema_version,
@@ -165,7 +167,7 @@ def _facts(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
 
 
 def digest_of(files: list[FileEntry], content: dict[str, Any], inputs: dict[str, InputEntry]) -> str:
-    """Hash over (path, bytes, sha256) of every file that is not volatile, the facts that flow down, and the digests of the
+    """Hash over (path, bytes, sha256) of every file that is not volatile, the content that flows down, and the digests of the
     inputs: an artifact points into them, so that the same bytes on top of other inputs are another artifact."""
     return hash_value([_hash_files(files), content, {name: entry.digest for name, entry in inputs.items()}])
 
@@ -175,7 +177,7 @@ def _hash_files(files: list[FileEntry]) -> str:
 
 
 def is_other(entry: InputEntry, found: Manifest) -> bool:
-    """Whether `found` is not what was built on. A digest of envelope 1 does not see what lies below the input: there its
+    """Whether `found` is not what was built on. A digest of envelope 1 does not cover the inputs of the input: there its
     fingerprint has to be the same as well."""
     return found.digest != entry.digest or (found.envelope == 1 and found.fingerprint != entry.fingerprint)
 
@@ -187,7 +189,7 @@ def make_manifest(
     return Manifest(
         envelope=ENVELOPE,
         kind=stamp.kind,
-        schema_version=SCHEMAS[stamp.kind],
+        schema_version=schema_of(stamp.kind).version,
         stage=stamp.stage,
         stage_version=stamp.stage_version,
         fingerprint=stamp.fingerprint,
@@ -232,8 +234,7 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise _unreadable(path, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
-    known = SCHEMAS.get(manifest.kind)
-    if known is None or manifest.schema_version > known:
+    if manifest.kind not in MAKERS or manifest.schema_version > schema_of(manifest.kind).version:
         raise _unreadable(path, f"made by a newer tfcli ({manifest.kind}, schema {manifest.schema_version})")
     if check and not manifest.has_sum:
         _check_hashes(path, manifest)
@@ -253,7 +254,7 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
     """What a manifest without a sum says of itself: its digest of its files, its fingerprint of its settings."""
     if not manifest.digest_holds():
         raise _unreadable(path, "it is damaged: what it lists does not give its digest")
-    if hash_value(manifest.facts()) != manifest.fingerprint:
+    if hash_value(manifest.fingerprint_inputs()) != manifest.fingerprint:
         raise _unreadable(path, "it is damaged: its settings do not give its fingerprint")
 
 
@@ -276,8 +277,8 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
         raise TfcliError(
             f"{folder} holds {manifest.kind}, not {kind}", fix=f"give the folder of a {kind}", code=ExitCode.ARTIFACT
         )
-    if manifest.schema_version < SCHEMAS[kind]:
-        why = f"{kind} of schema {manifest.schema_version}, this tfcli reads {SCHEMAS[kind]}"
+    if not (schema := schema_of(kind)).reads(manifest.schema_version):
+        why = f"{kind} of schema {manifest.schema_version}, this tfcli reads {schema.version}"
         raise TfcliError(
             f"{folder} was made by an older tfcli", why=why, fix=f"run '{command}'", code=ExitCode.ARTIFACT
         )
@@ -287,9 +288,10 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
 
 
 def read_content(folder: Path, manifest: Manifest, model: type[Content]) -> Content:
-    """The facts of a manifest as its kind has them. Raises TfcliError (ARTIFACT) where they are something else."""
+    """The content of a manifest as its kind has it, upgraded where its schema is an older one. Raises TfcliError (ARTIFACT) where
+    it is something else."""
     try:
-        return model.model_validate(manifest.content)
+        return model.model_validate(schema_of(manifest.kind).upgraded(manifest.content, manifest.schema_version))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["content", *(str(part) for part in first["loc"])])
@@ -319,7 +321,7 @@ def input_entry(folder: Path, consumer: Path, manifest: Manifest) -> InputEntry:
 
 
 def open_input(folder: Path, manifest: Manifest, name: str) -> tuple[Path, Manifest]:
-    """Follow an input of an artifact; ARTIFACT error if what lies there is no longer what it was built on."""
+    """Follow an input of an artifact; ARTIFACT error if the artifact there is no longer what it was built on."""
     entry = _input(folder, manifest, name)
     path = input_folder(folder, entry)
     found = open_artifact(path, entry.kind)
@@ -333,7 +335,7 @@ def input_folder(folder: Path, entry: InputEntry) -> Path:
 
 
 def check_built_on(folder: Path, manifest: Manifest, name: str, path: Path, found: Manifest) -> None:
-    """Raise TfcliError (ARTIFACT) if the artifact at `folder` was not built on `found`, which lies at `path`."""
+    """Raise TfcliError (ARTIFACT) if the artifact at `folder` was not built on `found`, the artifact at `path`."""
     entry = _input(folder, manifest, name)
     if is_other(entry, found):
         hashed = "digest" if found.digest != entry.digest else "fingerprint"

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact
+from stages.artifacts.schema import Schema
 
 RECORDS, GRID, PAGE, IMAGES = "records.jsonl", "grid.png", "index.html", "images"
 MODES = ("prompts", "heldout_prompts", "captions", "continued", "free")
+SCHEMA = Schema(3)
 FORM = Form(
     files=(RECORDS, GRID, PAGE, *(f"{IMAGES}/{mode}-#*.{end}" for mode in MODES for end in ("png", "gif"))),
 )
@@ -55,8 +57,8 @@ class Given(BaseModel):
 
 
 class Asked(BaseModel):
-    """What was asked of the model beside text. draw: "model" where it could choose. size: WIDTHxHEIGHT in pixels, None: of the
-    settings. pictures: of the prompt, in order. begin, mask, strength: what its first drawing would begin from."""
+    """The options of a prompt. draw: "model" where it could choose. size: WIDTHxHEIGHT in pixels, None: that of the settings.
+    pictures: of the prompt, in order. begin, mask, strength: what its first drawing starts from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     draw: bool | Literal["model"]

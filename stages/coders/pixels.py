@@ -273,7 +273,7 @@ def _differs(image: Image.Image, colour: Sequence[int]) -> Image.Image:
 
 def _upright(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:
     """The picture turned as EXIF of the file says that it came from. Only that tag is read: ImageOps.exif_transpose also writes
-    the EXIF block anew, which fails on a rational of 0/0 somewhere else in it."""
+    the EXIF block again, which fails on a rational of 0/0 somewhere else in it."""
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # the parser of a broken EXIF block raises anything; the pixels are good all the same
