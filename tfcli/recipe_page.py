@@ -29,18 +29,21 @@ A recipe is one TOML file that holds everything that a run needs. Only `source` 
 - A section of several kinds is of its default kind where `kind` is not set. Keys that its kind does not have are refused.
 - Paths are relative to the folder in which `tfcli` is started.
 
-```
-tfcli recipe explain train.ema_decay     # one key of this page
-tfcli recipe explain diffusion           # a section
-tfcli recipe show shapes --explain       # a whole recipe, with what each key does and where its value is from
-tfcli recipe check my.toml               # is everything in it right?
+```bash
+.venv/bin/tfcli recipe explain train.ema_decay     # one key of this page
+.venv/bin/tfcli recipe explain diffusion           # a section
+.venv/bin/tfcli recipe show shapes --explain       # a whole recipe, with what each key does and where its value is from
+.venv/bin/tfcli recipe check shapes                # is everything in it right?
 ```
 
 ## In an editor
 
-`tfcli recipe schema --output recipe.schema.json` writes a JSON schema (draft 7). Editors that use
-[Taplo](https://taplo.tamasfe.dev) (in VS Code the extension "Even Better TOML") then complete keys, show what they do and mark
-what is wrong. Name the schema in the first line of a recipe, relative to it:
+```bash
+.venv/bin/tfcli recipe schema --output recipe.schema.json
+```
+
+writes a JSON schema (draft 7). Editors that use [Taplo](https://taplo.tamasfe.dev) (in VS Code the extension "Even Better TOML")
+then complete keys, show what they do and mark what is wrong. Name the schema in the first line of a recipe, relative to it:
 
 ```toml
 #:schema ./recipe.schema.json
