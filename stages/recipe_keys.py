@@ -63,7 +63,7 @@ class KeySection:
 
 
 @dataclass(frozen=True)
-class Found:
+class KeyMatch:
     """What a name stands for: a key (one for each kind that has it), and the sections below it."""
 
     keys: tuple[Key, ...]
@@ -80,7 +80,7 @@ def all_names() -> list[str]:
     return list(dict.fromkeys(key.name for section in all_sections() for key in section.keys))
 
 
-def find(name: str) -> Found | None:
+def find(name: str) -> KeyMatch | None:
     """The key or section of that name; None where there is none. Names and numbers of entries may stand in it:
     "source.of.photos.path", "tokenize.text.0.path"."""
     models: Sequence[type[BaseModel]] = [Recipe]
@@ -93,7 +93,7 @@ def find(name: str) -> Found | None:
             continue
         holders = [model for model in models if part in model.model_fields]
         if number == 0 and part == EXTENDS and len(parts) == 1:
-            return Found((_extends(),), ())
+            return KeyMatch((_extends(),), ())
         if not holders:
             return None
         prefix = ".".join(parts[:number])
@@ -104,7 +104,7 @@ def find(name: str) -> Found | None:
             any(kind in map(get_origin, annotations) for kind in kinds) for kinds in ([dict], [tuple])
         )
     below = [section for model in models for section in _sections_of(name, model, {})]
-    return Found(tuple(keys), tuple(below))
+    return KeyMatch(tuple(keys), tuple(below))
 
 
 def near(name: str) -> list[str]:
