@@ -108,14 +108,14 @@ def find(name: str) -> KeyMatch | None:
 
 
 def near(name: str) -> list[str]:
-    """Up to three keys whose names are like `name`, the most alike first; one that ends with it counts as most alike."""
+    """Up to three keys and sections whose names are like `name`: those that are as a whole, then those whose last part is."""
     names = [*all_names(), *dict.fromkeys(section.name for section in all_sections() if section.name)]
-    ends = [other for other in names if other.rpartition(".")[2] == name.rpartition(".")[2]]
+    by_last: dict[str, list[str]] = {}
+    for other in names:
+        by_last.setdefault(other.rpartition(".")[2], []).append(other)
     alike = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
-    last = name.rpartition(".")[2]
-    by_last = difflib.get_close_matches(last, {other.rpartition(".")[2]: other for other in names}, n=2, cutoff=0.7)
-    endings = [other for other in names if other.rpartition(".")[2] in by_last]
-    return list(dict.fromkeys([*ends, *alike, *endings]))[:3]
+    lasts = difflib.get_close_matches(name.rpartition(".")[2], by_last, n=2, cutoff=0.7)
+    return list(dict.fromkeys([*alike, *(other for last in lasts for other in by_last[last])]))[:3]
 
 
 def described(model: type[BaseModel], name: str) -> str:
