@@ -187,7 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
-        raise _bad(path, f"not TOML: {error}", "correct the file at that place") from error
+        raise _bad(path, f"not TOML: {error}", "correct the file at that index") from error
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _kinds_first(overrides: tuple[str, ...]) -> list[str]:
         key = override.partition("=")[0].strip()
         section = key.removesuffix("kind") if key.endswith(".kind") else None
         keys = [before.partition("=")[0].strip() for before in ordered]
-        firsts = [place for place, other in enumerate(keys) if section and other != key and other.startswith(section)]
+        firsts = [index for index, other in enumerate(keys) if section and other != key and other.startswith(section)]
         ordered.insert(firsts[0] if firsts else len(ordered), override)
     return ordered
 
@@ -257,7 +257,7 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     problem = error.errors()[0]
     # Discriminated unions put the kind into the location: it is no key of the file.
     location = [str(part) for part in problem["loc"]]
-    keys, model = _walk(location)
+    keys, model = _resolve(location)
     name = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         others = _kinds_with(keys)
@@ -294,14 +294,14 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     return _bad(path, f"{name and name + ': '}{message}{shown}", "change the key in the file or with --set")
 
 
-def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
+def _resolve(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
     """The dotted keys of an error's location, and the model that owns the last one."""
     keys: list[str] = []
     owner: type[BaseModel] | None = Recipe
     current: list[type[BaseModel]] = [Recipe]
     for part in location:
         holder = next((model for model in current if part in model.model_fields), None)
-        if part.isdigit():  # a place in a list: the model of its items stays
+        if part.isdigit():  # a index in a list: the model of its items stays
             keys.append(part)
             continue
         if holder is None:

@@ -52,7 +52,7 @@ class PixelPolicy(Section):
     min_size: int = Field(8, ge=1)  # pixels of the shorter side
     max_aspect: float = Field(8.0, ge=1)  # longer side : shorter side
     max_seconds: float = Field(30.0, gt=0)  # for one picture, in a worker process
-    alpha: Literal["white", "black", "skip"] = "white"  # what lies behind transparent pixels
+    alpha: Literal["white", "black", "skip"] = "white"  # the colour behind transparent pixels
     animated: Literal["first", "skip"] = "first"
 
 
@@ -266,7 +266,7 @@ def _differs(image: Image.Image, colour: Sequence[int]) -> Image.Image:
 
 def _upright(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:
     """The picture turned as EXIF of the file says that it came from. Only that tag is read: ImageOps.exif_transpose also writes
-    the EXIF block anew, which fails on a rational of 0/0 somewhere else in it."""
+    the EXIF block again, which fails on a rational of 0/0 somewhere else in it."""
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # the parser of a broken EXIF block raises anything; the pixels are good all the same

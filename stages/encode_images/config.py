@@ -11,7 +11,7 @@ from stages.core.config import Section, neutral
 
 
 class EncodeConfig(Section):
-    """dtype: of the stored mean and standard deviation. batch_size is part of the result (convolutions round by batch).
+    """dtype: of the stored mean and standard std. batch_size is part of the result (convolutions round by batch).
 
     precision: bf16 is three times as fast as fp32 on processors that have it, and changes latents by 0.4 % (BENCHMARKS.md).
     compile: the autoencoder by torch.compile, which needs a C++ compiler on a CPU.

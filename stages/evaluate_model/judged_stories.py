@@ -22,7 +22,9 @@ from stages.sources.shapes.language import ClaimedThing, Claims, after_turn, cla
 def shapes_stories(loaded: LoadedModel) -> list[StoredDocument]:
     """Held-out stories of the shapes world: text and picture in turn, of one thing that changes; empty for other sources."""
     found = (document for document in heldout_documents(loaded) if document.fixed_order)
-    return [story for story in found if isinstance(story.facts, dict) and "scenes" in story.facts and _is_story(story)]
+    return [
+        story for story in found if isinstance(story.labels, dict) and "scenes" in story.labels and _is_story(story)
+    ]
 
 
 def judge_continued(
@@ -109,7 +111,7 @@ def judge_inpainted(
 
 def with_thing_at_right(pairs: list[StoredDocument]) -> list[StoredDocument]:
     """The pairs whose picture has a thing in the right column of the world."""
-    return [pair for pair in pairs if any(thing["column"] == 2 for thing in pair.facts["scenes"][0])]
+    return [pair for pair in pairs if any(thing["column"] == 2 for thing in pair.labels["scenes"][0])]
 
 
 def _is_story(document: StoredDocument) -> bool:
@@ -126,7 +128,7 @@ def _first_thing(story: StoredDocument) -> ClaimedThing:
     claimed = claims(_texts(story)[0])
     assert claimed is not None
     (thing,) = claimed.things
-    (true,) = story.facts["scenes"][0]
+    (true,) = story.labels["scenes"][0]
     return ClaimedThing(thing.shape, thing.colour, true["size"], thing.place)
 
 

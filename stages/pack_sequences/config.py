@@ -15,7 +15,7 @@ class PackConfig(Section):
     caption_first: share of pairs written text before image (paper: 0.8); documents of fixed order keep theirs.
     condition_dropout: share of caption-first pairs whose text before the image is dropped, for guidance (paper: open).
     passes: times that every document is laid out, each with draws of its own.
-    heldout_fraction: share of groups kept out of training, beside what the source itself holds out.
+    heldout_fraction: share of groups kept out of training, in addition to what the source itself holds out.
     weights: how often a pass lays out the documents of a source, by its name (1 where it is not named): 2.5 is twice, and a
     third time for half of them, others in each pass. 0 leaves a source out of training.
     late_weights: other weights for the end of training (train.late_share of its steps; paper: high-aesthetic images in the last

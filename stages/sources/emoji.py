@@ -90,15 +90,15 @@ class Emoji(Section):
         table = group_table()
         qualified = (emoji.STATUS["component"], emoji.STATUS["fully_qualified"])
         found: dict[str, tuple[str, list[str]]] = {}
-        for character, facts in emoji.EMOJI_DATA.items():
+        for character, entry in emoji.EMOJI_DATA.items():
             code = _code([f"{ord(part):04X}" for part in character])
-            if facts["status"] not in qualified or code not in drawings or _SKIN_TONES & set(code.split("-")):
+            if entry["status"] not in qualified or code not in drawings or _SKIN_TONES & set(code.split("-")):
                 continue
             if self.near_duplicates == "drop" and _near_duplicate(code):
                 continue
             if self.groups and group_of(code, table) not in self.groups:
                 continue
-            found[code] = (drawings[code], _names(code, facts))
+            found[code] = (drawings[code], _names(code, entry))
         return dict(sorted(found.items()))
 
 
@@ -114,10 +114,10 @@ def _near_duplicate(code: str) -> bool:
     return country or region or clock_face
 
 
-def _names(code: str, facts: dict[str, Any]) -> list[str]:
+def _names(code: str, entry: dict[str, Any]) -> list[str]:
     """The name, then the short codes that are not the same words: `:two-hump_camel:` -> "two-hump camel"."""
     names: list[str] = []
-    for short_code in [facts["en"], *facts.get("alias", [])]:
+    for short_code in [entry["en"], *entry.get("alias", [])]:
         name = short_code.strip(":").replace("_", " ").translate(_PLAIN_QUOTES)
         if not names and _near_duplicate(code) and not code.startswith("1F5"):
             name = f"flag: {name}"  # the package calls the flag of Norway "Norway"; Unicode calls it "flag: Norway"

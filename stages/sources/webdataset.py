@@ -56,7 +56,7 @@ class Webdataset(Section):
                 for member in members(root / relative):
                     pictures += isinstance(member, Member) and member.name.lower().endswith(EXTENSIONS)
             except TarTruncated:
-                continue  # told when it is read
+                continue  # reported when it is read
         return pictures, pictures
 
     def identity(self, known: KnownHashes | None = None) -> Any:
@@ -196,15 +196,15 @@ def _until(found: Iterator[Member | Omission], late: list[TarTruncated]) -> Iter
 
 
 def _check_count(path: Path, relative: str, found: int, allow_fewer: bool) -> None:
-    """img2dataset writes `00000_stats.json` beside `00000.tar`: a tar that ends well may still lack what was downloaded."""
+    """img2dataset writes `00000_stats.json` next to `00000.tar`: a tar that ends well may still lack what was downloaded."""
     try:
-        told = json.loads(read_bounded(path.with_name(f"{path.stem}_stats.json"), 1 << 20))["successes"]
+        expected = json.loads(read_bounded(path.with_name(f"{path.stem}_stats.json"), 1 << 20))["successes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # it is none, or not that program's
-    if isinstance(told, int) and found < told and not allow_fewer:
+    if isinstance(expected, int) and found < expected and not allow_fewer:
         raise TfcliError(
-            f"{printable(relative)}: {found:,} samples, {printable(path.stem)}_stats.json says {told:,}",
-            why="the tar was written anew or not to its end",
+            f"{printable(relative)}: {found:,} samples, {printable(path.stem)}_stats.json says {expected:,}",
+            why="the tar was written again or not to its end",
             fix="fetch the tar again, or keep what is there with --set source.allow_truncated=true",
         )
 

@@ -35,7 +35,7 @@ def the_picture(found: tuple[Any, ...]) -> ImagePiece:
 
 
 def number_of_things(pair: StoredDocument) -> int:
-    return len(pair.facts["scenes"][0])
+    return len(pair.labels["scenes"][0])
 
 
 def part_of(world: World, function: Any) -> Part:

@@ -28,7 +28,7 @@ def documents(edits: int = 300, heldout: int = 60) -> list[Document]:
 
 
 def scenes(document: Document) -> tuple[Scene, Scene]:
-    before, after = (scene_from_json(rows) for rows in document.facts["scenes"])
+    before, after = (scene_from_json(rows) for rows in document.labels["scenes"])
     return before, after
 
 
@@ -84,7 +84,7 @@ def test_an_instruction_carried_out_gives_the_second_scene_and_nothing_else() ->
 def test_heldout_edits_lead_from_new_scenes_to_new_scenes_and_training_sees_neither() -> None:
     kinds: Counter[tuple[bool, str]] = Counter()
     for document in documents():
-        kinds[document.heldout, document.facts["edit"]] += 1
+        kinds[document.heldout, document.labels["edit"]] += 1
         for scene in scenes(document):
             assert scene.is_new == document.heldout
             assert not scene.has_new_thing
@@ -152,6 +152,6 @@ def _stored(document: Document, number: int) -> StoredDocument:
         group=None,
         fixed_order=True,
         heldout=True,
-        facts=document.facts,
+        labels=document.labels,
         segments=segments,
     )

@@ -96,7 +96,7 @@ class Shapes(Section):
         scene = draw_one(rng, self.max_things)
         key = f"{f'new-{new}' if new else 'pair'}-{index:06d}"
         segments = (TextSegment(caption(scene, rng)), ImageSegment(key, DrawnScene(scene, self.size)))
-        return Document(key, segments, heldout=new is not None, facts={"new": new, "scenes": [scene_to_json(scene)]})
+        return Document(key, segments, heldout=new is not None, labels={"new": new, "scenes": [scene_to_json(scene)]})
 
     def _story(self, index: int, *, heldout: bool) -> Document:
         """One thing, then the same thing after one or two changes."""
@@ -111,8 +111,8 @@ class Shapes(Section):
                 things.append(_changed(things[-1], rng))
                 segments.append(TextSegment(turn(things[-2], things[-1])))
             segments.append(ImageSegment(f"{key}-{number}", DrawnScene(Scene((things[-1],)), self.size)))
-        facts = {"scenes": [scene_to_json(Scene((thing,))) for thing in things]}
-        return Document(key, tuple(segments), fixed_order=True, heldout=heldout, facts=facts)
+        labels = {"scenes": [scene_to_json(Scene((thing,))) for thing in things]}
+        return Document(key, tuple(segments), fixed_order=True, heldout=heldout, labels=labels)
 
 
 def _changed(thing: Thing, rng: np.random.Generator) -> Thing:
