@@ -63,8 +63,6 @@ KEPT = {
     ("stages/evaluate_model/", "place"),
     ("stages/evaluate_model/", "_place"),
     ("stages/evaluate_model/", "places_right"),
-    ("stages/model/patches.py", "place"),  # in a weight's name on disk
-    ("stages/diffusion/timesteps.py", "deviation"),  # a recipe key
     ("stages/artifacts/removal.py", "rename_into_place"),
     ("stages/artifacts/folder.py", "rename_into_place"),
     ("stages/artifacts/removal.py", "walk"),  # os.walk
@@ -75,6 +73,8 @@ KEPT = {
     ("stages/sources/tar.py", "tell"),  # of a file
     ("stages/artifacts/units.py", "facts"),  # a key on disk
     ("stages/artifacts/folder.py", "facts"),
+    ("stages/model/patches.py", "place"),  # in a weight's name on disk
+    ("stages/diffusion/timesteps.py", "deviation"),  # a recipe key
 }
 
 PROSE = {

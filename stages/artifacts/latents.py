@@ -25,9 +25,11 @@ from stages.artifacts.autoencoder import Autoencoder, Identity
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
+from stages.artifacts.schema import Schema
 from stages.core.errors import ExitCode, TfcliError
 
 ARRAYS, GRIDS, DOCUMENTS, ERRORS, SHEET = "arrays", "grids", "documents", "errors.jsonl", "check.png"
+SCHEMA = Schema(2)
 FORM = Form(
     files=(
         *(f"{ARRAYS}/{grid}/{file}" for grid in ("#x#", "#x#-mirrored") for file in (DESCRIPTION, "c/#/0/0/0/0")),
@@ -129,6 +131,7 @@ class Latents:
 
     @classmethod
     def open(cls, folder: Path) -> Latents:
+        """The latents in `folder`. Raises TfcliError (ARTIFACT) if they are not complete or not as the manifest says."""
         manifest = open_artifact(folder, "latents")
         return cls(folder, manifest, read_content(folder, manifest, LatentsContent))
 
@@ -192,9 +195,11 @@ class Latents:
         return reader
 
     def autoencoder_folder(self) -> Path:
+        """The folder of the autoencoder that made them."""
         return open_input(self.folder, self.manifest, "autoencoder")[0]
 
     def autoencoder(self) -> Autoencoder:
+        """The autoencoder that made them."""
         return Autoencoder.open(self.autoencoder_folder())
 
 

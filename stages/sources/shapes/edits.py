@@ -43,17 +43,20 @@ class Edit:
 
 
 class ShapesEdits(Section):
-    """edits: documents for training; heldout: edits of scenes that are never drawn for training, which lead to such scenes.
-
-    max_things: in the scene before. Each document is drawn from a generator of its own.
-    """
+    """Edits of drawn shapes. Each document is drawn from a random generator of its own."""
 
     kind: Literal["shapes-edits"] = "shapes-edits"
+    """Drawn shapes, an instruction such as "make the red circle blue", and the changed picture."""
     size: int = Field(64, ge=16, le=512)
+    """Pixels of a side at which the pictures are drawn."""
     edits: int = Field(8_000, ge=1)
+    """Edits for training."""
     heldout: int = Field(200, ge=0)
+    """Held-out edits, from and to pictures that are never drawn for training."""
     max_things: int = Field(3, ge=1, le=3)
+    """The most things in a picture."""
     seed: int = Field(0, ge=0)
+    """Random seed of the documents; independent of the recipe's seed."""
 
     def documents(self) -> Iterator[Document]:
         """Held-out edits, edits."""
