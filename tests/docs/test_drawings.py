@@ -89,8 +89,8 @@ def test_the_drawn_row_is_read_by_training_as_it_is_drawn() -> None:
     flat = torch.tensor([index_of[row[index].document, positions_of(row)[index]] for index in real])
     mask_NN = batch.elements.attention("dense", torch.device("cpu")).mask_NN  # type: ignore[attr-defined]
     assert torch.equal(mask_of(row)[: len(real), : len(real)], mask_NN[flat][:, flat])
-    patches = set(torch.cat([image.places_IP.flatten() for image in batch.inputs.images]).tolist())
-    text = set(batch.loss_places.tolist())
+    patches = set(torch.cat([image.patch_index_IP.flatten() for image in batch.inputs.images]).tolist())
+    text = set(batch.loss_index.tolist())
     found = ["image" if index in patches else "text" if index in text else "" for index in flat.tolist()]
     assert found == loss_of(row)[: len(real)]
     assert {"image", "text", ""} == set(found)

@@ -45,12 +45,12 @@ def test_memory_is_that_of_the_step_itself(model: ModelConfig) -> None:
 @models
 def test_clean_copies_are_counted(model: ModelConfig) -> None:
     """They go through the model, and of the codec only through the way in."""
-    plain, copied = batch(), stand_in(FACTS, (8, 12), 512, 2, copies=True)
-    (images,), (copies,) = copied.inputs.images, copied.inputs.context
-    assert copied.num_elements == plain.num_elements + copies.patch_index_IP.numel()
+    plain, with_copies = batch(), stand_in(FACTS, (8, 12), 512, 2, copies=True)
+    (images,), (copies,) = with_copies.inputs.images, with_copies.inputs.context
+    assert with_copies.num_elements == plain.num_elements + copies.patch_index_IP.numel()
     assert torch.equal(copies.patch_index_IP, images.patch_index_IP + images.patch_index_IP.shape[1])
-    sums = loss_sums(fresh(model), copied)
-    found = footprint(model, FACTS, TrainConfig(), [copied])
+    sums = loss_sums(fresh(model), with_copies)
+    found = footprint(model, FACTS, TrainConfig(), [with_copies])
     assert found.flops > footprint(model, FACTS, TrainConfig(), [plain]).flops
     assert len(sums.eps_mse[0]) == len(images.t_I)
 
@@ -81,9 +81,9 @@ def test_activations_grow_with_the_rows_and_nothing_else_does() -> None:
 def test_micro_batches_need_the_memory_of_one() -> None:
     config = TrainConfig()
     whole = footprint(MODELS["linear"], FACTS, config, [batch(4)])
-    parts = footprint(MODELS["linear"], FACTS, config, [batch(1)] * 4)
-    assert parts.flops == whole.flops
-    assert parts.memory["activations"] < 0.4 * whole.memory["activations"]
+    micro = footprint(MODELS["linear"], FACTS, config, [batch(1)] * 4)
+    assert micro.flops == whole.flops
+    assert micro.memory["activations"] < 0.4 * whole.memory["activations"]
 
 
 def test_the_stand_in_is_half_images_and_goes_through_the_model() -> None:

@@ -33,7 +33,7 @@ def gradients(train: TrainConfig) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_made_again_give_the_same_gradients_to_the_bit(precision: str) -> None:
+def test_recomputed_activations_give_bit_equal_gradients(precision: str) -> None:
     plain = gradients(TrainConfig.model_validate({"precision": precision}))
     for way in ("full", "selective"):
         found = gradients(TrainConfig.model_validate({"precision": precision, "checkpointing": way}))

@@ -30,19 +30,19 @@ def test_figures_of_a_row_belong_together() -> None:
         time.sleep(0.03)
         meter.add([batch, batch])
     row = meter.row(steps_left=10)
-    assert 0.06 <= row["seconds"] < 0.15  # a step, without what stood aside
+    assert 0.06 <= row["seconds"] < 0.15  # a step, without excluded time
     assert 0.3 < row["loading_share"] < 0.7
     assert row["elements_per_second"] * row["seconds"] == pytest.approx(2 * batch.num_elements)
     assert row["places_per_second"] * row["seconds"] == pytest.approx(2 * len(batch.inputs.positions_N))
     flops = model_flops(MODEL, FACTS, Work.of([batch, batch]))
     assert row["mfu"] * meter.peak * row["seconds"] == pytest.approx(flops)
-    assert 2.5 < row["seconds_left"] < 5  # what stands aside will do so again
+    assert 2.5 < row["seconds_left"] < 5  # excluded time is included
     assert set(fields(row)) == {"el/s", "padding", "MFU", "data", "GB"}
     meter.add([batch])
     assert meter.row(steps_left=0)["loading_share"] == 0
 
 
-def test_memory_has_a_peak_that_begins_anew() -> None:
+def test_the_peak_of_memory_is_reset() -> None:
     reset_peak()
     block = torch.ones(30_000_000)
     assert peak_bytes() >= resident_bytes() > block.nbytes
