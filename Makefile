@@ -8,8 +8,10 @@ SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 
-.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table vocabulary lint type check clean
+.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table
+.PHONY: drawings docs recipe-docs vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -57,6 +59,20 @@ ablations: $(READY) ## variants of model and objective on work/shapes, three see
 table: $(READY) ## write docs/errors.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table
 
+recipe-docs: $(READY) ## write docs/recipe.md, the reference of recipe keys
+	$(BIN)/python -m tfcli.recipe_page docs/recipe.md
+
+drawings: $(READY) ## write docs/drawings/*.svg from the pipeline and the mask of today's code
+	$(BIN)/python -m docs.drawings.draw
+
+docs: $(DOCS) ## build the site of docs/ into build/docs; a dead link or an undocumented public name fails
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --quiet docs build/docs
+	@echo build/docs/index.html
+
+$(DOCS): $(READY) docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r docs/requirements.txt
+	touch $@
+
 vocabulary: $(READY) ## names and words that the project does not use
 	$(BIN)/python -m tests.vocabulary
 
@@ -67,7 +83,7 @@ lint: $(READY) ## ruff: rules and format
 type: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-check: lint type test ## all that must pass before a change goes in
+check: lint type docs test ## all that must pass before a change goes in
 
 clean: ## remove the virtual environment (not your work folder)
 	rm -rf "$(VENV)"

@@ -237,8 +237,8 @@ class Workspace:
                 stage, "partial" if partial else "missing", "not finished" if partial else "not there", target
             )
         stamp = self.stamp(stage)
-        if not stamp.is_of(manifest.fingerprint, manifest.facts()):
-            return Status(stage, "stale", f"{stamp.changed(manifest.facts())} changed", target)
+        if not stamp.is_of(manifest.fingerprint, manifest.fingerprint_inputs()):
+            return Status(stage, "stale", f"{stamp.changed(manifest.fingerprint_inputs())} changed", target)
         try:
             open_artifact(target, stage.kind)
             for name, entry in stamp.inputs.items():

@@ -51,7 +51,7 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class Element:
-    """One place of the packed row. kind: "mark" (a special token), "text" or "patch"; image: its number, -1 outside images."""
+    """One element of the packed row. kind: "mark" (a special token), "text" or "patch"; image: its number, -1 outside images."""
 
     label: str
     kind: str
@@ -60,7 +60,7 @@ class Element:
 
 
 def example_row() -> list[Element]:
-    """Two documents and two places of padding: a caption with its picture, then text that goes on after a picture."""
+    """Two documents and two elements of padding: a caption with its picture, then text that goes on after a picture."""
     row = []
     for document, parts in enumerate(((("a", "red", "dot"), None), (("dusk",), None, ("then", "night")))):
         row.append(Element("BOS", "mark", document))

@@ -36,7 +36,8 @@ class Attention(Protocol):
 class RotatedAttention(Protocol):
     """A kernel that also takes queries and keys that are rotated already, as the fused blocks of inference give them."""
 
-    def attend(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor: ...
+    def attend(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+        """What each element reads, (N, H, d)."""
 
 
 def allowed(
@@ -79,6 +80,7 @@ class DenseAttention:
         return self.attend(layer, *apply_rotary(qkv_N3Hd, rotary))
 
     def attend(self, layer: int, q_NHd: Tensor, k_NHd: Tensor, v_NHd: Tensor) -> Tensor:
+        """What each element reads, (N, H, d), from rotated queries and keys."""
         del layer
         q, k, v = (x.transpose(0, 1)[None] for x in (q_NHd, k_NHd, v_NHd))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask_NN)[0].transpose(0, 1)

@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 class Open(Protocol):
     """A tracker of a running training."""
 
-    def add(self, step: int, values: dict[str, float]) -> None: ...
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Take the figures of a step, by name."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Write all figures so far."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Flush, and free what is held."""
 
 
 class TensorboardTracker(Section):
     """Curves for `tensorboard --logdir`, below `tensorboard/` in the checkpoint's folder (extra `tensorboard`)."""
 
     kind: Literal["tensorboard"] = "tensorboard"
+    """Event files for TensorBoard; needs the extra `tensorboard`."""
 
     @property
     def folder(self) -> str:

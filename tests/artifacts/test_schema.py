@@ -73,7 +73,7 @@ def test_an_older_artifact_without_one_of_the_upgrades_is_refused(
 def test_what_is_upgraded_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training of days is not stale because a field was added to the schema of checkpoints."""
     stamp = Stamp("checkpoint", "train", 1, 0, {"train": {"steps": 7}})
-    facts, fingerprint = stamp.facts(), stamp.fingerprint
+    facts, fingerprint = stamp.fingerprint_inputs(), stamp.fingerprint
     now = schema_of("checkpoint").version
     monkeypatch.setattr("stages.artifacts.checkpoint.SCHEMA", Schema(now + 1))
     assert not stamp.is_of(fingerprint, facts)

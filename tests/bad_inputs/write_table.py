@@ -9,15 +9,15 @@ from pathlib import Path
 from tests.bad_inputs.lab import Case, Shelf, try_case
 from tests.bad_inputs.table import BAD_INPUTS, DOCUMENT, FAULTS, HELD, held_row, row
 
-HEAD = """# What tfcli says of bad inputs and faults
+HEAD = """# Errors
 
-Written by `make table` from real runs. `tests/bad_inputs/` holds every row: after a change of a message run it again and look at the
-difference.
+What tfcli says of bad inputs and faults. This page is written by `make table` from real runs: `tests/bad_inputs/` has every row. After a
+change of a message run it again and look at the difference.
 
-An error has up to three lines on stderr: what and where, why, how to mend it. Exit codes: 2 usage or recipe, 3 input unusable,
-4 artifact damaged or mismatched, 5 environment, 75 and 130 stopped with the work kept. 0 means that the run goes through: what it
-left out stands in `latents/errors.jsonl` with a reason code and is counted at the end; `counted` is in `stats.notes` of the manifest.
-After a failure nothing lies under an artifact's final name that was not there before. No row shows a traceback.
+An error has up to three lines on standard error: what (with the path), why, and the fix. Exit codes: 2 usage or recipe, 3 input cannot be
+used, 4 artifact damaged or mismatched, 5 environment, 75 and 130 stopped with the work kept. 0 means that the run completes: what it left
+out is in `latents/errors.jsonl` with a reason code and is counted at the end; `counted` is in `stats.notes` of the manifest. After a
+failure no artifact has its final name that did not have it before. No row shows a traceback.
 
 ## Bad inputs
 """

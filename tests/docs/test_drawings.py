@@ -33,7 +33,7 @@ class _Latents:
         return np.ones((len(rows), 2, 1, 4, 4), np.float32)
 
 
-def _batch() -> Batch:
+def drawn_batch() -> Batch:
     """The drawn row as packing stores it, read as training reads it."""
     row = example_row()
     words = {element.label: 5 + number for number, element in enumerate(row) if element.kind == "text"}
@@ -79,7 +79,7 @@ def _batch() -> Batch:
 
 
 def test_the_drawn_row_is_read_by_training_as_it_is_drawn() -> None:
-    row, batch = example_row(), _batch()
+    row, batch = example_row(), drawn_batch()
     real = [index for index, element in enumerate(row) if element.kind != "pad"]
     documents_N, position_N = batch.elements.documents_N, batch.inputs.positions_N
     # where each element of the row is in the flat batch: documents are padded there, each at its own end
