@@ -6,6 +6,9 @@ PYTHON ?= python3
 RECIPE ?= recipes/shapes.toml
 SECONDS ?= 600
 VENV := .venv
+# a file's tests stay in one process, so that what a module makes is made once; the longest files come first (tests/conftest.py)
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
@@ -30,7 +33,7 @@ pipelines: $(READY) ## run every stage of RECIPE (default: recipes/shapes.toml)
 	$(BIN)/tfcli run "$(RECIPE)" $(ARGS)
 
 test: $(READY) ## run the fast tests and the smoke recipe, all stages
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 slow: $(READY) ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow

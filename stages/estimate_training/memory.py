@@ -79,7 +79,7 @@ def footprint(model: ModelConfig, dims: ModelDims, train: TrainConfig, batches: 
             update_average(average, network, 0, train.ema_decay)
         states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
         kept = sum(value.nbytes for values in states for value in values if isinstance(value, Tensor))
-        parameters = _count_parameters(network)
+        parameters = parameters_by_part(network)
     memory = {"weights": weights, "running average": averages, "optimizer": kept, "gradients": gradients}
     memory["activations"] = max(0, alive.peak - sum(memory.values()))
     work = Work.of(batches)
@@ -180,7 +180,7 @@ class _Alive(TorchDispatchMode):
         self.bytes -= size
 
 
-def _count_parameters(network: Transfusion) -> dict[str, int]:
+def parameters_by_part(network: Transfusion) -> dict[str, int]:
     """Number of weights of the blocks, of text embedding and head, and of the patch codec with its time embedding."""
 
     def count(*modules: nn.Module) -> int:

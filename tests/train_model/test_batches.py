@@ -64,7 +64,7 @@ def whole_batch(sequences: Sequences) -> Batch:
 
 
 def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences) -> None:
-    table, facts = sequences.split("train"), sequences.content
+    table, content = sequences.split("train"), sequences.content
     expected: list[tuple[int, int]] = []
     skipped = {"boi": 0, "patch": 0, "dropped": 0}
     for entry, (row, start, length, _, dropped, _) in enumerate(table.documents.tolist()):
@@ -80,7 +80,7 @@ def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences)
                 skipped["dropped"] += 1
             elif index in patches:
                 skipped["patch"] += 1
-            elif current == facts.boi:
+            elif current == content.boi:
                 skipped["boi"] += 1
             else:
                 assert index + 1 not in patches
@@ -91,8 +91,8 @@ def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences)
     }
     found = [(ids[int(p)], int(t)) for p, t in zip(batch.loss_index, batch.targets, strict=True)]
     assert sorted(found) == sorted(expected)
-    assert facts.boi in batch.targets  # the model must learn to emit BOI
-    assert facts.eoi not in batch.targets  # the sampler appends EOI
+    assert content.boi in batch.targets  # the model must learn to emit BOI
+    assert content.eoi not in batch.targets  # the sampler appends EOI
     assert min(skipped.values()) > 0
 
 
@@ -283,10 +283,10 @@ def test_condition_dropout_equals_removing_the_text(sequences: Sequences) -> Non
     with torch.no_grad():
         predicted = network.image_outputs(network.hidden(batch.inputs, batch.attention))[0][dropped]
         for row, number in enumerate(dropped[:3]):
-            facts = sequences.content
+            content = sequences.content
             patches = torch.arange(2, 6)[None]
             alone = type(image)(image.latents_IChw[number : number + 1], image.t_I[number : number + 1], patches)
-            ids = torch.tensor([facts.bos, facts.boi])
+            ids = torch.tensor([content.bos, content.boi])
             inputs = Inputs(torch.arange(6), ids, torch.arange(2), (alone,))
             mask = DenseAttention(allowed(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, 0, 0, 0, 0])))
             (output,) = network.image_outputs(network.hidden(inputs, mask))

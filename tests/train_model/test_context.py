@@ -183,7 +183,7 @@ def test_every_patch_of_an_image_reaches_every_other(trained: Trained) -> None:
 
 def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences) -> None:
     """The model says of an image whose caption was dropped what it says of one in a document that never had any."""
-    batch, facts = trained.batch, sequences.content
+    batch, content = trained.batch, sequences.content
     image, documents = batch.inputs.images[0], batch.elements.documents_N
     scored = documents[batch.loss_index]
     dropped = (~torch.isin(documents[image.patch_index_IP[:, 0]], scored)).nonzero()[:, 0]
@@ -193,7 +193,7 @@ def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences)
     )
     index = torch.arange(6 * len(dropped))
     text = index[index % 6 < 2]
-    inputs = Inputs(index % 6, torch.tensor([facts.bos, facts.boi]).repeat(len(dropped)), text, (alone,))
+    inputs = Inputs(index % 6, torch.tensor([content.bos, content.boi]).repeat(len(dropped)), text, (alone,))
     mask = DenseAttention(allowed(index // 6, torch.where(index % 6 < 2, -1, index // 6)))
     with torch.no_grad():
         (expected,) = trained.model.image_outputs(trained.model.hidden(inputs, mask))
@@ -297,7 +297,7 @@ def test_the_sampler_computes_what_training_computed(sequences: Sequences, optio
     """Text and clean images of a training document, fed to the sampler's cache piece by piece as it writes and draws: every
     hidden state after a finished image is the one of the training row, in which that image also stood noised."""
     network, batch = train(sequences, "clean", 12, **options), batch_of(sequences, "clean")
-    facts = sequences.content
+    content = sequences.content
     with torch.no_grad():
         hidden = network.hidden(batch.inputs, batch.attention).hidden_ND
     (copies,) = batch.inputs.context
@@ -307,7 +307,7 @@ def test_the_sampler_computes_what_training_computed(sequences: Sequences, optio
     ids = torch.full((len(documents),), -1)
     ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
     for document in [*(counts == 2).nonzero()[:3, 0].tolist(), *(counts == 1).nonzero()[:3, 0].tolist()]:
-        engine = Engine(_loaded(network, facts), GenerationConfig(guidance=1), 0, Runtime())
+        engine = Engine(_loaded(network, content), GenerationConfig(guidance=1), 0, Runtime())
         decoder = Decoder(engine, 1, report_steps=False)
         latents = copies.latents_IChw[documents[copies.patch_index_IP[:, 0]] == document]
         number = compared = 0
@@ -317,7 +317,7 @@ def test_the_sampler_computes_what_training_computed(sequences: Sequences, optio
                 continue
             sequence = TokenSequence((int(ids[index]),))
             if is_copy:
-                sequence = TokenSequence((facts.pad,) * 4, ((0, latents[number]),))
+                sequence = TokenSequence((content.pad,) * 4, ((0, latents[number]),))
                 number += 1
             with torch.no_grad():
                 found = decoder._append([0], [sequence])[0]
@@ -327,10 +327,10 @@ def test_the_sampler_computes_what_training_computed(sequences: Sequences, optio
         assert number == len(latents)
 
 
-def _loaded(network: Transfusion, facts: Any) -> Any:
+def _loaded(network: Transfusion, content: Any) -> Any:
     return SimpleNamespace(
         model=network,
-        text=SimpleNamespace(bos=facts.bos, eos=facts.eos, boi=facts.boi, eoi=facts.eoi, pad=facts.pad),
+        text=SimpleNamespace(bos=content.bos, eos=content.eos, boi=content.boi, eoi=content.eoi, pad=content.pad),
         device=torch.device("cpu"),
         latent_shape=(2, 4, 4),
         size_ids={},

@@ -132,11 +132,11 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
     """Paper, table 8; whatever stands before its BOI: BOS alone, or the id of its size too. Read from the rows themselves."""
     model = ModelConfig(width=32, layers=1, heads=2)
     data = Data(sequences.folder, DiffusionConfig(noise_limit=200, context_images=context), model)  # type: ignore[arg-type]
-    facts = sequences.content
-    marks = {facts.bos, facts.boi, *facts.size_ids().values()}
+    content = sequences.content
+    marks = {content.bos, content.boi, *content.size_ids().values()}
     first, other = [], []
     for step in range(12):
-        rows = np.arange(facts.num_rows)
+        rows = np.arange(content.num_rows)
         batch = data.train.make(rows, [(step, int(row)) for row in rows], 3)
         ids = torch.full((len(batch.inputs.positions_N),), -1)
         ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T

@@ -122,11 +122,15 @@ class Killed(BaseException):
     """Stands for kill -9."""
 
 
+@pytest.fixture(scope="module")
+def whole(sequences: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return train(sequences, tmp_path_factory.mktemp("whole") / "whole", [], keep_best="heldout_text_loss")
+
+
 @pytest.mark.parametrize("at", [12, 31, 47, 59])
 def test_kept_weights_are_exact_after_a_kill(
-    sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    sequences: Path, whole: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    whole = train(sequences, tmp_path / "whole", [], keep_best="heldout_text_loss")
     calls = iter(range(10**6))
     real = stage.update_average
 
