@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
 .PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table
-.PHONY: drawings docs vocabulary lint type check clean
+.PHONY: recipe-docs drawings docs vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -69,6 +69,9 @@ docs: $(DOCS) ## build the site of docs/ into build/docs; a dead link or an undo
 $(DOCS): $(READY) docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r docs/requirements.txt
 	touch $@
+
+recipe-docs: $(READY) ## write docs/recipe.md, the reference of recipe keys
+	$(BIN)/python -m tfcli.recipe_page docs/recipe.md
 
 vocabulary: $(READY) ## names and words that the project does not use
 	$(BIN)/python -m tests.vocabulary

@@ -113,8 +113,8 @@ class Workspace:
         *,
         read_again: bool = False,
     ) -> None:
-        """samples: the name of that folder; samples of other prompts lie beside the recipe's own. checkpoint: one that lies
-        elsewhere. read_again: hash the source's files though they look as they did."""
+        """samples: the name of that folder; samples of other prompts are next to the recipe's own. checkpoint: one from another
+        work folder. read_again: hash the source's files though they look as they did."""
         self.recipe = recipe
         self.work = work
         self.samples = samples
@@ -229,8 +229,8 @@ class Workspace:
                 stage, "partial" if partial else "missing", "not finished" if partial else "not there", target
             )
         stamp = self.stamp(stage)
-        if not stamp.is_of(manifest.fingerprint, manifest.facts()):
-            return Status(stage, "stale", f"{stamp.changed(manifest.facts())} changed", target)
+        if not stamp.is_of(manifest.fingerprint, manifest.fingerprint_inputs()):
+            return Status(stage, "stale", f"{stamp.changed(manifest.fingerprint_inputs())} changed", target)
         try:
             open_artifact(target, stage.kind)
             for name, entry in stamp.inputs.items():
@@ -250,7 +250,7 @@ class Workspace:
         return next((refused for status in statuses if (refused := self._refusal_of(status)) is not None), None)
 
     def _refusal_of(self, status: Status) -> TfcliError | None:
-        """The same of one stage."""
+        """The refusal of one stage."""
         if status.state in ("fresh", "waits") or (status.damaged and status.stage.kind not in LEARNED):
             return None  # what is damaged gives the same again
         if (lost := self._trained_on(status.target)) is not None:

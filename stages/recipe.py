@@ -14,12 +14,12 @@ import tomllib
 import unicodedata
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stages.coders.config import Images
-from stages.core.config import Section
+from stages.core.config import Section, sections_in
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import read_bounded
 from stages.diffusion.config import DiffusionConfig
@@ -40,19 +40,34 @@ class Recipe(Section):
     """Everything that a run needs. Only `source` has no default."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    """The name of the run; artifacts go to work/NAME where --work does not say otherwise. Not set: the name of the recipe's
+    file."""
     description: str = ""
+    """One line for people, shown by 'tfcli recipe list'."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the random draws of all stages."""
     source: SourceConfig
+    """Where the data comes from."""
     images: Images = Images()
+    """How every picture becomes pixels of a known size."""
     vae: VaeConfig = TrainVae()
+    """The autoencoder between pixels and latents: trained here, or a finished one."""
     encode: EncodeConfig = EncodeConfig()
+    """From pictures to latents."""
     tokenize: TokenizeConfig = TokenizeConfig()
+    """From text to tokens."""
     pack: PackConfig = PackConfig()
+    """From documents to rows of a fixed length."""
     model: ModelConfig = ModelConfig()
+    """The transformer."""
     diffusion: DiffusionConfig = DiffusionConfig()
+    """The image loss."""
     train: TrainConfig = TrainConfig()
+    """The training."""
     sample: SampleConfig = SampleConfig()
+    """What is sampled at the end."""
     eval: EvalConfig = EvalConfig()
+    """How the model is judged at the end."""
 
     @model_validator(mode="after")
     def _sides_divide(self) -> Recipe:
@@ -134,29 +149,48 @@ def name_from(path: Path) -> str:
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read, extend, override and validate. Raises TfcliError (USAGE) that names the file and the full key."""
     path = find_recipe(name)
-    tree = _read(path)
-    base = tree.pop("extends", None)
-    if base is not None:
-        parent = path.parent / str(base)
-        below = _read(parent if parent.is_file() else find_recipe(str(base).removesuffix(".toml")))
-        if "extends" in below:
-            raise _bad(
-                path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep"
-            )
-        tree = _merged(below, tree)
+    tree = merge_layers(read_layers(path))
     tree.setdefault("name", name_from(path))
     return make_recipe(tree, overrides, path)
 
 
+def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The files of a recipe and what each of them says: the one that it extends, if any, and itself."""
+    tree = _read(path)
+    base = tree.pop("extends", None)
+    if base is None:
+        return [(path, tree)]
+    parent = path.parent / str(base)
+    if not parent.is_file():
+        parent = find_recipe(str(base).removesuffix(".toml"))
+    below = _read(parent)
+    if "extends" in below:
+        raise _bad(path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep")
+    return [(parent, below), (path, tree)]
+
+
+def merge_layers(layers: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """What the files say together; a later one counts more."""
+    merged: dict[str, Any] = {}
+    for _, tree in layers:
+        merged = _merged(merged, tree)
+    return merged
+
+
 def make_recipe(tree: dict[str, Any], overrides: tuple[str, ...], path: Path) -> Recipe:
     """Override and validate plain values. path: what messages name as their origin."""
-    for override in _kinds_first(overrides):
-        _apply(tree, override)
+    apply_overrides(tree, overrides)
     _name_kinds(tree, Recipe)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise _explained(path, error, overrides) from error
+
+
+def apply_overrides(tree: dict[str, Any], overrides: tuple[str, ...]) -> None:
+    """Put the values of --set into a tree of plain values."""
+    for override in _kinds_first(overrides):
+        _apply(tree, override)
 
 
 def recipe_tree(recipe: Recipe) -> dict[str, Any]:
@@ -187,7 +221,7 @@ def _read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
-        raise _bad(path, f"not TOML: {error}", "correct the file at that place") from error
+        raise _bad(path, f"not TOML: {error}", "correct the file at that index") from error
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +242,7 @@ def _kinds_first(overrides: tuple[str, ...]) -> list[str]:
         key = override.partition("=")[0].strip()
         section = key.removesuffix("kind") if key.endswith(".kind") else None
         keys = [before.partition("=")[0].strip() for before in ordered]
-        firsts = [place for place, other in enumerate(keys) if section and other != key and other.startswith(section)]
+        firsts = [index for index, other in enumerate(keys) if section and other != key and other.startswith(section)]
         ordered.insert(firsts[0] if firsts else len(ordered), override)
     return ordered
 
@@ -257,7 +291,7 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     problem = error.errors()[0]
     # Discriminated unions put the kind into the location: it is no key of the file.
     location = [str(part) for part in problem["loc"]]
-    keys, model = _walk(location)
+    keys, model = _resolve(location)
     name = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         others = _kinds_with(keys)
@@ -294,14 +328,14 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     return _bad(path, f"{name and name + ': '}{message}{shown}", "change the key in the file or with --set")
 
 
-def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
+def _resolve(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
     """The dotted keys of an error's location, and the model that owns the last one."""
     keys: list[str] = []
     owner: type[BaseModel] | None = Recipe
     current: list[type[BaseModel]] = [Recipe]
     for part in location:
         holder = next((model for model in current if part in model.model_fields), None)
-        if part.isdigit():  # a place in a list: the model of its items stays
+        if part.isdigit():  # a index in a list: the model of its items stays
             keys.append(part)
             continue
         if holder is None:
@@ -315,7 +349,7 @@ def _walk(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
             continue
         owner = holder
         keys.append(part)
-        current = _models(holder.model_fields[part].annotation)
+        current = sections_in(holder.model_fields[part].annotation)
     return keys, owner
 
 
@@ -327,7 +361,7 @@ def _kinds_with(keys: list[str]) -> list[str]:
             below
             for model in models
             if key in model.model_fields
-            for below in _models(model.model_fields[key].annotation)
+            for below in sections_in(model.model_fields[key].annotation)
         ]
     have = [model for model in models if "kind" in model.model_fields and keys[-1] in model.model_fields]
     return sorted({str(model.model_fields["kind"].default) for model in have})
@@ -343,15 +377,9 @@ def _all_keys(model: type[BaseModel] | None = None, prefix: str = "") -> list[st
     found: list[str] = []
     for key, info in (model or Recipe).model_fields.items():
         found.append(f"{prefix}{key}")
-        for below in _models(info.annotation):
+        for below in sections_in(info.annotation):
             found += _all_keys(below, f"{prefix}{key}.")
     return list(dict.fromkeys(found))
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def _bad(path: Path, why: str, fix: str) -> TfcliError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,8 @@ class Built:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     tree = copy_of_the_tree(tmp_path_factory.mktemp("built") / "tree")
     (tree / ".gitignore").write_text("build/\ndist/\n*.egg-info/\n")
+    with (tree / "README.md").open("a") as readme:
+        readme.write("\nsee [the plan](docs/planted.md)\n")
     git(tree, "init", "-q")
     git(tree, "add", "-A")
     git(tree, "commit", "-q", "-m", "all")
@@ -165,11 +168,11 @@ def test_the_registry_shows_no_link_into_the_repository(built: Built) -> None:
     told = Parser().parsestr(archive.read(name).decode())
     assert told["License-Expression"] == "MIT"
     assert told["Description-Content-Type"] == "text/markdown"
-    readme = (ROOT / "README.md").read_text()
-    assert "](recipes/" in readme  # one that would lead nowhere
-    text = str(told.get_payload())
-    assert readme.splitlines()[0] in text
-    assert "](recipes/" not in text
+    readme, text = (built.tree / "README.md").read_text(), str(told.get_payload())
+    inside = [link for link in re.findall(r"\]\(([^)]*)\)", readme) if "//" not in link and not link.startswith("#")]
+    assert "docs/planted.md" in inside
+    assert not [link for link in inside if f"]({link})" in text]
+    assert "see the plan" in text
     assert "](https://arxiv.org" in text
 
 

@@ -63,6 +63,18 @@ KEPT = {
     ("stages/evaluate_model/", "place"),
     ("stages/evaluate_model/", "_place"),
     ("stages/evaluate_model/", "places_right"),
+    ("stages/artifacts/removal.py", "rename_into_place"),
+    ("stages/artifacts/folder.py", "rename_into_place"),
+    ("stages/artifacts/removal.py", "walk"),  # os.walk
+    ("stages/sources/", "walk"),  # over the files of a folder
+    ("stages/doctor/", "walk"),
+    ("stages/sources/decoding.py", "put"),  # of a queue
+    ("stages/sources/shapes/", "place_words"),
+    ("stages/sources/tar.py", "tell"),  # of a file
+    ("stages/artifacts/units.py", "facts"),  # a key on disk
+    ("stages/artifacts/folder.py", "facts"),
+    ("stages/model/patches.py", "place"),  # in a weight's name on disk
+    ("stages/diffusion/timesteps.py", "deviation"),  # a recipe key
 }
 
 PROSE = {

@@ -18,6 +18,9 @@ _RECIPE = "Recipe"
 _MACHINE = "Machine (cannot change the result)"
 _OUTPUT = "Output"
 _ACTION = "Action"
+# What stands for an option that is not typed. An empty variable is none.
+WORK_VARIABLE = "TFCLI_WORK"
+DEVICE_VARIABLE = "TFCLI_DEVICE"
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -67,13 +70,49 @@ WorkOption = Annotated[
     typer.Option(
         "--work",
         metavar="FOLDER",
-        help="Where the artifacts lie, one folder a kind. Default: work/NAME-OF-THE-RECIPE.",
+        help="The folder of the artifacts, one folder a kind. Default: work/NAME-OF-THE-RECIPE.",
         show_default=False,
         rich_help_panel=_RECIPE,
+        envvar=WORK_VARIABLE,
     ),
 ]
+
+
+def from_environment(context: typer.Context, parameter: str) -> bool:
+    """Whether nobody typed an option, and its environment variable gave the value."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "ENVIRONMENT"
+
+
+def is_typed(context: typer.Context, parameter: str) -> bool:
+    """Whether an option or argument was given on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _checked_device(context: typer.Context, value: str) -> str:
+    """Checked also where everything is fresh and nothing would ask for it."""
+    try:
+        if not context.resilient_parsing:  # while the shell completes a line
+            check_device(value)
+    except TfcliError as error:
+        if from_environment(context, "device"):
+            fix = f"set {DEVICE_VARIABLE} to auto, cpu, cuda or cuda:0, or unset it"
+            raise TfcliError(f"{DEVICE_VARIABLE}={value}: no such device", fix=fix, code=error.code) from error
+        raise
+    return value
+
+
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N.",
+        rich_help_panel=_MACHINE,
+        envvar=DEVICE_VARIABLE,
+        callback=_checked_device,
+    ),
 ]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Processes that decode pictures; 0: none.", rich_help_panel=_MACHINE)
@@ -139,7 +178,8 @@ ArtifactArgument = Annotated[
 
 @dataclass(frozen=True)
 class Call:
-    """The options of one call, as typed. recipe: None only where a command does without."""
+    """The options of one call, as typed. recipe: None only where a command does without. work_typed: False where `work` is of
+    the environment, which an artifact that is named by its folder goes before."""
 
     recipe: str | None
     settings: tuple[str, ...]
@@ -152,16 +192,17 @@ class Call:
     dry_run: bool
     force: bool
     replace: bool = False
+    work_typed: bool = True
 
     def __post_init__(self) -> None:
         if self.json + self.quiet > 1 or self.quiet + self.verbose > 1:
             given = [name for name in ("json", "quiet", "verbose") if getattr(self, name)]
             what = " and ".join(f"--{name}" for name in given) + " exclude each other"
             raise TfcliError(what, fix="leave one of them out", code=ExitCode.USAGE)
-        check_device(self.device)  # also where everything is fresh, and nothing would ask for it
 
 
 def _call(
+    context: typer.Context,
     recipe: RecipeOption,
     settings: SetOption = None,
     work: WorkOption = None,
@@ -176,7 +217,10 @@ def _call(
     replace: ReplaceOption = False,
 ) -> Call:
     """What every command that makes artifacts takes: Typer reads the options off this signature."""
-    return Call(recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force, replace)
+    typed = not from_environment(context, "work")
+    return Call(
+        recipe, tuple(settings or ()), work, device, workers, json, quiet, verbose, dry_run, force, replace, typed
+    )
 
 
 def with_call(

@@ -141,7 +141,7 @@ class RowReader:
     """Random rows of an array of `create_rows`. Shards are mapped when first used; their sums are checked once. A row that
     was never written is an error for who asks for it.
 
-    The layout is read from zarr.json, and each row's place from the shard's index; nothing about order is assumed.
+    The layout is read from zarr.json, and each row's slot from the shard's index; nothing about order is assumed.
     sealed: the sha256 of each file by its name below `path`, of a sealed artifact: a shard is compared with it when it is first
     used, and stays mapped, so that rows of another encoding are never taken for these.
     """
@@ -166,9 +166,9 @@ class RowReader:
         if rows.size and (rows.min() < 0 or rows.max() >= self.num_rows):
             raise IndexError(f"{self.path}: rows {rows.min()}..{rows.max()} of {self.num_rows}")
         parts = []
-        for shard, place in zip((rows // self.shard_rows).tolist(), (rows % self.shard_rows).tolist(), strict=True):
+        for shard, slot in zip((rows // self.shard_rows).tolist(), (rows % self.shard_rows).tolist(), strict=True):
             data, offsets = self._shards.get(shard) or self._open(shard)
-            start = offsets[place]
+            start = offsets[slot]
             parts.append(data[start : start + self.row_bytes])
         joined = bytearray().join(parts)  # in C: 3 times as fast as an assignment in numpy for each row
         if len(joined) != len(rows) * self.row_bytes:

@@ -7,14 +7,14 @@ from typing import Any
 
 
 def what_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The settings and inputs in which two `facts` differ, by name."""
+    """The settings and inputs in which two `inputs` differ, by name."""
     before, now = _by_name(old), _by_name(new)
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(changed[:4]) + (" ..." if len(changed) > 4 else "")
 
 
-def _by_name(facts: dict[str, Any]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(facts))
+def _by_name(inputs: dict[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(inputs))
     return {
         "seed": plain["seed"],
         "schema": plain["schema_version"],

@@ -40,13 +40,13 @@ from stages.artifacts.removal import (
     PLAN,
     clean_up,
     discard,
+    keep_strays,
     own_files,
-    put_in_place,
     refuse_foreign,
     refuse_links,
     remove_files,
     remove_if_bare,
-    set_strays_aside,
+    rename_into_place,
     sweep,
 )
 from stages.artifacts.units import (
@@ -101,12 +101,12 @@ class Build:
             self._checked.add(name)
         return record.facts
 
-    def finish_unit(self, name: str, facts: dict[str, Any], files: list[Path]) -> None:
+    def finish_unit(self, name: str, record: dict[str, Any], files: list[Path]) -> None:
         """Flush and hash the unit's files, then record that it is done."""
         (self.folder / UNITS).mkdir(exist_ok=True)
         sync_up(files, self.folder)
         entries = [self._entry(path, volatile=False) for path in files]
-        write_unit(self.folder, name, facts, entries)
+        write_unit(self.folder, name, record, entries)
         self._checked.add(name)
 
     @contextmanager
@@ -152,7 +152,7 @@ class Build:
         own = (*(form.files if files is None else files), RECIPE)
         if any(matches(f"{UNITS}/{path.name}", form.growing) for path in (self.folder / UNITS).glob("*.json")):
             own = (*own, SEALED_UNITS)  # of a seal that was killed
-        set_strays_aside(self.folder, self.target, (*own, *form.growing), self._report)
+        keep_strays(self.folder, self.target, (*own, *form.growing), self._report)
         units = unit_records(self.folder)
         known = {entry.path: entry for record in units for entry in record.files}
         if units:
@@ -170,7 +170,7 @@ class Build:
         )  # what the manifest lists is there whenever it is
         manifest = make_manifest(self.stamp, content, stats, entries, self.started)
         write_manifest(self.folder / MANIFEST, manifest)
-        put_in_place(self.folder, self.target, manifest.kind, self._report)
+        rename_into_place(self.folder, self.target, manifest.kind, self._report)
         self.sealed = manifest
         return manifest
 
@@ -183,7 +183,7 @@ class Build:
 def building(
     target: Path, stamp: Stamp, runtime: Runtime, *, force: bool = False, replace: bool = False
 ) -> Iterator[Build]:
-    """A Build for `target`, resumed if a partial one with the same fingerprint lies there, else (or by force) begun anew.
+    """A Build for `target`, resumed if there is a partial one with the same fingerprint, else (or by force) restarted.
 
     Where the sealed artifact has that fingerprint, the units of it that are whole (and, with runtime.retry_failed, have no
     failures) are taken over.
@@ -223,10 +223,10 @@ def _begin(build: Build, runtime: Runtime, force: bool, replace: bool = False) -
         build.sealed = _sealed(build)
         if build.sealed is not None:
             listed = [entry.path for entry in build.sealed.files]
-            set_strays_aside(build.folder, build.target, [*listed, *FORMS[build.stamp.kind].growing], runtime.report)
-            put_in_place(build.folder, build.target, build.stamp.kind, runtime.report)
+            keep_strays(build.folder, build.target, [*listed, *FORMS[build.stamp.kind].growing], runtime.report)
+            rename_into_place(build.folder, build.target, build.stamp.kind, runtime.report)
         else:
-            set_strays_aside(build.folder, build.target, own_files(build.stamp.kind), runtime.report)
+            keep_strays(build.folder, build.target, own_files(build.stamp.kind), runtime.report)
             if runtime.retry_failed:
                 _forget_failed(build.folder)
             runtime.report(Note(f"going on with {build.folder}"))
@@ -243,7 +243,7 @@ def _begin(build: Build, runtime: Runtime, force: bool, replace: bool = False) -
     with disk_errors(build.folder):
         build.folder.mkdir()
     sync_folder(build.folder.parent)
-    plan = {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.facts(), "take_over": not force}
+    plan = {"fingerprint": build.stamp.fingerprint, "facts": build.stamp.fingerprint_inputs(), "take_over": not force}
     write_record(build.folder / PLAN, plan)
     if not force:
         _take_over(build, runtime)
@@ -287,7 +287,7 @@ def _take_over(build: Build, runtime: Runtime) -> None:
         sealed = read_manifest(build.target)
     except TfcliError:
         return
-    if sealed is None or not build.stamp.is_of(sealed.fingerprint, sealed.facts()):
+    if sealed is None or not build.stamp.is_of(sealed.fingerprint, sealed.fingerprint_inputs()):
         return
     kept = count = 0
     for record in sealed_units(build.target, sealed):
@@ -344,7 +344,7 @@ def _join(build: Build, lock: Lock, runtime: Runtime) -> None:
             if build.folder.exists() and not _resumable(build):
                 raise TfcliError(
                     f"{build.folder} was begun with other settings",
-                    fix="give all parts the same recipe and settings; to begin anew, delete that folder",
+                    fix="give all parts the same recipe and settings; to restart, delete that folder",
                     code=ExitCode.ENVIRONMENT,
                 )
             if alone:
@@ -367,14 +367,14 @@ def _finished(build: Build) -> Manifest | None:
         found = open_artifact(build.target, build.stamp.kind)
     except TfcliError:
         return None
-    return found if build.stamp.is_of(found.fingerprint, found.facts()) else None
+    return found if build.stamp.is_of(found.fingerprint, found.fingerprint_inputs()) else None
 
 
 def _resumable(build: Build) -> bool:
     """Whether the partial folder grows for the wanted fingerprint. Raises TfcliError (USAGE) where it is not of ours."""
     sealed = _sealed(build)
     if sealed is not None:
-        return build.stamp.is_of(sealed.fingerprint, sealed.facts())
+        return build.stamp.is_of(sealed.fingerprint, sealed.fingerprint_inputs())
     plan = read_plan(build.folder / PLAN)
     return plan is not None and build.stamp.is_of(plan["fingerprint"], plan["facts"])
 

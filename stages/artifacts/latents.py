@@ -98,7 +98,7 @@ class StoredDocument:
     group: str | None
     fixed_order: bool
     heldout: bool
-    facts: Any
+    labels: Any
     segments: tuple[StoredText | StoredImage, ...]
     source: str
 
@@ -179,9 +179,9 @@ class Latents:
         is not as the manifest says, or a shard of it when its rows are first read."""
         if grid in self._readers:
             return self._readers[grid]
-        facts = self.content.grids[grid]
-        reader = RowReader(self.folder / ARRAYS / facts.name, self._files.sums(f"{ARRAYS}/{facts.name}"))
-        wanted = (facts.rows, 2, self.content.latent_channels, facts.height, facts.width)
+        size = self.content.grids[grid]
+        reader = RowReader(self.folder / ARRAYS / size.name, self._files.sums(f"{ARRAYS}/{size.name}"))
+        wanted = (size.rows, 2, self.content.latent_channels, size.height, size.width)
         if (reader.num_rows, *reader.row_shape) != wanted:
             raise TfcliError(
                 f"{reader.path} is damaged",
@@ -216,5 +216,5 @@ def _image(part: dict[str, Any], failed: set[int], grids: IntArray) -> StoredIma
 
 def _document(index: int, row: dict[str, Any], failed: set[int], grids: IntArray) -> StoredDocument:
     segments = tuple(_text(part) if "text" in part else _image(part, failed, grids) for part in row["segments"])
-    facts = {name: row[name] for name in ("key", "group", "fixed_order", "heldout", "facts", "source")}
-    return StoredDocument(index=index, segments=segments, **facts)
+    values = {name: row[name] for name in ("key", "group", "fixed_order", "heldout", "source")}
+    return StoredDocument(index=index, segments=segments, labels=row["facts"], **values)

@@ -43,7 +43,7 @@ class Lock:
         return self.alone
 
     def share(self) -> bool:
-        """Hold the lock beside other parts; False where somebody holds it alone."""
+        """Share the lock with other parts; False where another process holds it alone."""
         self.alone = False
         return self._take(fcntl.LOCK_SH)
 

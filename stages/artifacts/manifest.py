@@ -1,4 +1,4 @@
-"""The manifest that makes a folder an artifact: how it was made (fingerprint), what it is (digest), what flows down."""
+"""The manifest that makes a folder an artifact: how it was made (fingerprint), what it is (digest), what later stages read."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ class Manifest(BaseModel):
         """Whether it was written with a sum over itself; older ones are checked by their digest and fingerprint."""
         return self.envelope >= _FIRST_WITH_SUM
 
-    def facts(self) -> dict[str, Any]:
-        """The named facts behind the fingerprint, as `Stamp.facts`."""
-        return _facts(self, self.schema_version)
+    def fingerprint_inputs(self) -> dict[str, Any]:
+        """What the fingerprint is a hash of, by name, as `Stamp.fingerprint_inputs`."""
+        return _fingerprint_inputs(self, self.schema_version)
 
 
 @dataclass(frozen=True)
@@ -133,25 +133,25 @@ class Stamp:
     @property
     def fingerprint(self) -> str:
         """Hash over stage, versions, result-affecting config, digests of inputs, hashes of outside files, seed."""
-        return hash_value(self.facts())
+        return hash_value(self.fingerprint_inputs())
 
-    def facts(self) -> dict[str, Any]:
-        """The named facts behind the fingerprint; comparing two of these says what changed."""
-        return _facts(self, SCHEMAS[self.kind])
+    def fingerprint_inputs(self) -> dict[str, Any]:
+        """What the fingerprint is a hash of, by name; comparing two of these says what changed."""
+        return _fingerprint_inputs(self, SCHEMAS[self.kind])
 
-    def is_of(self, fingerprint: str, facts: dict[str, Any]) -> bool:
-        """Whether something with this fingerprint of these facts was made, or is being made, as this says."""
-        return fingerprint == self.fingerprint or hash_value(self._counted(facts)) == self.fingerprint
+    def is_of(self, fingerprint: str, inputs: dict[str, Any]) -> bool:
+        """Whether something with this fingerprint of these inputs was made, or is being made, as this says."""
+        return fingerprint == self.fingerprint or hash_value(self._counted(inputs)) == self.fingerprint
 
-    def changed(self, facts: dict[str, Any]) -> str:
-        """The settings and inputs, by name, in which the facts of another one differ."""
-        return what_changed(self._counted(facts), self.facts())
+    def changed(self, inputs: dict[str, Any]) -> str:
+        """The settings and inputs, by name, in which another one differs."""
+        return what_changed(self._counted(inputs), self.fingerprint_inputs())
 
-    def _counted(self, facts: dict[str, Any]) -> dict[str, Any]:
-        return {**facts, "config": without(facts["config"], self.neutral)}
+    def _counted(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "config": without(inputs["config"], self.neutral)}
 
 
-def _facts(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
+def _fingerprint_inputs(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
     return {
         "kind": of.kind,
         "schema_version": schema_version,
@@ -165,7 +165,7 @@ def _facts(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
 
 
 def digest_of(files: list[FileEntry], content: dict[str, Any], inputs: dict[str, InputEntry]) -> str:
-    """Hash over (path, bytes, sha256) of every file that is not volatile, the facts that flow down, and the digests of the
+    """Hash over (path, bytes, sha256) of every file that is not volatile, the content that flows down, and the digests of the
     inputs: an artifact points into them, so that the same bytes on top of other inputs are another artifact."""
     return hash_value([_hash_files(files), content, {name: entry.digest for name, entry in inputs.items()}])
 
@@ -175,7 +175,7 @@ def _hash_files(files: list[FileEntry]) -> str:
 
 
 def is_other(entry: InputEntry, found: Manifest) -> bool:
-    """Whether `found` is not what was built on. A digest of envelope 1 does not see what lies below the input: there its
+    """Whether `found` is not what was built on. A digest of envelope 1 does not cover the inputs of the input: there its
     fingerprint has to be the same as well."""
     return found.digest != entry.digest or (found.envelope == 1 and found.fingerprint != entry.fingerprint)
 
@@ -253,7 +253,7 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
     """What a manifest without a sum says of itself: its digest of its files, its fingerprint of its settings."""
     if not manifest.digest_holds():
         raise _unreadable(path, "it is damaged: what it lists does not give its digest")
-    if hash_value(manifest.facts()) != manifest.fingerprint:
+    if hash_value(manifest.fingerprint_inputs()) != manifest.fingerprint:
         raise _unreadable(path, "it is damaged: its settings do not give its fingerprint")
 
 
@@ -319,7 +319,7 @@ def input_entry(folder: Path, consumer: Path, manifest: Manifest) -> InputEntry:
 
 
 def open_input(folder: Path, manifest: Manifest, name: str) -> tuple[Path, Manifest]:
-    """Follow an input of an artifact; ARTIFACT error if what lies there is no longer what it was built on."""
+    """Follow an input of an artifact; ARTIFACT error if the artifact there is no longer what it was built on."""
     entry = _input(folder, manifest, name)
     path = input_folder(folder, entry)
     found = open_artifact(path, entry.kind)
@@ -333,7 +333,7 @@ def input_folder(folder: Path, entry: InputEntry) -> Path:
 
 
 def check_built_on(folder: Path, manifest: Manifest, name: str, path: Path, found: Manifest) -> None:
-    """Raise TfcliError (ARTIFACT) if the artifact at `folder` was not built on `found`, which lies at `path`."""
+    """Raise TfcliError (ARTIFACT) if the artifact at `folder` was not built on `found`, the artifact at `path`."""
     entry = _input(folder, manifest, name)
     if is_other(entry, found):
         hashed = "digest" if found.digest != entry.digest else "fingerprint"

@@ -36,7 +36,7 @@ PLAN = "plan.json"
 _HALF_WRITTEN = re.compile(r"\..+\.tmp-\d+-[0-9a-f]{8}|.+\.[0-9a-f]{32}\.partial|\.tmp[A-Za-z0-9]{6}")
 
 
-def put_in_place(folder: Path, target: Path, kind: str, report: Report) -> None:
+def rename_into_place(folder: Path, target: Path, kind: str, report: Report) -> None:
     """Swap the finished folder in. A kill between the renames leaves the old one under a hidden name, removed at the next run."""
     for name in FORMS[kind].growing_folders():
         remove_files(folder / name, FORMS[kind].below(name))
@@ -44,7 +44,7 @@ def put_in_place(folder: Path, target: Path, kind: str, report: Report) -> None:
     sync_folder(folder)
     old = _hidden(target)
     with disk_errors(target):
-        if target.is_symlink():  # the user's own choice of a place: the link goes, what it leads to stays
+        if target.is_symlink():  # the user's own choice of a moved: the link goes, what it leads to stays
             target.unlink()
         elif target.exists():
             os.replace(target, old)
@@ -72,7 +72,7 @@ def remove_artifact(folder: Path, target: Path, report: Report) -> None:
         report(_kept_warning(target, kept, (path.name for path in kept.iterdir())))
 
 
-def set_strays_aside(folder: Path, target: Path, own: Iterable[str], report: Report) -> None:
+def keep_strays(folder: Path, target: Path, own: Iterable[str], report: Report) -> None:
     """Move the files of a growing folder that are of none of the patterns `own` to a folder next to `target`."""
     patterns = (*own, PLAN, *((MANIFEST,) if looks_like_ours(folder) else ()))
     found = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
@@ -82,10 +82,10 @@ def set_strays_aside(folder: Path, target: Path, own: Iterable[str], report: Rep
     kept = _kept(target)
     with disk_errors(kept):
         for path in strays:
-            place = kept / path.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
-            sync_folder(place.parent)
+            moved = kept / path.relative_to(folder)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, moved)
+            sync_folder(moved.parent)
         sync_folder(kept.parent)
     for parent in {path.parent for path in strays} - {folder}:
         _remove_empty(parent)
@@ -122,7 +122,7 @@ def discard(folder: Path, target: Path, report: Report) -> None:
     if plan is not None:
         sweep(folder)
         kind = str(plan["facts"].get("kind"))
-        set_strays_aside(folder, target, own_files(kind) if kind in FORMS else (), report)
+        keep_strays(folder, target, own_files(kind) if kind in FORMS else (), report)
     away = _hidden(folder)
     with disk_errors(folder):
         os.replace(folder, away)
@@ -243,9 +243,9 @@ def _discard_hidden(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _kept_warning(place: Path, kept: Path, names: Iterable[str]) -> Warn:
+def _kept_warning(moved: Path, kept: Path, names: Iterable[str]) -> Warn:
     shown = ", ".join(printable(name) for name in sorted(names)[:4])
-    return Warn(f"kept what tfcli did not make in {place}: {shown}; it is in {kept} now")
+    return Warn(f"kept what tfcli did not make in {moved}: {shown}; it is in {kept} now")
 
 
 def _unlink(folder: Path, name: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.latents import Grid
-from stages.artifacts.tokens import Marks
+from stages.artifacts.tables import DocumentTable, ImageTable, IntArray
+from stages.artifacts.tokens import SpecialTokens
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -59,7 +59,7 @@ def broken_rule(
     images: IntArray,
     row_documents: IntArray,
     row_images: IntArray,
-    marks: Marks,
+    special_tokens: SpecialTokens,
     frames: Frames,
 ) -> Broken | None:
     """The first broken rule. Documents are inside their row and do not overlap; images are inside their document, closed by BOI
@@ -67,13 +67,17 @@ def broken_rule(
     exists; ids are in range; the entries of each row are where the table says."""
     if ids.ndim != 2 or documents.shape[1:] != (6,) or images.shape[1:] != (6,):
         return Broken("an array has another shape", -1)
+    document_table, image_table = DocumentTable(documents), ImageTable(images)
     # in three parts: each makes sure that the next one's look-ups are in range
-    for rules in (_in_range, _inside, _marked):
-        for broken, rows, what in rules(ids, documents, images, marks, frames):
+    for rules in (_in_range, _inside, _delimited):
+        for broken, rows, what in rules(ids, document_table, image_table, special_tokens, frames):
             if np.any(broken):
                 return Broken(what, int(np.broadcast_to(rows, broken.shape)[np.argmax(broken)]))
-    for table, offsets, name in ((documents, row_documents, "documents"), (images, row_images, "images")):
-        if not np.array_equal(offsets, np.searchsorted(table[:, 0], np.arange(len(ids) + 1))):
+    for row, offsets, name in (
+        (document_table.row, row_documents, "documents"),
+        (image_table.row, row_images, "images"),
+    ):
+        if not np.array_equal(offsets, np.searchsorted(row, np.arange(len(ids) + 1))):
             return Broken(f"the {name} of the rows are not where the table says", -1)
     return None
 
@@ -81,52 +85,58 @@ def broken_rule(
 Rules = Iterator[tuple[BoolArray, IntArray, str]]
 
 
-def _in_range(ids: IntArray, documents: IntArray, images: IntArray, marks: Marks, frames: Frames) -> Rules:
+def _in_range(
+    ids: IntArray, documents: DocumentTable, images: ImageTable, special_tokens: SpecialTokens, frames: Frames
+) -> Rules:
     num_rows, length = ids.shape
-    vocab_size = marks.vocab_size
+    vocab_size = special_tokens.vocab_size
     if frames.sizes is not None:
         vocab_size = max(vocab_size, int(frames.sizes.max()) + 1)
     if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
         yield np.any((ids < 0) | (ids >= vocab_size), axis=1), np.arange(num_rows), "an id is out of range"
-    for table, name in ((documents, "a document"), (images, "an image")):
-        yield (table[:, 0] < 0) | (table[:, 0] >= num_rows), table[:, 0], f"{name} is in no row"
-        yield table[1:, 0] < table[:-1, 0], table[1:, 0], f"{name} is out of order"
-    start, size = documents[:, 1], documents[:, 2]
-    yield size < 1, documents[:, 0], "a document has no elements"
+    for row, name in ((documents.row, "a document"), (images.row, "an image")):
+        yield (row < 0) | (row >= num_rows), row, f"{name} is in no row"
+        yield row[1:] < row[:-1], row[1:], f"{name} is out of order"
+    start, size = documents.start, documents.length
+    yield size < 1, documents.row, "a document has no elements"
     outside = (start < 0) | (start > length) | (size > length - start)
-    yield outside, documents[:, 0], "a document crosses the end of its row"
-    grid = images[:, 4]
-    yield (grid < 0) | (grid >= len(frames.patches)), images[:, 0], "an image has no grid"
-    yield (images[:, 5] < 0) | (images[:, 5] >= len(documents)), images[:, 0], "an image has no document"
+    yield outside, documents.row, "a document crosses the end of its row"
+    grid = images.grid
+    yield (grid < 0) | (grid >= len(frames.patches)), images.row, "an image has no grid"
+    yield (images.entry < 0) | (images.entry >= len(documents)), images.row, "an image has no document"
 
 
-def _inside(ids: IntArray, documents: IntArray, images: IntArray, marks: Marks, frames: Frames) -> Rules:
-    del ids, marks
-    ends = documents[:, 1] + documents[:, 2]
-    same = documents[1:, 0] == documents[:-1, 0]
-    yield same & (documents[1:, 1] < ends[:-1]), documents[1:, 0], "documents overlap"
-    rows, first, grid = images[:, 0], images[:, 1], images[:, 4]
-    yield images[:, 2] != frames.patches[grid], rows, "an image has not the patches of its grid"
-    yield images[:, 3] < 0, rows, "an image has no row of latents"
+def _inside(
+    ids: IntArray, documents: DocumentTable, images: ImageTable, special_tokens: SpecialTokens, frames: Frames
+) -> Rules:
+    del ids, special_tokens
+    ends = documents.start + documents.length
+    same = documents.row[1:] == documents.row[:-1]
+    yield same & (documents.start[1:] < ends[:-1]), documents.row[1:], "documents overlap"
+    rows, first, grid = images.row, images.start, images.grid
+    yield images.patches != frames.patches[grid], rows, "an image has not the patches of its grid"
+    yield images.latent_row < 0, rows, "an image has no row of latents"
     if frames.rows is not None:
-        yield images[:, 3] >= frames.rows[grid], rows, "an image has no row of latents"
-    owner = documents[images[:, 5]]
-    yield rows != owner[:, 0], rows, "an image is in another row than its document"
-    last = first + images[:, 2]
-    outside = (first < owner[:, 1] + frames.before) | (last >= owner[:, 1] + owner[:, 2])
+        yield images.latent_row >= frames.rows[grid], rows, "an image has no row of latents"
+    owner = DocumentTable(documents.values[images.entry])
+    yield rows != owner.row, rows, "an image is in another row than its document"
+    last = first + images.patches
+    outside = (first < owner.start + frames.before) | (last >= owner.start + owner.length)
     yield outside, rows, "an image is outside its document"
     yield (rows[1:] == rows[:-1]) & (first[1:] <= last[:-1]), rows[1:], "images overlap"
 
 
-def _marked(ids: IntArray, documents: IntArray, images: IntArray, marks: Marks, frames: Frames) -> Rules:
+def _delimited(
+    ids: IntArray, documents: DocumentTable, images: ImageTable, special_tokens: SpecialTokens, frames: Frames
+) -> Rules:
     del documents
-    rows, first, last = images[:, 0], images[:, 1], images[:, 1] + images[:, 2]
-    yield ids[rows, first - 1] != marks.boi, rows, "there is an image without BOI"
-    yield ids[rows, last] != marks.eoi, rows, "there is an image without EOI"
+    rows, first, last = images.row, images.start, images.start + images.patches
+    yield ids[rows, first - 1] != special_tokens.boi, rows, "there is an image without BOI"
+    yield ids[rows, last] != special_tokens.eoi, rows, "there is an image without EOI"
     each = np.arange(len(ids))
     counts = np.bincount(rows, minlength=len(ids))
     if frames.sizes is not None:
-        yield ids[rows, first - 2] != frames.sizes[images[:, 4]], rows, "there is an image without its size"
+        yield ids[rows, first - 2] != frames.sizes[images.grid], rows, "there is an image without its size"
         yield np.isin(ids, frames.sizes).sum(1) != counts, each, "there is a size without an image"
-    yield (ids == marks.boi).sum(1) != counts, each, "there is a BOI without an image"
-    yield (ids == marks.eoi).sum(1) != counts, each, "there is an EOI without an image"
+    yield (ids == special_tokens.boi).sum(1) != counts, each, "there is a BOI without an image"
+    yield (ids == special_tokens.eoi).sum(1) != counts, each, "there is an EOI without an image"

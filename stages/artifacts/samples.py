@@ -55,8 +55,8 @@ class Given(BaseModel):
 
 
 class Asked(BaseModel):
-    """What was asked of the model beside text. draw: "model" where it could choose. size: WIDTHxHEIGHT in pixels, None: of the
-    settings. pictures: of the prompt, in order. begin, mask, strength: what its first drawing would begin from."""
+    """The options of a prompt. draw: "model" where it could choose. size: WIDTHxHEIGHT in pixels, None: that of the settings.
+    pictures: of the prompt, in order. begin, mask, strength: what its first drawing starts from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     draw: bool | Literal["model"]

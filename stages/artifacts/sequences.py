@@ -1,6 +1,6 @@
 """Sequences: packed rows of a fixed length, on a training and a held-out side; and "late", other rows for the end of training.
 
-    <side>/ids             int32 (rows, row_length); a patch's place and unused places hold `pad`
+    <side>/ids             int32 (rows, row_length); the elements of patches and unused ones hold `pad`
     <side>/documents       int64 (n, 6): row, start, length, document, caption dropped, begins with an image
     <side>/images          int64 (n, 6): row, start of the first patch, patches, row of latents, grid, entry in documents
     <side>/row_documents, <side>/row_images   int64 (rows + 1): the entries of each row
@@ -25,7 +25,7 @@ from stages.artifacts.form import Form
 from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.artifacts.rows import Broken, Frames, broken_rule
-from stages.artifacts.tokens import Marks
+from stages.artifacts.tokens import SpecialTokens
 from stages.core.errors import ExitCode, TfcliError
 
 HELDOUT_DOCUMENTS, HISTOGRAM = "heldout_documents.jsonl", "lengths.png"
@@ -45,10 +45,11 @@ FORM = Form(
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class SequencesContent(Marks):
-    """Facts for the model: the vocabulary with its marks, the grids, the latent statistics. late_rows: 0 without that side.
+class SequencesContent(SpecialTokens):
+    """What the model needs to know: vocabulary and special tokens, grids, statistics of the latents.
 
-    size_tokens: the last ids of the vocabulary tell the sizes of latents, one before the BOI of each image.
+    late_rows: 0 without that side. size_tokens: the last ids of the vocabulary stand for sizes of latents; one precedes the
+    BOI of each image.
     """
 
     row_length: int
@@ -92,10 +93,10 @@ class RowTable:
         for name in TABLES:
             write_flat(folder / name, getattr(self, name))
 
-    def broken_rule(self, marks: Marks, frames: Frames) -> Broken | None:
+    def broken_rule(self, special_tokens: SpecialTokens, frames: Frames) -> Broken | None:
         """The first rule for packed rows that is broken."""
         arrays = (self.ids, self.documents, self.images, self.row_documents, self.row_images)
-        return broken_rule(*arrays, marks, frames)
+        return broken_rule(*arrays, special_tokens, frames)
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,15 @@ class Sequences:
 
     def split(self, side: Side) -> RowTable:
         """The rows of one side. Raises TfcliError (ARTIFACT) where they are not as packing writes them: bytes or content."""
-        files, facts = CheckedFiles(self.folder, self.manifest), self.content
+        files, content = CheckedFiles(self.folder, self.manifest), self.content
         table = RowTable(**{name: files.flat(f"{side}/{name}") for name in TABLES})
-        broken = table.broken_rule(facts, Frames.of(facts.grids, facts.patch_side, facts.size_ids()))
+        broken = table.broken_rule(content, Frames.of(content.grids, content.patch_side, content.size_ids()))
         wanted = (
-            {"train": facts.num_rows, "heldout": facts.heldout_rows, "late": facts.late_rows}[side],
-            facts.row_length,
+            {"train": content.num_rows, "heldout": content.heldout_rows, "late": content.late_rows}[side],
+            content.row_length,
         )
         if broken is None and table.ids.shape != wanted:
-            broken = Broken(f"there are {table.ids.shape} rows and places, the manifest says {wanted}", -1)
+            broken = Broken(f"there are {table.ids.shape} rows and columns, the manifest says {wanted}", -1)
         if broken is not None:
             where = self.folder / side if broken.row < 0 else f"{self.folder / side}, row {broken.row}"
             fix = "run 'tfcli pack --force' to make it again"

@@ -25,6 +25,7 @@ from stages.artifacts.arrays import flat_files
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
+from stages.artifacts.tables import IntArray, SegmentTable
 from stages.core.errors import ExitCode, TfcliError
 
 if TYPE_CHECKING:
@@ -37,11 +38,10 @@ FORM = Form(
 )
 TEXT, IMAGE = 0, 1
 FIXED_ORDER, HELDOUT = 1, 2
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class Marks(BaseModel):
-    """The size of the vocabulary and the ids of its marks."""
+class SpecialTokens(BaseModel):
+    """The size of the vocabulary and the ids of its special tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     vocab_size: int
@@ -52,7 +52,7 @@ class Marks(BaseModel):
     pad: int
 
 
-class TokensContent(Marks):
+class TokensContent(SpecialTokens):
     """The vocabulary, the counts, the names of the sources. The documents of Latents come first, then text corpora."""
 
     num_documents: int
@@ -85,27 +85,32 @@ class Tokens:
 
     def _wrong(self, name: str, values: IntArray) -> str:
         """What of an array is not as tokenizing writes it; empty where all is."""
-        facts = self.content
+        content = self.content
         if name == "ids":
-            bad = (values < 0) | (values >= facts.vocab_size)
-            return _first(bad, "id out of range") or _other_length(values, facts.num_text_tokens)
+            bad = (values < 0) | (values >= content.vocab_size)
+            return _first(bad, "id out of range") or _other_length(values, content.num_text_tokens)
         if name == "segments":
             if values.ndim != 2 or values.shape[1] != 4:
                 return f"its shape is {values.shape}"
-            kind, first, second = values[:, 0], values[:, 1], values[:, 2]
+            segments = SegmentTable(values)
+            kind, first, second = segments.kind, segments.start, segments.length
             bad = (first < 0) | (second < 0) | ((kind != TEXT) & (kind != IMAGE))
-            bad |= (kind == TEXT) & (first + second > facts.num_text_tokens)
+            bad |= (kind == TEXT) & (first + second > content.num_text_tokens)
             return _first(bad, "segment that points outside of the ids, or of another kind")
         if name == "offsets":
             rising = len(values) > 0 and values[0] == 0 and bool((np.diff(values) >= 0).all())
             return ("" if rising else "the offsets do not rise from 0") or _other_length(
-                values, facts.num_documents + 1
+                values, content.num_documents + 1
             )
         if name == "flags":
-            return _first(values > FIXED_ORDER + HELDOUT, "unknown flag") or _other_length(values, facts.num_documents)
+            return _first(values > FIXED_ORDER + HELDOUT, "unknown flag") or _other_length(
+                values, content.num_documents
+            )
         if name == "sources":
-            return _first(values >= len(facts.sources), "unknown source") or _other_length(values, facts.num_documents)
-        return _other_length(values, facts.num_documents)
+            return _first(values >= len(content.sources), "unknown source") or _other_length(
+                values, content.num_documents
+            )
+        return _other_length(values, content.num_documents)
 
     def captions(self) -> dict[int, str]:
         """The captions that were replaced, by index of the document."""

@@ -1,7 +1,7 @@
 """Units of work: what a stage records of each, in the folder that grows and in the sealed artifact.
 
-<partial>/units/<unit>.json   one finished unit: facts, files with their hashes, and a sum over the record
-<artifact>/units.jsonl        the same of all units, one a line, so that a damaged artifact is repaired unit by unit
+<partial>/units/<unit>.json   one finished unit: its record, files with their hashes, and a sum over the record
+<artifact>/units.jsonl        the records of all units, one a line, so that a damaged artifact is repaired unit by unit
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class UnitRecord(BaseModel):
         return all(has_bytes(folder, entry) for entry in self.files)
 
 
-def write_unit(folder: Path, name: str, facts: dict[str, Any], files: list[FileEntry]) -> None:
+def write_unit(folder: Path, name: str, record: dict[str, Any], files: list[FileEntry]) -> None:
     """Record that a unit is finished; its files are on disk."""
-    write_record(folder / UNITS / f"{name}.json", {"facts": facts, "files": [entry.model_dump() for entry in files]})
+    write_record(folder / UNITS / f"{name}.json", {"facts": record, "files": [entry.model_dump() for entry in files]})
 
 
 def read_unit(path: Path) -> UnitRecord | None:

@@ -15,18 +15,21 @@ MAX_SHAPES = 256  # latents keep the number of each picture's shape in a byte
 
 
 class Images(Section):
-    """size: side in pixels after fitting. fit: centre crop (paper, section 4.1), pad to a square on white, or buckets: each
-    picture keeps its aspect as far as one of `shapes` does, and the rest is cropped.
-
-    bucket_step: sides of buckets are multiples of this (0: an eighth of size); the autoencoder's factor times pack.patch_side
-    must divide it. bucket_aspect: the longest bucket, longer side to shorter.
-    """
+    """How every picture becomes pixels of a known size, for the autoencoder and for encoding alike."""
 
     size: int = Field(64, ge=8, le=4096)
+    """Side in pixels of the square that pictures are fitted to (paper, section 4.1: 256). With buckets: the side of the square
+    whose area the other shapes have at most. A multiple of the autoencoder's factor times pack.patch_side."""
     fit: Literal["crop", "pad", "buckets"] = "crop"
+    """How a picture that is not square is fitted: the middle square ("crop", paper, section 4.1), all of it on white ("pad"), or
+    the shape of nearest aspect among several ("buckets"), with the rest cropped."""
     bucket_step: int = Field(0, ge=0)
+    """Sides of buckets are multiples of this many pixels; the autoencoder's factor times pack.patch_side must divide it. 0: an
+    eighth of size."""
     bucket_aspect: float = Field(2.0, ge=1, le=8)
+    """The most elongated bucket, as longer side to shorter side."""
     policy: PixelPolicy = PixelPolicy()
+    """What counts as a usable picture; the others are left out with a reason."""
 
     @model_validator(mode="after")
     def _check(self) -> Images:

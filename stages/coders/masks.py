@@ -1,5 +1,5 @@
-"""A mask file -> where the picture that it belongs to may change. Nothing of what is painted is lost: the mask is told white
-from black at its own resolution, and a pixel of the fitted picture is white where any white lies below it."""
+"""A mask file -> where the picture that it belongs to may change. Nothing of what is painted is lost: white is
+separated from black at the mask's own resolution, and a pixel of the fitted picture is white where it covers any white."""
 
 from __future__ import annotations
 

@@ -48,12 +48,19 @@ class PixelPolicy(Section):
     """What counts as a usable picture."""
 
     max_pixels: int = Field(64_000_000, gt=0)
+    """The most pixels of a picture as it is stored, width times height."""
     max_bytes: int = Field(64 << 20, gt=0, le=256 << 20)  # the upper bound is MAX_READ_BYTES of stages.sources.document
-    min_size: int = Field(8, ge=1)  # pixels of the shorter side
-    max_aspect: float = Field(8.0, ge=1)  # longer side : shorter side
-    max_seconds: float = Field(30.0, gt=0)  # for one picture, in a worker process
-    alpha: Literal["white", "black", "skip"] = "white"  # what lies behind transparent pixels
+    """The most bytes of a picture's file."""
+    min_size: int = Field(8, ge=1)
+    """The fewest pixels of the shorter side."""
+    max_aspect: float = Field(8.0, ge=1)
+    """The largest ratio of the longer side to the shorter."""
+    max_seconds: float = Field(30.0, gt=0)
+    """The longest time in seconds to decode one picture; not held where --workers is 0."""
+    alpha: Literal["white", "black", "skip"] = "white"
+    """The background behind transparent pixels, or "skip" to leave such pictures out."""
     animated: Literal["first", "skip"] = "first"
+    """What becomes of a picture with several frames: its first frame, or left out."""
 
 
 class BadImage(Exception):
@@ -266,7 +273,7 @@ def _differs(image: Image.Image, colour: Sequence[int]) -> Image.Image:
 
 def _upright(rgb: Image.Image, image: Image.Image, notes: list[str]) -> Image.Image:
     """The picture turned as EXIF of the file says that it came from. Only that tag is read: ImageOps.exif_transpose also writes
-    the EXIF block anew, which fails on a rational of 0/0 somewhere else in it."""
+    the EXIF block again, which fails on a rational of 0/0 somewhere else in it."""
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # the parser of a broken EXIF block raises anything; the pixels are good all the same

@@ -31,23 +31,23 @@ def readable(data: bytes) -> Readable:
     """The file without its text, of which only what may say how to turn the picture is kept, and without large profiles."""
     dropped: list[tuple[int, int]] = []
     profile, too_large, inflated = None, False, 0
-    for place, kind, size in _chunks(data):
+    for offset, kind, size in _chunks(data):
         if kind not in (*_TEXT, b"iCCP"):
             continue
-        name, _, rest = data[place + 8 : place + 8 + min(size, MAX_PROFILE_BYTES * 2)].partition(b"\x00")
+        name, _, rest = data[offset + 8 : offset + 8 + min(size, MAX_PROFILE_BYTES * 2)].partition(b"\x00")
         drop = kind != b"iCCP" and name not in _ABOUT_PIXELS
         if not drop:
             inflated += 1
             drop = inflated > _MAX_INFLATED
         if not drop and kind == b"iCCP":
             found = _inflated(rest[1:], MAX_PROFILE_BYTES)
-            if len(found) > _MAX_TEXT_BYTES and _sum_holds(data, place, size):
+            if len(found) > _MAX_TEXT_BYTES and _sum_holds(data, offset, size):
                 drop, too_large = True, len(found) > MAX_PROFILE_BYTES
                 profile = None if too_large else found
         elif not drop:
             drop = max(size, len(_inflated(_compressed(kind, rest), _MAX_TEXT_BYTES))) > _MAX_TEXT_BYTES
         if drop:
-            dropped.append((place, place + 12 + size))
+            dropped.append((offset, offset + 12 + size))
     if not dropped:
         return Readable(data)
     kept, end = [], 0
@@ -59,7 +59,7 @@ def readable(data: bytes) -> Readable:
 
 def sum_is_wrong(data: bytes) -> bool:
     """Whether a chunk of pixels is not what its checksum says. pillow does not look at the last chunk's."""
-    return any(kind == b"IDAT" and not _sum_holds(data, place, size) for place, kind, size in _chunks(data))
+    return any(kind == b"IDAT" and not _sum_holds(data, offset, size) for offset, kind, size in _chunks(data))
 
 
 def bit_depth(data: bytes) -> int:
@@ -72,28 +72,28 @@ def clear_colour(data: bytes) -> tuple[int, ...] | None:
     other types. Bits above those of a sample are not looked at, as the standard has it."""
     count = {_GREY: 1, _RGB: 3}.get(data[25])
     found = None
-    for place, kind, size in _chunks(data):
+    for offset, kind, size in _chunks(data):
         if kind == b"IDAT":
             break
         if kind == b"tRNS" and count is not None and size >= 2 * count:
-            found = struct.unpack_from(f">{count}H", data, place + 8)
+            found = struct.unpack_from(f">{count}H", data, offset + 8)
     return None if found is None else tuple(sample & ((1 << bit_depth(data)) - 1) for sample in found)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Where each chunk begins, its kind and the bytes of its body, up to the first that is cut."""
-    place = len(MAGIC)
-    while place + 12 <= len(data):
-        (size,) = struct.unpack_from(">I", data, place)
-        if place + 12 + size > len(data):
+    offset = len(MAGIC)
+    while offset + 12 <= len(data):
+        (size,) = struct.unpack_from(">I", data, offset)
+        if offset + 12 + size > len(data):
             return
-        yield place, data[place + 4 : place + 8], size
-        place += 12 + size
+        yield offset, data[offset + 4 : offset + 8], size
+        offset += 12 + size
 
 
-def _sum_holds(data: bytes, place: int, size: int) -> bool:
-    body = memoryview(data)[place + 4 : place + 8 + size]
-    return data[place + 8 + size : place + 12 + size] == struct.pack(">I", zlib.crc32(body))
+def _sum_holds(data: bytes, offset: int, size: int) -> bool:
+    body = memoryview(data)[offset + 4 : offset + 8 + size]
+    return data[offset + 8 + size : offset + 12 + size] == struct.pack(">I", zlib.crc32(body))
 
 
 def _compressed(kind: bytes, rest: bytes) -> bytes:

@@ -19,6 +19,6 @@ class LatentScale:
     def restore(self, normal: Tensor) -> Tensor:
         return normal.float() * self.std + self.mean
 
-    def sample_posterior(self, mean: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
-        """A draw from the autoencoder's posterior N(mean, deviation^2), normalised: what training sees."""
-        return self.normalise(mean.float() + deviation.float() * noise)
+    def sample_posterior(self, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+        """A draw from the autoencoder's posterior N(mean, std^2), normalised: what training sees."""
+        return self.normalise(mean.float() + std.float() * noise)

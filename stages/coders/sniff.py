@@ -112,7 +112,7 @@ def lacks_end(data: bytes) -> bool:
 
 
 def header_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) as the header claims, for formats where they lie at a fixed place; None for the others."""
+    """(width, height) as the header claims, for formats that have them at a fixed offset; None for the others."""
     name = allowed_format(data)
     if name == "PNG" and len(data) >= 24:
         return struct.unpack(">II", data[16:24])

@@ -70,7 +70,7 @@ class Vae:
 
     @torch.inference_mode()
     def encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """uint8 (N, H, W, 3) -> posterior mean and deviation, float32 (N, C, h, w). Deviation 0 for classes without one.
+        """uint8 (N, H, W, 3) -> posterior mean and std, float32 (N, C, h, w). Deviation 0 for classes without one.
 
         Where the device's memory is too small for N pictures, they go in smaller batches from then on (max_batch).
         Raises TfcliError (ENVIRONMENT) where it is too small for one.
@@ -88,16 +88,16 @@ class Vae:
                 ) from error
             torch.cuda.empty_cache()
             return self.encode(pixels)
-        return np.concatenate([mean for mean, _ in parts]), np.concatenate([deviation for _, deviation in parts])
+        return np.concatenate([mean for mean, _ in parts]), np.concatenate([std for _, std in parts])
 
     def _encode_batch(self, pixels: Pixels) -> tuple[Floats, Floats]:
         encoded = self._encode(self._to_input(pixels))
         if hasattr(encoded, "latent_dist"):
-            mean, deviation = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+            mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
         else:
             mean = (encoded.latents if hasattr(encoded, "latents") else encoded.latent).float()
-            deviation = torch.zeros_like(mean)
-        return mean.cpu().numpy(), deviation.cpu().numpy()
+            std = torch.zeros_like(mean)
+        return mean.cpu().numpy(), std.cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, raw: Floats) -> Pixels:
@@ -239,8 +239,8 @@ def _check_types(file: Path) -> None:
     them, or after a rounding of up to 6 %, they are another autoencoder."""
     for name, (found, _) in tensors_of(file).items():
         if found not in _WEIGHT_TYPES:
-            told = f"the weight {name} is {found}, not one of {', '.join(_WEIGHT_TYPES)}"
-            raise refused(file.parent, told, "get the weights in float16, bfloat16 or float32")
+            why = f"the weight {name} is {found}, not one of {', '.join(_WEIGHT_TYPES)}"
+            raise refused(file.parent, why, "get the weights in float16, bfloat16 or float32")
 
 
 def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A part of a recipe. Unknown keys are refused, values are never changed after validation."""
+    """A part of a recipe. Unknown keys are refused, values are never changed after validation.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    The string below a field is its description: `tfcli recipe explain`, docs/recipe.md and the JSON schema show it.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 def neutral(default: Any, **options: Any) -> Any:
@@ -50,6 +55,13 @@ def neutral_names(section: BaseModel, prefix: str = "") -> Iterator[str]:
             for key, item in value.items():
                 if isinstance(item, BaseModel):
                     yield from neutral_names(item, f"{prefix}{name}.{key}.")
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field's type names, inside unions, lists and tables too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in sections_in(part)]
 
 
 def _plain(value: Any) -> Any:

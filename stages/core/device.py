@@ -51,8 +51,8 @@ def matmul_peak(device: torch.device, precision: str) -> float:
     side = 1536 if device.type == "cpu" else 8192
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best, begun = float("inf"), time.perf_counter()
-    while best == float("inf") or time.perf_counter() - begun < 0.5:
+    best, start = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - start < 0.5:
         started = time.perf_counter()
         torch.mm(first, second)
         if device.type == "cuda":

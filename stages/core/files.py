@@ -244,7 +244,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn every OSError of a write into an ENVIRONMENT error that names the path and the system's word. Not a broken pipe:
-    that is a process that went away."""
+    that is a process that exited."""
     try:
         yield
     except BrokenPipeError:

@@ -52,11 +52,11 @@ def this_machine(device_name: str, precision: str) -> Machine:
     if device.type == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Machine("cpu", 1, memory, matmul_peak(device, precision), True)
-    facts = torch.cuda.get_device_properties(device)
-    known = sheet_of(facts.name)
+    properties = torch.cuda.get_device_properties(device)
+    known = sheet_of(properties.name)
     if known is None:
-        return Machine(facts.name, 1, facts.total_memory, matmul_peak(device, precision), True)
-    return replace(machine_of(known, precision), name=facts.name, memory=facts.total_memory)
+        return Machine(properties.name, 1, properties.total_memory, matmul_peak(device, precision), True)
+    return replace(machine_of(known, precision), name=properties.name, memory=properties.total_memory)
 
 
 def sheet_of(device_name: str) -> str | None:

@@ -15,6 +15,11 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     return _kib(meminfo, "MemAvailable:")
 
 
+def meminfo_bytes(name: str, meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """A line of Linux's own account, such as "MemTotal:"; None where there is none."""
+    return _kib(meminfo, name)
+
+
 def all_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """All memory of the machine, swap included; None where it cannot be known."""
     memory, swap = _kib(meminfo, "MemTotal:"), _kib(meminfo, "SwapTotal:")
@@ -45,7 +50,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Let `peak_bytes` begin anew, where Linux allows it."""
+    """Reset `peak_bytes`, where Linux allows it."""
     try:
         descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
     except OSError:

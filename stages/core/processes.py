@@ -21,7 +21,7 @@ _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def forkserver() -> ForkServerContext:
-    """The context of all worker processes. Where the name of TMPDIR is too long for a socket, those lie in a folder of their
+    """The context of all worker processes. Where the name of TMPDIR is too long for a socket, they are in a folder of their
     own below /tmp, which goes with this process. Raises TfcliError (ENVIRONMENT) where there is no such place."""
     config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
     if config.get("tempdir") is None and (short := short_folder(_ADDED)) is not None:

@@ -29,7 +29,7 @@ def commit(package: Path | None = None) -> str:
     it; "unknown" where neither says. package: the folder of the package tfcli."""
     package = package or Path(str(resources.files("tfcli")))
     checkout = package.parent
-    # not any repository around: site-packages may lie in one of the user's
+    # not any repository around: site-packages may be inside one of the user's
     if (checkout / "setup.py").is_file() and (checkout / ".git").exists():
         return _described(checkout) or UNKNOWN
     try:

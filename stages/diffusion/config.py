@@ -14,25 +14,28 @@ from stages.diffusion.weighting import Uniform, Weighting
 
 
 class DiffusionConfig(Section):
-    """image_weight: lambda of L = L_LM + lambda L_DDPM (paper, eq. 4: 5).
-
-    target: what the model predicts. weighting: of the image loss by noise level. times: how t is drawn. Rectified flow is
-    schedule and target "flow" with times "logit-normal". Logged and held-out image losses are always the unweighted error of
-    the noise.
-    noise_limit: highest t for the image that begins a document (paper, table 8: 500 of 1000); the number of steps of the
-    schedule switches it off. 0: such an image is given, clean and without a loss, as a picture to describe or to edit is.
-    context_images: what later elements of a document read of an image: "noised", the very patches that the image loss is
-    about (paper, section 4.3.4), or "clean", a copy at t = 0, as at sampling; the noised patches are then seen by themselves
-    alone (BAGEL). Copies make rows longer.
-    """
+    """The image loss: how latents are noised, what the model predicts, and how much it counts. Rectified flow is schedule "flow",
+    target "flow" and times "logit-normal". Logged and held-out image losses are always the unweighted squared error of the
+    noise, so that runs can be compared."""
 
     schedule: Schedule = CosineSchedule()
+    """The noise schedule: how much of the image and how much noise x_t has at each time t (paper, section 2.2: cosine)."""
     image_weight: float = Field(5.0, ge=0)
+    """Lambda of the loss L = L_LM + lambda L_DDPM (paper, equation 4 and section 4.1: 5)."""
     noise_limit: int = Field(500, ge=0)
+    """Highest t for an image that begins its document, so that the text after it describes what can be seen (paper, section
+    4.3.4, table 8: 500 of 1000). The number of steps of the schedule, or more: no limit. 0: such an image stays clean and has no
+    image loss, as a picture to describe or to edit."""
     context_images: Literal["noised", "clean"] = "noised"
+    """What later elements of a document see of an image: "noised", the patches of the image loss itself (paper, section 4.3.4),
+    or "clean", a copy at t = 0, as in sampling; later elements then do not see the noised patches (as in BAGEL). Copies make
+    documents longer in training."""
     target: Target = NoiseTarget()
+    """What the model predicts of an image (paper, equation 3: the noise)."""
     weighting: Weighting = Uniform()
+    """How much the image loss counts at each noise level (paper: the same at all)."""
     times: TimestepDistribution = UniformTimesteps()
+    """How the time t of each training image is drawn; it also spaces the steps of a sampler."""
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:

@@ -91,7 +91,9 @@ class DdpmSampler(Section):
     """Ancestral sampling (Ho et al. 2020, alg. 2) on respaced times: the paper's 250 of 1,000 steps."""
 
     kind: Literal["ddpm"] = "ddpm"
+    """Ancestral sampling, with fresh noise at every step (the paper's sampler)."""
     steps: int = Field(250, ge=1)
+    """Denoising steps (paper, section 4.1: 250 of the 1000 trained ones). At most the steps of the schedule are taken."""
 
     def denoising_steps(
         self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
@@ -116,7 +118,9 @@ class DdimSampler(Section):
     """
 
     kind: Literal["ddim", "euler"] = "ddim"
+    """DDIM without noise of its own; "euler" is another name for the same, usual with rectified flow."""
     steps: int = Field(25, ge=1)
+    """Denoising steps, one call of the model each. At most the steps of the schedule are taken."""
 
     def denoising_steps(
         self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
@@ -136,7 +140,9 @@ class HeunSampler(Section):
     """
 
     kind: Literal["heun"] = "heun"
+    """Heun's method of second order."""
     steps: int = Field(12, ge=1)
+    """Denoising steps, two calls of the model each but the last. At most the steps of the schedule are taken."""
 
     def denoising_steps(
         self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
@@ -163,7 +169,9 @@ class DpmSolverSampler(Section):
     """DPM-Solver++ (2M) (Lu et al. 2022, alg. 2): second order with one call a step, good from about 10 steps."""
 
     kind: Literal["dpm++"] = "dpm++"
+    """DPM-Solver++ (2M) of second order."""
     steps: int = Field(15, ge=1)
+    """Denoising steps, one call of the model each. At most the steps of the schedule are taken."""
 
     def denoising_steps(
         self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0
@@ -191,7 +199,9 @@ class UnipcSampler(Section):
     """UniPC of second order (Zhao et al. 2023) by diffusers: DPM-Solver++ with each step corrected by the next call."""
 
     kind: Literal["unipc"] = "unipc"
+    """UniPC of second order, as diffusers computes it."""
     steps: int = Field(15, ge=1)
+    """Denoising steps, one call of the model each. At most the steps of the schedule are taken."""
 
     def denoising_steps(
         self, x: Tensor, diffusion: Diffusion, draw_noise: DrawNoise, limit: float, strength: float = 1.0

@@ -23,9 +23,13 @@ class CosineSchedule(Section):
     """
 
     kind: Literal["cosine"] = "cosine"
+    """The cosine schedule of Nichol and Dhariwal (paper, section 2.2)."""
     steps: int = Field(1000, ge=1)
+    """Number T of noise levels; t runs from 0 (clean) to T (noise) (paper, section 4.1: 1000)."""
     offset: float = Field(0.008, ge=0)
+    """The small s that keeps the first steps from being too small (Nichol and Dhariwal 2021, section 3.2)."""
     max_beta: float = Field(0.999, gt=0, lt=1)
+    """Upper limit of the noise that one step adds; without it the last step would leave nothing of the image."""
 
     def alpha_bar(self) -> FloatArray:
         """alpha_bar at t = 0..T, shape (T + 1,), float64: 1 at t = 0, falling to almost 0."""
@@ -44,7 +48,9 @@ class FlowSchedule(Section):
     """Straight lines from the image to the noise: alpha = 1 - t/T, sigma = t/T (rectified flow, Liu et al. 2023)."""
 
     kind: Literal["flow"] = "flow"
+    """Rectified flow: straight lines from the image to the noise."""
     steps: int = Field(1000, ge=1)
+    """Number T of noise levels; t runs from 0 (clean) to T (noise)."""
 
     def alpha_sigma(self) -> tuple[FloatArray, FloatArray]:
         """alpha and sigma at t = 0..T, each (T + 1,), float64."""

@@ -19,6 +19,7 @@ class NoiseTarget(Section):
     """eps, the noise itself (paper, eq. 3)."""
 
     kind: Literal["noise"] = "noise"
+    """The noise that was added (epsilon prediction; paper, equation 3)."""
 
     def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What the model should predict for x_t, of the shape of x0."""
@@ -39,6 +40,7 @@ class CleanTarget(Section):
     """x_0 itself: for patches of more values than the model can carry, where noise cannot be predicted (Li and He 2025)."""
 
     kind: Literal["clean"] = "clean"
+    """The clean latents x_0; for patches with more values than the model's width can carry."""
 
     def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         del eps, alpha, sigma
@@ -61,6 +63,7 @@ class VelocityTarget(Section):
     """
 
     kind: Literal["velocity"] = "velocity"
+    """alpha eps - sigma x_0 (v prediction); learns what the image is at high noise sooner than "noise"."""
 
     def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * eps - sigma * x0
@@ -76,6 +79,7 @@ class FlowTarget(Section):
     """eps - x_0, the velocity of rectified flow's straight lines (Liu et al. 2023, eq. 1), for the schedule `flow`."""
 
     kind: Literal["flow"] = "flow"
+    """eps - x_0, the velocity of rectified flow; needs schedule "flow"."""
 
     def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         del alpha, sigma

@@ -18,6 +18,7 @@ class UniformTimesteps(Section):
     """Every t is equally likely, as in DDPM (the paper does not say)."""
 
     kind: Literal["uniform"] = "uniform"
+    """Every time t is equally likely."""
 
     def sample(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
         """`count` random values of t / T, float64 in [0, 1), shape (count,). pixels: h x w of the latents."""
@@ -33,16 +34,17 @@ class UniformTimesteps(Section):
 
 
 class LogitNormalTimesteps(Section):
-    """sigmoid of a normal draw, moved towards noise for large images (Esser et al. 2024, section 3.1 and eq. 23).
-
-    base_pixels: latent pixels (h x w) of an image whose timesteps stay as drawn; with n pixels sigma / alpha grows
-    sqrt(n / base_pixels) times. 0: no image is moved.
-    """
+    """sigmoid of a normal draw, moved towards noise for large images (Esser et al. 2024, section 3.1 and eq. 23)."""
 
     kind: Literal["logit-normal"] = "logit-normal"
+    """Times in the middle are more likely than those near the image or the noise."""
     mean: float = 0.0
+    """Mean of the normal draw, before the sigmoid. Above 0: more noise."""
     deviation: float = Field(1.0, gt=0)
+    """Standard deviation of the normal draw, before the sigmoid."""
     base_pixels: int = Field(0, ge=0)
+    """Latent pixels (height times width) of an image whose times stay as drawn. For an image of n latent pixels sigma / alpha is
+    multiplied by sqrt(n / base_pixels). 0: no image is moved."""
 
     def sample(self, count: int, pixels: int, generator: torch.Generator) -> Tensor:
         """See `UniformTimesteps.sample`."""

@@ -17,6 +17,7 @@ class Uniform(Section):
     """Every t counts the same (paper)."""
 
     kind: Literal["uniform"] = "uniform"
+    """The squared error of the target counts the same at every noise level."""
 
     def weight(self, alpha_I: Tensor, sigma_I: Tensor, target: Target) -> Tensor:
         """The weight of each image's squared error of the target, (I,), at its alpha and sigma."""
@@ -33,7 +34,9 @@ class MinSnr(Section):
     """
 
     kind: Literal["min-snr"] = "min-snr"
+    """Limit the weight of images with little noise, so that the noisy ones, where the text decides, count more."""
     gamma: float = Field(5.0, gt=0)
+    """The limit of the signal-to-noise ratio; smaller gives high noise more weight. 5 is the value of the article."""
 
     def weight(self, alpha_I: Tensor, sigma_I: Tensor, target: Target) -> Tensor:
         inverse_snr = (sigma_I / alpha_I) ** 2

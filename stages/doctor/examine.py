@@ -74,7 +74,7 @@ class Spread:
         count = len(self._kept)
         if count <= self._limit:
             return self._kept
-        return [self._kept[place * count // self._limit] for place in range(self._limit)]
+        return [self._kept[index * count // self._limit] for index in range(self._limit)]
 
 
 @dataclass
@@ -264,5 +264,5 @@ def _about_documents(listing: _Listing, corpus: bool) -> Iterator[Finding]:
             yield Finding(code, "remark", "members of tars that are not read", "", sighting.number, sighting.examples)
     if documents and not listing.pictures:
         what = "no document has a picture: this is text for [[tokenize.text]], not a source for 'tfcli encode'"
-        fix = "list it under [[tokenize.text]], beside a source of pictures"
+        fix = "list it under [[tokenize.text]], next to a source of pictures"
         yield Finding("NO_PICTURES", "remark" if corpus else "stops", what, fix)

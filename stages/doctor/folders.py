@@ -34,7 +34,7 @@ def folder_findings(source: Folder) -> Iterator[Finding]:
     pictures = {name for name in names if name.lower().endswith(EXTENSIONS)}
     try:
         used = source.metadata_files(listing)
-    except TfcliError:  # told by reading the documents
+    except TfcliError:  # reported when the documents are read
         return
     for name in used:
         yield from _delimiter(root / name)
@@ -104,7 +104,7 @@ def _fix_of(table: str, name: str, names: Names) -> str:
 
 
 def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
-    """Files beside the pictures that look as if they mattered."""
+    """Files next to the pictures that look as if they mattered."""
     stems = {name.rpartition(".")[0].lower() for name in names if name.lower().endswith(EXTENSIONS)}
     texts_of = {name.rpartition(".")[0].lower() for name in names if name.lower().endswith((".txt", ".caption"))}
     others: Counter[str] = Counter()
@@ -135,7 +135,7 @@ def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
     chosen = ", ".join(used[:3]) or "the .txt files next to the pictures"
     texts = {
         "CAPTIONS_NOT_READ": (
-            f".txt files beside pictures not read; {chosen} gives the captions",
+            f".txt files next to pictures not read; {chosen} gives the captions",
             'set source.captions = "txt" to read them',
         ),
         "TEXT_ALONE": (

@@ -81,7 +81,9 @@ def _of_file(path: str, file: Path) -> Guess:
     if extension == ".jsonl" and file.name != "metadata.jsonl" and "file_name" not in _keys(file):
         return Guess(Jsonl(path=path), "a .jsonl file, a document a line")
     if extension in (".csv", ".tsv", ".jsonl", ".parquet"):
-        return Guess(Folder(path=str(file.parent)), f"{printable(file.name)} holds captions for the pictures beside it")
+        return Guess(
+            Folder(path=str(file.parent)), f"{printable(file.name)} holds captions for the pictures next to it"
+        )
     if extension in (".txt", ".md"):
         return Guess(Text(path=path), f"a {extension} file")
     if extension in EXTENSIONS:

@@ -165,11 +165,11 @@ def near_twins(seen: Sequence[Seen]) -> list[tuple[Seen, Seen]]:
     thumbs = np.stack([one.thumb for one in good if one.thumb is not None])
     means = thumbs.mean(axis=1)
     found = []
-    for place in range(1, len(good)):
-        first = int(np.searchsorted(means, means[place] - _NEAR))
-        close = np.abs(thumbs[first:place] - thumbs[place]).max(axis=1, initial=0) <= _NEAR
+    for index in range(1, len(good)):
+        first = int(np.searchsorted(means, means[index] - _NEAR))
+        close = np.abs(thumbs[first:index] - thumbs[index]).max(axis=1, initial=0) <= _NEAR
         if close.any():
-            found.append((good[first + int(close.argmax())], good[place]))
+            found.append((good[first + int(close.argmax())], good[index]))
     return found
 
 

@@ -27,7 +27,7 @@ def documents_file(shard: int) -> str:
 
 
 def cut_shards(source: Source, size: int, folder: Path, wanted: Callable[[int], bool]) -> Iterator[Shard]:
-    """The source cut into shards of `size` rows. A document lies in the shard of its first row, one without images in
+    """The source cut into shards of `size` rows. A document is in the shard of its first row, one without images in
     the shard of the row before it; omissions lie where the source reports them.
 
     Documents of wanted shards are written below `folder` as they come, and are whole when their shard is yielded; those of
@@ -102,6 +102,6 @@ def _document_row(first_row: int, document: Document) -> dict[str, Any]:
         "group": document.group,
         "fixed_order": document.fixed_order,
         "heldout": document.heldout,
-        "facts": document.facts,
+        "facts": document.labels,
         "segments": segments,
     }

@@ -11,7 +11,7 @@ import torch
 from stages.coders.pixels import Pixels
 from stages.coders.vae import Floats, Vae
 
-Encoded = list[tuple[Floats, Floats]]  # mean and deviation of the batch, and of the mirrored one where it is wanted
+Encoded = list[tuple[Floats, Floats]]  # mean and std of the batch, and of the mirrored one where it is wanted
 
 
 class Encoder:

@@ -34,12 +34,12 @@ class EncodePlan:
 
 
 def latent_bytes(pictures: int, images: Images, encode: EncodeConfig, autoencoder: AutoencoderContent) -> int:
-    """Bytes on disk of the arrays of so many pictures, beside their documents: each row with its sum (4 bytes) and its place in
-    the index of the shard (16). At most: a bucket is as large as the square or smaller."""
+    """Bytes on disk of the arrays of so many pictures, without their documents: each row with its checksum (4 bytes) and its
+    slot in the index of the shard (16). An upper bound: a bucket is as large as the square or smaller."""
     side = images.size // autoencoder.downsampling
     row = 2 * autoencoder.latent_channels * side**2 * np.dtype(encode.dtype).itemsize
-    places = num_shards(pictures, encode) * encode.shard_rows * len(images.shapes())
-    return (2 if encode.mirror else 1) * (places * 16 + pictures * (row + 4))
+    slots = num_shards(pictures, encode) * encode.shard_rows * len(images.shapes())
+    return (2 if encode.mirror else 1) * (slots * 16 + pictures * (row + 4))
 
 
 def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, runtime: Runtime) -> EncodePlan:
@@ -64,7 +64,7 @@ def plan(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path
     vae = load_vae(opened.model_folder, device=runtime.device, precision=encode.precision, compiled=encode.compile)
     shape = batch[0].shape  # of buckets the first: all have about as many pixels
     alike = [picture for picture in batch if picture.shape == shape]
-    pixels = np.stack([alike[place % len(alike)] for place in range(encode.batch_size)])
+    pixels = np.stack([alike[index % len(alike)] for index in range(encode.batch_size)])
     vae.encode(pixels)
     started = time.perf_counter()
     vae.encode(pixels)

@@ -21,22 +21,22 @@ class ShardRows:
         self.grids = np.zeros(count, dtype=np.uint8)
         self._values: dict[int, np.ndarray[Any, Any]] = {}
 
-    def put(self, place: int, grid: int, variants: list[tuple[Floats, Floats]]) -> bool:
+    def store(self, index: int, grid: int, variants: list[tuple[Floats, Floats]]) -> bool:
         """Store a picture as it is and, where wanted, mirrored; False if a number is not finite in the stored type."""
         with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and is refused
             stored = [np.stack(pair).astype(self.job.encode.dtype) for pair in variants]
         if not all(np.isfinite(row).all() for row in stored):
             return False
         for number, row in enumerate(stored):
-            self._of(grid + number * len(self.job.sizes()))[place] = row
-        self.grids[place] = grid
-        self.good[place] = True
+            self._of(grid + number * len(self.job.sizes()))[index] = row
+        self.grids[index] = grid
+        self.good[index] = True
         return True
 
     def write(self, shard: int) -> list[str]:
         """Write the shard of each grid that has a picture in it; the names of the files."""
         if not self.good.all():
-            # A picture that failed keeps a NaN mean and a deviation of 0: zarr leaves a chunk of nothing but its fill value
+            # A picture that failed keeps a NaN mean and a std of 0: zarr leaves a chunk of nothing but its fill value
             # out of the shard (write_empty_chunks does not reach inside), and a row that is missing is a sign of damage.
             self._of(0)[~self.good, 1] = 0
         files = []

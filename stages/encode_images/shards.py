@@ -41,9 +41,9 @@ def encode_shards(
     not_encoded = Failures(job.encode.max_bad, job.encode.bad_window)
 
     def collect(*, all_of_them: bool = False) -> Iterator[tuple[Shard, Record]]:
-        for (work, grid, places), variants in encoder.take(all_of_them=all_of_them):
+        for (work, grid, indices), variants in encoder.take(all_of_them=all_of_them):
             runtime.interrupts.check()
-            work.store(grid, places, variants)
+            work.store(grid, indices, variants)
         while under_way and under_way[0].done:
             work = under_way.popleft()
             yield work.shard, work.finish()
@@ -51,8 +51,8 @@ def encode_shards(
     for shard in shards:
         work = _Work(job, shard, failures, not_encoded)
         under_way.append(work)
-        for grid, places, batch in work.batches(reader):
-            encoder.give((work, grid, places), batch)
+        for grid, indices, batch in work.batches(reader):
+            encoder.give((work, grid, indices), batch)
             yield from collect()
     yield from collect(all_of_them=True)
 
@@ -72,19 +72,19 @@ class _Work:
         self._missing = len(shard.images)
 
     def batches(self, reader: PictureReader) -> Iterator[tuple[int, list[int], Pixels]]:
-        """Decode the pictures; yields (grid, places in the shard, batch). A batch holds the same rows whatever the number of
+        """Decode the pictures; yields (grid, indices in the shard, batch). A batch holds the same rows whatever the number of
         workers, and is always full, as the autoencoder rounds by its size."""
         shapes = self.job.images.shapes()
         waiting: list[list[tuple[int, Pixels]]] = [[] for _ in shapes]  # for each grid
         pictures = (image.picture for _, image in self.shard.images)
-        for place, fitted in enumerate(reader.read(pictures)):
+        for index, fitted in enumerate(reader.read(pictures)):
             self._notes.update(fitted.notes)
             if fitted.pixels is None:
-                self._fail(place, fitted.reason, fitted.message, self._not_read)
+                self._fail(index, fitted.reason, fitted.message, self._not_read)
                 continue
             self._not_read.saw(1, [])
             grid = shapes.index(fitted.pixels.shape[:2])
-            waiting[grid].append((place, fitted.pixels))
+            waiting[grid].append((index, fitted.pixels))
             if len(waiting[grid]) == self.job.encode.batch_size:
                 yield self._batch(grid, waiting[grid])
                 waiting[grid] = []
@@ -93,15 +93,15 @@ class _Work:
                 yield self._batch(grid, left)
         self.done = self._missing == 0
 
-    def store(self, grid: int, places: list[int], variants: Encoded) -> None:
+    def store(self, grid: int, indices: list[int], variants: Encoded) -> None:
         """What became of a batch."""
-        for number, place in enumerate(places):
-            if self._rows.put(place, grid, [(mean[number], deviation[number]) for mean, deviation in variants]):
+        for number, index in enumerate(indices):
+            if self._rows.store(index, grid, [(mean[number], std[number]) for mean, std in variants]):
                 self._not_encoded.saw(1, [])
                 self._missing -= 1
             else:
                 why = "the autoencoder gave numbers that are not finite, or too large for encode.dtype"
-                self._fail(place, "LATENT_NONFINITE", why, self._not_encoded)
+                self._fail(index, "LATENT_NONFINITE", why, self._not_encoded)
         self.done = self._missing == 0
 
     def finish(self) -> Record:
@@ -123,11 +123,11 @@ class _Work:
         batch = np.zeros((self.job.encode.batch_size, *self.job.images.shapes()[grid], 3), dtype=np.uint8)
         for number, (_, pixels) in enumerate(pictures):
             batch[number] = pixels
-        return grid, [place for place, _ in pictures], batch
+        return grid, [index for index, _ in pictures], batch
 
-    def _fail(self, place: int, reason: str, message: str, failures: Failures) -> None:
-        key, image = self.shard.images[place]
-        row = self.shard.first_row + place
+    def _fail(self, index: int, reason: str, message: str, failures: Failures) -> None:
+        key, image = self.shard.images[index]
+        row = self.shard.first_row + index
         self._errors.append({"key": key, "path": image.name, "reason": reason, "message": message, "row": row})
         self._missing -= 1
         failures.saw(0, self._errors[-1:])

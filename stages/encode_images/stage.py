@@ -45,15 +45,18 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, context: StageContext) -> None:
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
     build, runtime = context.build, context.runtime  # nothing here is random
-    facts = Autoencoder.open(autoencoder).content
-    if (facts.picture_size, facts.fit) != (images.size, images.fit):
+    content = Autoencoder.open(autoencoder).content
+    if (content.picture_size, content.fit) != (images.size, images.fit):
         raise TfcliError(
-            f"the autoencoder was made for {facts.picture_size} px ({facts.fit}), the recipe says {images.size} ({images.fit})",
+            f"the autoencoder was made for {content.picture_size} px ({content.fit}), "
+            f"the recipe says {images.size} ({images.fit})",
             fix="run 'tfcli vae' again",
             code=ExitCode.ARTIFACT,
         )
-    if images.step % facts.downsampling:
-        why = f"sides of pictures are multiples of {images.step}, the autoencoder divides them by {facts.downsampling}"
+    if images.step % content.downsampling:
+        why = (
+            f"sides of pictures are multiples of {images.step}, the autoencoder divides them by {content.downsampling}"
+        )
         raise TfcliError(
             "pictures and autoencoder do not fit", why=why, fix="set images.bucket_step", code=ExitCode.USAGE
         )
@@ -64,7 +67,15 @@ def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path,
     if num_images == 0:
         raise left_out.nothing("no pictures to encode", source.describe())
     model = Autoencoder.open(autoencoder).model_folder
-    job = Job(model, images, encode, build.folder, facts.latent_channels, facts.downsampling, runtime.device)
+    job = Job(
+        model,
+        images,
+        encode,
+        build.folder,
+        content.latent_channels,
+        content.downsampling,
+        runtime.device,
+    )
     with build.claim("array", wait=True):
         for grid in range(job.num_grids):
             if runtime.part.whole:  # no other process reads it: made again, as no sum covers it before the seal
@@ -73,17 +84,17 @@ def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path,
                 create_rows(job.array(grid), num_images, job.row_shape(grid), encode.dtype, encode.shard_rows)
     (build.folder / DOCUMENTS).mkdir(exist_ok=True)
     left = _pictures_left(num_images, encode, build, runtime)
-    require_space(build.folder, latent_bytes(left, images, encode, facts), f"the latents of {left:,} pictures")
+    require_space(build.folder, latent_bytes(left, images, encode, content), f"the latents of {left:,} pictures")
     vae = job.load()
-    _check_probe(vae, facts.identity, encode)
+    _check_probe(vae, content.identity, encode)
 
     _encode(source, job, vae, num_images, build, runtime)
     records = _records(build, num_shards(num_images, encode), runtime)
     if records:
         if vae.max_batch:
-            told = f"the device's memory held batches of {vae.max_batch} pictures, not encode.batch_size"
-            runtime.report(Warn(f"{told}: latents differ from those of full batches by rounding"))
-        _seal(source, job, vae, facts, num_documents, records, build, runtime)
+            why = f"the device's memory held batches of {vae.max_batch} pictures, not encode.batch_size"
+            runtime.report(Warn(f"{why}: latents differ from those of full batches by rounding"))
+        _seal(source, job, vae, content, num_documents, records, build, runtime)
 
 
 def _records(build: Build, count: int, runtime: Runtime) -> list[Record]:
@@ -105,7 +116,7 @@ def _seal(
     source: Source,
     job: Job,
     vae: Vae,
-    facts: AutoencoderContent,
+    content: AutoencoderContent,
     num_documents: int,
     records: list[Record],
     build: Build,
@@ -122,16 +133,16 @@ def _seal(
     if errors:
         shown = "; ".join(f"{printable(row['path'])}: {row['reason']} ({row['message']})" for row in errors[:5])
         runtime.report(Warn(f"{len(errors)} left out, see errors.jsonl: {shown}"))
-    mean, deviation = _channel_statistics(records)
+    mean, std = _channel_statistics(records)
     grid_of_row = np.concatenate([unpack_grids(record) for record in records])
     if len(job.sizes()) > 1:
         write_flat(build.folder / ARRAYS / GRIDS, grid_of_row)
     num_good = sum(record["good"] for record in records)
-    content = LatentsContent(
-        autoencoder=facts.identity,
+    latents_content = LatentsContent(
+        autoencoder=content.identity,
         picture_size=job.images.size,
-        latent_channels=facts.latent_channels,
-        downsampling=facts.downsampling,
+        latent_channels=content.latent_channels,
+        downsampling=content.downsampling,
         num_images=len(grid_of_row),
         num_good=num_good,
         num_documents=num_documents,
@@ -139,7 +150,7 @@ def _seal(
         dtype=job.encode.dtype,
         grids=_grids(job, grid_of_row),
         channel_mean=mean,
-        channel_std=deviation,
+        channel_std=std,
     )
     failed = {row["row"] for row in errors if "row" in row}
     runtime.inputs_unchanged()  # before the check, which would blame the pictures
@@ -154,7 +165,7 @@ def _seal(
     stats = {"psnr_check": quality, "left_out": dict(Counter(row["reason"] for row in errors)), "notes": dict(notes)}
     runtime.inputs_unchanged()
     # the sheet is for people; decoding rounds by the number of threads, and no later stage may depend on that
-    build.seal(content.model_dump(), stats, volatile=(SHEET,), files=_files(job, records))
+    build.seal(latents_content.model_dump(), stats, volatile=(SHEET,), files=_files(job, records))
 
 
 def _files(job: Job, records: list[Record]) -> list[str]:
@@ -282,7 +293,7 @@ def _check_probe(vae: Vae, identity: Identity, encode: EncodeConfig) -> None:
 
 
 def _channel_statistics(records: list[Record]) -> tuple[list[float], list[float]]:
-    """Mean and deviation of posterior draws per channel, from the shards' sums in shard order."""
+    """Mean and std of posterior draws per channel, from the shards' sums in shard order."""
     values = sum(record["values"] for record in records)
     if values == 0:
         left_out = LeftOut()
@@ -291,8 +302,8 @@ def _channel_statistics(records: list[Record]) -> tuple[list[float], list[float]
         raise left_out.nothing("no picture could be encoded", "the source")
     mean = np.sum([record["sum"] for record in records], axis=0) / values
     square = np.sum([record["square"] for record in records], axis=0) / values
-    deviation = np.sqrt(np.maximum(square - mean**2, 1e-12))
-    return [float(value) for value in mean], [float(value) for value in deviation]
+    std = np.sqrt(np.maximum(square - mean**2, 1e-12))
+    return [float(value) for value in mean], [float(value) for value in std]
 
 
 def _check(source: Source, job: Job, vae: Vae, grid_of_row: Bytes, failed: set[int], runtime: Runtime) -> float:

@@ -9,14 +9,22 @@ from stages.generation.config import GenerationConfig
 
 
 class EvalConfig(Section):
-    """text_to_image, image_to_text, free, edits, stories, inpainted: documents of each kind (stories are gone on with, and
-    their first turn is drawn). The judge knows the `shapes` world only."""
+    """How many held-out documents are generated and judged. The judge knows the sources "shapes" and "shapes-edits"; for others
+    the scores are the held-out losses alone."""
 
     generation: GenerationConfig = GenerationConfig()
+    """Settings of generation for the evaluation; the same keys as [sample.generation]."""
     text_to_image: int = Field(200, ge=0)
+    """Held-out captions that are drawn and judged, at most as many as there are."""
     image_to_text: int = Field(200, ge=0)
+    """Held-out pictures that are described and judged, at most as many as there are."""
     free: int = Field(100, ge=0)
+    """Documents that the model writes and draws from nothing."""
     edits: int = Field(200, ge=0)
+    """Held-out edits (source "shapes-edits"): picture and instruction are given, the changed picture is drawn and judged."""
     stories: int = Field(100, ge=0)
+    """Held-out stories (source "shapes"): each is continued from its first picture, and its first change is drawn."""
     inpainted: int = Field(50, ge=0)
+    """Held-out pictures whose right half is drawn again from the caption."""
     free_temperature: float = Field(1.0, ge=0)
+    """Temperature of the documents of `free`; at 0 all of them would begin alike."""

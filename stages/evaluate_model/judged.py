@@ -63,13 +63,13 @@ class Part:
 def shapes_pairs(loaded: LoadedModel, new: str) -> list[StoredDocument]:
     """Held-out caption pairs of the shapes world in which a "scene" or a "thing" is new; empty for any other source."""
     pairs = (document for document in heldout_documents(loaded) if is_pair(document))
-    return [pair for pair in pairs if isinstance(pair.facts, dict) and pair.facts.get("new") == new]
+    return [pair for pair in pairs if isinstance(pair.labels, dict) and pair.labels.get("new") == new]
 
 
 def shapes_edits(loaded: LoadedModel) -> list[StoredDocument]:
     """Held-out edits of the shapes world; empty for any other source."""
     found = (document for document in heldout_documents(loaded) if document.fixed_order)
-    return [document for document in found if isinstance(document.facts, dict) and "edit" in document.facts]
+    return [document for document in found if isinstance(document.labels, dict) and "edit" in document.labels]
 
 
 def judge_edits(
@@ -77,9 +77,9 @@ def judge_edits(
 ) -> Part:
     """Picture and instruction to picture: the share whose things are, in shape, colour, place and size, those of the scene that
     the instruction makes of the first: what was asked for is done, and nothing else."""
-    prompts = [Prompt(pieces_of(document, loaded)[:-1], draw=True) for document in edits]
+    prompts = [Prompt(pieces_of(document, loaded)[:-1], image_next=True) for document in edits]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "edit"), runtime).generate(prompts)
-    after = [claims_of(scene_from_json(document.facts["scenes"][1])) for document in edits]
+    after = [claims_of(scene_from_json(document.labels["scenes"][1])) for document in edits]
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
     truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)[-1:]) for document in edits])
     verdicts, ceiling = (
@@ -89,7 +89,7 @@ def judge_edits(
     right = [verdict.all_right for verdict in verdicts]
     kinds: dict[str, list[bool]] = {}
     for document, flag in zip(edits, right, strict=True):
-        kinds.setdefault(document.facts["edit"], []).append(flag)
+        kinds.setdefault(document.labels["edit"], []).append(flag)
     figures = {
         "edit": share(right),
         **{f"edit_{kind}": share(flags) for kind, flags in sorted(kinds.items())},
@@ -112,7 +112,7 @@ def judge_drawings(
 
     The same judge on the true pictures after the autoencoder is reported too: the ceiling of what can be reached.
     """
-    prompts = [Prompt((TextPiece(caption_of(document)),), draw=True) for document in pairs]
+    prompts = [Prompt((TextPiece(caption_of(document)),), image_next=True) for document in pairs]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "draw"), runtime).generate(prompts)
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
     truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)) for document in pairs])
@@ -144,7 +144,7 @@ def judge_texts(
     prompts = [Prompt(image, max_images=0) for image in images]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "write"), runtime).generate(prompts)
     texts = ["".join(piece.text for piece in output.pieces if isinstance(piece, TextPiece)) for output in outputs]
-    scenes = [scene_from_json(document.facts["scenes"][0]) for document in pairs]
+    scenes = [scene_from_json(document.labels["scenes"][0]) for document in pairs]
     verdicts = [judge_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
     right = [verdict.claims_true for verdict in verdicts]
     figures = {
@@ -191,7 +191,7 @@ def _by_number_of_things(name: str, pairs: list[StoredDocument], right: list[boo
     """The share apart for scenes of one, two and three things."""
     found: dict[int, list[bool]] = {}
     for pair, flag in zip(pairs, right, strict=True):
-        found.setdefault(len(pair.facts["scenes"][0]), []).append(flag)
+        found.setdefault(len(pair.labels["scenes"][0]), []).append(flag)
     return {f"{name}_of_{number}": share(flags) for number, flags in sorted(found.items())}
 
 
@@ -219,7 +219,7 @@ def latent_of(pieces: Any) -> torch.Tensor:
 def pictures_of(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
     pictures: list[Pixels] = []
     for start in range(0, len(latents), 64):
-        pictures.extend(loaded.draw_pictures(torch.stack(latents[start : start + 64])))
+        pictures.extend(loaded.decode_pictures(torch.stack(latents[start : start + 64])))
     return pictures
 
 

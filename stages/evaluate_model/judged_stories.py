@@ -14,7 +14,7 @@ from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, pieces_of
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Edit, ImagePiece, Output, Prompt, TextPiece
+from stages.generation.prompts import ImageEdit, ImagePiece, Output, Prompt, TextPiece
 from stages.sources.shapes.judge import judge, see
 from stages.sources.shapes.language import ClaimedThing, Claims, after_turn, claims
 
@@ -22,7 +22,9 @@ from stages.sources.shapes.language import ClaimedThing, Claims, after_turn, cla
 def shapes_stories(loaded: LoadedModel) -> list[StoredDocument]:
     """Held-out stories of the shapes world: text and picture in turn, of one thing that changes; empty for other sources."""
     found = (document for document in heldout_documents(loaded) if document.fixed_order)
-    return [story for story in found if isinstance(story.facts, dict) and "scenes" in story.facts and _is_story(story)]
+    return [
+        story for story in found if isinstance(story.labels, dict) and "scenes" in story.labels and _is_story(story)
+    ]
 
 
 def judge_continued(
@@ -54,7 +56,7 @@ def judge_edits_in_turns(
 ) -> Part:
     """Editing within a story: first text, picture and a turn ("then it turns blue: ") are given, the next picture is drawn.
     The share of pictures whose thing changed as the instruction says and is otherwise as it was; by what changes."""
-    prompts = [Prompt(pieces_of(story, loaded)[:3], draw=True) for story in stories]
+    prompts = [Prompt(pieces_of(story, loaded)[:3], image_next=True) for story in stories]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "turn"), runtime).generate(prompts)
     drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
     judged: list[Judged] = []
@@ -91,7 +93,7 @@ def judge_inpainted(
         ("inpainted_without_text", [""] * len(pairs)),
     ):
         prompts = [
-            Prompt((TextPiece(text),) if text else (), draw=True, edit=Edit(latent, hole_hw))
+            Prompt((TextPiece(text),) if text else (), image_next=True, edit=ImageEdit(latent, hole_hw))
             for text, latent in zip(texts, latents, strict=True)
         ]
         outputs = Engine(loaded, config, derive_seed(seed, "eval", "inpaint"), runtime).generate(prompts)
@@ -109,7 +111,7 @@ def judge_inpainted(
 
 def with_thing_at_right(pairs: list[StoredDocument]) -> list[StoredDocument]:
     """The pairs whose picture has a thing in the right column of the world."""
-    return [pair for pair in pairs if any(thing["column"] == 2 for thing in pair.facts["scenes"][0])]
+    return [pair for pair in pairs if any(thing["column"] == 2 for thing in pair.labels["scenes"][0])]
 
 
 def _is_story(document: StoredDocument) -> bool:
@@ -126,7 +128,7 @@ def _first_thing(story: StoredDocument) -> ClaimedThing:
     claimed = claims(_texts(story)[0])
     assert claimed is not None
     (thing,) = claimed.things
-    (true,) = story.facts["scenes"][0]
+    (true,) = story.labels["scenes"][0]
     return ClaimedThing(thing.shape, thing.colour, true["size"], thing.place)
 
 

@@ -1,4 +1,4 @@
-"""Held-out documents as prompts: what sampling shows and evaluation judges, taken from the side that training never saw."""
+"""Held-out documents as prompts, for sampling and evaluation: documents that training never saw."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from stages.generation.prompts import ImagePiece, Piece, TextPiece
 
 
 def heldout_documents(loaded: LoadedModel) -> Iterator[StoredDocument]:
-    """The held-out documents that have images which could be encoded, in source order."""
-    wanted = set(loaded.sequences.heldout_documents())
+    """The held-out documents with images, all of which could be encoded, in source order."""
+    heldout = set(loaded.sequences.heldout_documents())
     captions = loaded.tokens.captions()
     for document in loaded.latents.documents():
         if document.index in captions:
             document = with_caption(document, captions[document.index])
         images = [segment for segment in document.segments if isinstance(segment, StoredImage)]
-        if document.index in wanted and images and all(image.ok for image in images):
+        if document.index in heldout and images and all(image.ok for image in images):
             yield document
 
 
 def is_pair(document: StoredDocument) -> bool:
-    """One text and one image whose order carries no meaning."""
+    """Whether it is one text and one image without a fixed order."""
     kinds = {type(segment) for segment in document.segments}
     return not document.fixed_order and len(document.segments) == 2 and kinds == {StoredText, StoredImage}
 
 
 def pieces_of(document: StoredDocument, loaded: LoadedModel) -> tuple[Piece, ...]:
-    """The document's segments; images as the normalised mean of their stored posterior."""
+    """The document's segments as pieces; images as the normalised mean of their stored posterior."""
     pieces: list[Piece] = []
     for segment in document.segments:
         if isinstance(segment, StoredText):

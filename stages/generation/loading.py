@@ -1,6 +1,6 @@
-"""A checkpoint made ready to generate: the transformer with its text coder, latent scale and autoencoder.
+"""A checkpoint loaded for generation: the transformer with its text coder, latent scale and autoencoder.
 
-The tokenizer and the autoencoder are found through the checkpoint's lineage and their digests are checked.
+The tokenizer and the autoencoder are found through the checkpoint's lineage, and their digests are checked.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class LoadedModel:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the images that the model draws."""
+        """(C, h, w) of the images that the model generates by default."""
         content = self.checkpoint.content
         return content.latent_channels, content.latent_height, content.latent_width
 
     @property
     def size_ids(self) -> dict[Size, int]:
-        """The id that tells each size (h, w) of latents; empty where the model was trained without size tokens."""
+        """The id of the token for each size (h, w) of latents; empty where the model was trained without size tokens."""
         return self.sequences.content.size_ids()
 
     def latent_size(self, height: int, width: int) -> Size:
-        """The latent size (h, w) of pictures of so many pixels. Raises TfcliError (USAGE) where the model cannot draw them."""
+        """The latent size (h, w) for a size in pixels. Raises TfcliError (USAGE) where the model cannot generate it."""
         cell = self.latents.content.downsampling
         step = cell * self.checkpoint.content.patch_side
         size = height // cell, width // cell
@@ -76,20 +76,20 @@ class LoadedModel:
             raise TfcliError(what, why="the model has no token for it", fix=f"one of {known}", code=ExitCode.USAGE)
         return size
 
-    def read_picture(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    def encode_picture(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
         """uint8 (height, width, 3) -> a clean normalised latent (C, h, w): the posterior mean."""
         mean, _ = self.vae.encode(pixels[None])
         return self.scale.normalise(torch.from_numpy(mean).to(self.device))[0]
 
-    def draw_pictures(self, latents_IChw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def decode_pictures(self, latents_IChw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Normalised latents (I, C, h, w) -> uint8 (I, height, width, 3)."""
         return self.vae.decode(self.scale.restore(latents_IChw).cpu().numpy())
 
 
 def load_model(folder: Path, device_name: str = "auto", precision: Precision = "fp32") -> LoadedModel:
-    """Open a checkpoint and all that it was built on; the model is made to be run only, in `precision`.
+    """Open a checkpoint and all artifacts that it was built on; the model is optimized for inference, in `precision`.
 
-    Raises TfcliError (ARTIFACT) where a part is gone or has changed.
+    Raises TfcliError (ARTIFACT) where one of them is missing or has changed.
     """
     device = resolve_device(device_name)
     checkpoint = Checkpoint.open(folder)
@@ -110,7 +110,7 @@ def load_model(folder: Path, device_name: str = "auto", precision: Precision = "
 
 
 def assemble(checkpoint: Checkpoint, sequences_folder: Path, model: Transfusion, device: torch.device) -> LoadedModel:
-    """The model with all else that its checkpoint, which may still be growing, was built on."""
+    """The model with all that its checkpoint was built on. The checkpoint may be one whose training still runs."""
     content = checkpoint.content
     sequences = Sequences.open(sequences_folder)
     tokens = Tokens.open(sequences.tokens_folder())

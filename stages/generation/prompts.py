@@ -1,6 +1,6 @@
-"""What goes into the engine and what comes out: prompts, the events of a stream, and whole outputs.
+"""The engine's input and output: prompts, the events of a stream, and complete outputs.
 
-Legend: C latent channels, h x w latent pixels. Everything here is of one document; `prompt` in an event is its number.
+Legend: C latent channels, h x w latent pixels. Everything here concerns one document; `prompt` in an event is its number.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class ImagePiece:
-    """A clean, normalised latent (C, h, w), of any grid that patches divide. pixels: the picture that it was made of, uint8
-    (height, width, 3), where a file was given."""
+    """A clean, normalised latent (C, h, w), of any size that patches divide. pixels: the picture that it was encoded from, uint8
+    (height, width, 3), where there was a file."""
 
     latent: Tensor
     pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = field(default=None, compare=False, repr=False)
@@ -35,13 +35,13 @@ Size = tuple[int, int]  # (h, w) in latent pixels
 
 
 @dataclass(frozen=True)
-class Edit:
-    """An image that drawing begins from, instead of from noise alone.
+class ImageEdit:
+    """An image that the denoising starts from, instead of from noise alone.
 
-    latent: clean, normalised, (C, h, w). change_hw: True where the image may change, None for everywhere (inpainting).
-    strength: share of the noise levels that the image goes through, 1 for all of them (variations). pixels: the image itself,
-    uint8 (height, width, 3), where what is kept of it shall have its very pixels. reading: how a mask with transparent parts
-    was understood, for people.
+    latent: clean, normalised, (C, h, w). change_hw: True where the image may change (inpainting), None for everywhere.
+    strength: share of the noise levels that the image goes through, 1 for all of them (variations). pixels: the picture itself,
+    uint8 (height, width, 3), whose pixels are kept where it may not change; None: they come from the latent. reading: how a
+    mask with transparent parts was interpreted, for people.
     """
 
     latent: Tensor
@@ -53,34 +53,34 @@ class Edit:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a document begins with, and its own options.
+    """The start of a document, and its own options.
 
-    draw: an image must come next. max_images: how many it may draw in all. size: of the images that it draws; None: that of
-    the settings, or what the model chooses, or that of the training images. negative: text that guidance leads away from,
-    instead of from nothing. stop: strings that end the document; they are left out of its text. edit: what its first image
-    begins from, and whose size it has.
+    image_next: an image must come next. max_images: how many it may generate in all. size: of the images that it generates;
+    None: that of the settings, or what the model chooses, or that of the training images. negative: text that guidance leads
+    away from, instead of from no text. stop: strings that end the document; they are not part of its text. edit: what its
+    first image starts from, which also sets its size.
     """
 
     pieces: tuple[Piece, ...] = ()
-    draw: bool = False
+    image_next: bool = False
     max_images: int = 1
     size: Size | None = None
     negative: str = ""
     stop: tuple[str, ...] = ()
-    edit: Edit | None = None
+    edit: ImageEdit | None = None
 
 
 @dataclass(frozen=True)
 class TextAdded:
-    """Text that a document goes on with. All of a run, joined, are the text of its piece."""
+    """Text that was added to a document. All texts of a run, joined, are the text of its piece."""
 
     prompt: int
     text: str
 
 
 @dataclass(frozen=True)
-class ImageBegun:
-    """An image of (h, w) latent pixels, the document's `number`-th from 0, will be denoised now."""
+class ImageStarted:
+    """The denoising of an image of (h, w) latent pixels starts. number: of the image in its document, from 0."""
 
     prompt: int
     number: int
@@ -89,8 +89,8 @@ class ImageBegun:
 
 @dataclass(frozen=True)
 class Denoised:
-    """One step of an image under way: the estimate of its clean latent (C, h, w) from x_t, as the sampler takes it, within the
-    limit of latents and with what is known of an edit in its place. Only on request."""
+    """One step of an image under way: the estimate of its clean latent (C, h, w) from x_t, clamped to the limit of latents, and
+    with the latent of an edit where that may not change. Only on request."""
 
     prompt: int
     number: int
@@ -109,26 +109,26 @@ class ImageDone:
 
 @dataclass(frozen=True)
 class Ended:
-    """The document ends. reason: "eos" (by itself), "drawn" (the one drawing that was asked for), "stop" (a stop string), or
-    which limit: "text", "images", "length" (of the rows of the training; what would go beyond is neither written nor drawn)."""
+    """The document ends. reason: "eos" (by itself), "drawn" (the one image that the prompt requires), "stop" (a stop string), or
+    a limit: "text", "images", "length" (of the training's rows; nothing is generated beyond it)."""
 
     prompt: int
     reason: str
 
 
-Event = TextAdded | ImageBegun | Denoised | ImageDone | Ended
+GenerationEvent = TextAdded | ImageStarted | Denoised | ImageDone | Ended
 
 
 @dataclass
 class Output:
-    """What the model added to a prompt. ended: as in `Ended`."""
+    """What the model added to a prompt. ended: the reason, see `Ended`."""
 
     pieces: list[Piece] = field(default_factory=list)
     ended: str = ""
 
 
-def collect(events: Iterable[Event]) -> dict[int, Output]:
-    """The outputs that a stream tells of, by the numbers of their prompts."""
+def collect(events: Iterable[GenerationEvent]) -> dict[int, Output]:
+    """The outputs that the events of a stream add up to, by the numbers of their prompts."""
     found: dict[int, Output] = {}
     for event in events:
         output = found.setdefault(event.prompt, Output())

@@ -1,6 +1,6 @@
 """The same documents without a cache: one at a time, the whole sequence through the dense mask again at every step.
 
-Slow and plain: what the engine is tested against, and measured against in the benchmark.
+Slow and plain: the engine is tested against it, and measured against it in the benchmark. A document so far is a TokenSequence.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from torch import Tensor
 from stages.core.seeds import torch_generator
 from stages.diffusion.guidance import combined
 from stages.diffusion.inpainting import edit_steps
-from stages.diffusion.samplers import run_sampler
-from stages.generation.branches import branch_pieces, branches_of, longest
+from stages.diffusion.samplers import run_sampler, sample
+from stages.generation.branches import branch_pieces, branches_of, longest_branch
 from stages.generation.config import GenerationConfig
-from stages.generation.layout import Line, LineMaker, num_patches
+from stages.generation.layout import SequenceBuilder, TokenSequence, num_patches
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, Size, TextPiece
-from stages.generation.token_sampling import Place, choose
+from stages.generation.token_sampling import TokenPosition, sample_tokens
 from stages.model.attention import DenseAttention, allowed
 from stages.model.transformer import ImageInputs, Inputs, Outputs
 
@@ -29,74 +29,90 @@ class Reference:
         self.loaded, self.config, self.seed = loaded, config, seed
         self.side = loaded.checkpoint.content.patch_side
         self.row_length = loaded.checkpoint.content.row_length
-        self.lines = LineMaker(loaded.text, self.side, loaded.size_ids)
+        self.builder = SequenceBuilder(loaded.text, self.side, loaded.size_ids)
+        self.size_of_id = {token: size for size, token in loaded.size_ids.items()}
 
     @torch.inference_mode()
     def generate(self, prompt: Prompt, index: int) -> Output:
-        """What `Engine.generate` gives for the prompt of that number, but for stop strings and the penalty for repetition."""
-        text, output = self.loaded.text, Output()
-        told = {token: size for size, token in self.loaded.size_ids.items()}
-        fixed = prompt.size or (None if told else self.loaded.latent_shape[1:])
-        if prompt.edit is not None:
-            height, width = prompt.edit.latent.shape[1:]
-        line = self.lines.line(prompt.pieces)
-        run: list[int] = []
-        num_images, draws = 0, prompt.draw
-        if len(line.ids) > self.row_length:
+        """The output of `Engine.generate` for the prompt of that number, without stop strings and the repetition penalty."""
+        output, sequence = Output(), self.builder.build(prompt.pieces)
+        if len(sequence.ids) > self.row_length:
             return Output([], "length")
-        while True:
-            size = (height, width) if prompt.edit is not None and not num_images else fixed
-            if draws and size:
-                token = self.lines.opening(size)[0]
-            else:
-                token = self._next(line, index, list(told) if draws else None, image=prompt.max_images > 0)
-                opens = token == text.boi or token in told
-                token = self.lines.opening(size)[0] if opens and size else token
-            draws = False
-            if token in told:
-                size = told[token]
-            opens = token == text.boi or token in told
-            if token == text.eos or (opens and num_images >= prompt.max_images):
-                output.ended = "eos" if token == text.eos else "images"
+        run: list[int] = []
+        num_images, must_open = 0, prompt.image_next
+        while not output.ended:
+            token, size = self._choose(sequence, prompt, index, num_images, must_open=must_open)
+            must_open = False
+            output.ended = self._end_reason(sequence, prompt, token, size, len(run), num_images)
+            if output.ended:
                 break
-            if not opens and len(run) >= self.config.max_text_tokens:
-                output.ended = "text"
-                break
-            if not (self._has_room(line, prompt, size) if opens else len(line.ids) < self.row_length):
-                output.ended = "length"
-                break
-            line = Line((*line.ids, *((token, text.boi) if token in told else (token,))), line.images)
-            if not opens:
+            boi = (self.loaded.text.boi,) if token in self.size_of_id else ()
+            sequence = TokenSequence((*sequence.ids, token, *boi), sequence.images)
+            if not self._opens(token):
                 run.append(token)
                 continue
             output.pieces += self._text(run)
             run = []
             assert size is not None
-            latent = self.draw(line, prompt, size, index, num_images)
+            latent = self.image(sequence, prompt, size, index, num_images)
             output.pieces.append(ImagePiece(latent))
-            marks = (text.pad,) * num_patches(latent, self.side)
-            line = Line((*line.ids, *marks, text.eoi), (*line.images, (len(line.ids), latent)))
+            image = (len(sequence.ids), latent)
+            sequence = TokenSequence(
+                (*sequence.ids, *self.builder.finished_image(latent).ids), (*sequence.images, image)
+            )
             num_images += 1
-            if prompt.draw and prompt.max_images == 1:
-                output.ended = "drawn"
-                break
+            output.ended = "drawn" if prompt.image_next and prompt.max_images == 1 else ""
         output.pieces += self._text(run)
         return output
 
-    def _has_room(self, line: Line, prompt: Prompt, size: Size | None) -> bool:
-        """Whether an image of that size ends within a row of the training, in all lines that guidance reads."""
-        assert size is not None
-        images = tuple(ImagePiece(latent) for _, latent in line.images)
-        branches = branches_of(self.config.guided_by())
-        return longest(len(line.ids), branches, images, prompt.negative, size, self.lines) <= self.row_length
+    def _choose(
+        self, sequence: TokenSequence, prompt: Prompt, index: int, num_images: int, *, must_open: bool
+    ) -> tuple[int, Size | None]:
+        """The next id, and the size of the image that it would open."""
+        size = prompt.size or (None if self.size_of_id else self.loaded.latent_shape[1:])
+        if prompt.edit is not None and not num_images:
+            height, width = prompt.edit.latent.shape[1:]
+            size = (height, width)
+        if must_open and size:
+            return self.builder.opening(size)[0], size
+        only = list(self.size_of_id) if must_open else None
+        token = self._next(sequence, index, only, image=prompt.max_images > 0)
+        if self._opens(token) and size:
+            token = self.builder.opening(size)[0]
+        return token, self.size_of_id.get(token, size)
 
-    def draw(self, line: Line, prompt: Prompt, size: Size, index: int, number: int) -> Tensor:
-        """The image behind a line that ends in BOI."""
+    def _opens(self, token: int) -> bool:
+        return token == self.loaded.text.boi or token in self.size_of_id
+
+    def _end_reason(
+        self, sequence: TokenSequence, prompt: Prompt, token: int, size: Size | None, run_length: int, num_images: int
+    ) -> str:
+        """Why the document ends instead of taking the token; "" where it does not end."""
+        if token == self.loaded.text.eos:
+            return "eos"
+        if not self._opens(token):
+            if run_length >= self.config.max_text_tokens:
+                return "text"
+            return "" if len(sequence.ids) < self.row_length else "length"
+        if num_images >= prompt.max_images:
+            return "images"
+        return "" if self._has_room(sequence, prompt, size) else "length"
+
+    def _has_room(self, sequence: TokenSequence, prompt: Prompt, size: Size | None) -> bool:
+        """Whether an image of that size ends within a row of the training, in all branches of guidance."""
+        assert size is not None
+        images = tuple(ImagePiece(latent) for _, latent in sequence.images)
+        branches = branches_of(self.config.guidance_settings())
+        length = longest_branch(len(sequence.ids), branches, images, prompt.negative, size, self.builder)
+        return length <= self.row_length
+
+    def image(self, sequence: TokenSequence, prompt: Prompt, size: Size, index: int, number: int) -> Tensor:
+        """The image (C, h, w) after a sequence that ends in BOI. number: of the image in its document, from 0."""
         edit = prompt.edit if number == 0 else None
         shape = (1, self.loaded.latent_shape[0], *size)
         generator = torch_generator(self.seed, "image", index, number)
-        images = tuple(ImagePiece(latent) for _, latent in line.images)
-        diffusion, sampler, guidance = self.loaded.diffusion, self.config.sampler, self.config.guided_by()
+        images = tuple(ImagePiece(latent) for _, latent in sequence.images)
+        diffusion, sampler, guidance = self.loaded.diffusion, self.config.sampler, self.config.guidance_settings()
 
         def draw_noise() -> Tensor:
             return torch.randn(shape, generator=generator).to(self.loaded.device)
@@ -106,45 +122,48 @@ class Reference:
             estimates = []
             for branch in weights:
                 pieces = branch_pieces(branch, images, prompt.negative)
-                read = line if branch == "full" else self.lines.line(pieces, size)
-                estimates.append(self._estimate(read, x_t, t))
+                context = sequence if branch == "full" else self.builder.build(pieces, size)
+                estimates.append(self._estimate(context, x_t, t))
             return combined(estimates, list(weights.values()), guidance.rescale)
 
         limit = self.loaded.checkpoint.content.latent_limit
         if edit is None:
-            return run_sampler(sampler.denoising_steps(draw_noise(), diffusion, draw_noise, limit), denoise)[0]
+            return sample(sampler, denoise, draw_noise(), diffusion, draw_noise, limit)[0]
         args = (edit.strength, draw_noise(), diffusion, draw_noise, limit)
         return run_sampler(edit_steps(sampler, edit.latent[None], edit.change_hw, *args), denoise)[0]
 
     def _text(self, run: list[int]) -> list[Piece]:
         return [TextPiece(self.loaded.text.decode(run))] if run else []
 
-    def _next(self, line: Line, index: int, only: list[int] | None, *, image: bool) -> int:
-        """The next token; only: among these. image: one may come."""
-        text, sizes = self.loaded.text, list(self.lines.sizes.values())
-        logits_V = self.loaded.model.text_head(self._outputs(line, []).hidden_ND[-1]).float()
-        never = [text.pad, text.bos, text.eoi, *([text.boi] if sizes else [])]
-        never += [] if image else [text.boi, *sizes]
+    def _next(self, sequence: TokenSequence, index: int, only: list[int] | None, *, image: bool) -> int:
+        """The next token. only: one of these (None: any). image: whether an image may come."""
+        text, size_ids = self.loaded.text, list(self.builder.size_ids.values())
+        logits_V = self.loaded.model.text_head(self._outputs(sequence, []).hidden_ND[-1]).float()
+        never = [text.pad, text.bos, text.eoi, *([text.boi] if size_ids else [])]
+        never += [] if image else [text.boi, *size_ids]
         logits_V[[token for token in range(len(logits_V)) if token not in only] if only else never] = -torch.inf
-        return choose(logits_V[None], [Place(index, len(line.ids))], self.config, self.seed)[0]
+        position = TokenPosition(index, len(sequence.ids))
+        return sample_tokens(logits_V[None], [position], self.config, self.seed)[0]
 
-    def _estimate(self, line: Line, x_t: Tensor, t: int) -> Tensor:
-        marks = (self.loaded.text.pad,) * num_patches(x_t, self.side)
-        longer = Line((*line.ids, *marks), (*line.images, (len(line.ids), x_t[0])))
-        outputs = self._outputs(longer, [0] * len(line.images) + [t])
+    def _estimate(self, sequence: TokenSequence, x_t: Tensor, t: int) -> Tensor:
+        """The estimate of x_0, (1, C, h, w), for one image (x_t, t) after a sequence."""
+        patches = (self.loaded.text.pad,) * num_patches(x_t, self.side)
+        image = (len(sequence.ids), x_t[0])
+        longer = TokenSequence((*sequence.ids, *patches), (*sequence.images, image))
+        outputs = self._outputs(longer, [0] * len(sequence.images) + [t])
         return self.loaded.diffusion.to_x0(self.loaded.model.image_outputs(outputs)[-1], x_t, t)
 
-    def _outputs(self, line: Line, times: list[int]) -> Outputs:
-        """One pass over a whole line. times: of its images; none given: all are clean."""
+    def _outputs(self, sequence: TokenSequence, timesteps: list[int]) -> Outputs:
+        """One pass over a whole sequence. timesteps: of its images; empty: all are clean."""
         device = self.loaded.device
-        ids_N = torch.tensor(line.ids, device=device)
+        ids_N = torch.tensor(sequence.ids, device=device)
         image_N = torch.full_like(ids_N, -1)
         images = []
-        for number, (first, latent) in enumerate(line.images):
-            places_P = torch.arange(first, first + num_patches(latent, self.side), device=device)
-            image_N[places_P] = number
-            t_I = torch.tensor([times[number] if times else 0], device=device)
-            images.append(ImageInputs(latent[None].to(device), t_I, places_P[None]))
+        for number, (first, latent) in enumerate(sequence.images):
+            index_P = torch.arange(first, first + num_patches(latent, self.side), device=device)
+            image_N[index_P] = number
+            t_I = torch.tensor([timesteps[number] if timesteps else 0], device=device)
+            images.append(ImageInputs(latent[None].to(device), t_I, index_P[None]))
         text_T = (image_N < 0).nonzero()[:, 0]
         bidirectional = self.loaded.model.config.image_attention == "bidirectional"
         mask_NN = allowed(torch.zeros_like(ids_N), image_N, bidirectional=bidirectional)

@@ -1,6 +1,6 @@
-"""Which token comes next: greedy, or a draw that is named by the document's number and the place, never by the batch.
+"""The next token: greedy, or sampled with a random number that is named by document and position, never by the batch.
 
-In this order: repetition penalty, temperature, top-k, top-p, min-p, draw. Legend: B documents, V vocabulary.
+In this order: repetition penalty, temperature, top-k, top-p, min-p, sampling. Legend: B documents, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from stages.generation.config import GenerationConfig
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a token is chosen: the number of its document, the place in it, and the ids of text before it."""
+class TokenPosition:
+    """Where a token is sampled: the number of its document, its position there, and the ids of the document's text so far."""
 
     document: int
-    place: int
+    position: int
     seen: Sequence[int] = ()
 
 
-def choose(logits_BV: Tensor, places: Sequence[Place], config: GenerationConfig, seed: int) -> list[int]:
-    """A token for each row."""
+def sample_tokens(
+    logits_BV: Tensor, positions: Sequence[TokenPosition], config: GenerationConfig, seed: int
+) -> list[int]:
+    """A token for each of B documents, from their logits (B, V)."""
     if config.repetition_penalty != 1:
-        rows = zip(logits_BV, places, strict=True)
+        rows = zip(logits_BV, positions, strict=True)
         logits_BV = torch.stack([penalised(logits_V, at.seen, config.repetition_penalty) for logits_V, at in rows])
     if config.temperature == 0:
         greedy: list[int] = logits_BV.argmax(-1).tolist()
         return greedy
-    chosen = []
-    for logits_V, at in zip(logits_BV, places, strict=True):
-        draw = torch.rand((), generator=torch_generator(seed, "token", at.document, at.place)).item()
-        chosen.append(drawn(allowed(logits_V, config), draw))
-    return chosen
+    tokens = []
+    for logits_V, at in zip(logits_BV, positions, strict=True):
+        uniform = torch.rand((), generator=torch_generator(seed, "token", at.document, at.position)).item()
+        tokens.append(sample_token(filtered(logits_V, config), uniform))
+    return tokens
 
 
-def allowed(logits_V: Tensor, config: GenerationConfig) -> Tensor:
-    """The logits at the temperature, -inf where an id is ruled out."""
+def filtered(logits_V: Tensor, config: GenerationConfig) -> Tensor:
+    """The logits at the temperature, -inf for ids that top-k, top-p or min-p exclude."""
     logits_V = logits_V / config.temperature
     if config.top_k:
         logits_V = top_k(logits_V, config.top_k)
@@ -77,9 +79,9 @@ def min_p(logits_V: Tensor, p: float) -> Tensor:
     return logits_V.masked_fill(probabilities < p * probabilities.max(), -torch.inf)
 
 
-def drawn(logits_V: Tensor, draw: float) -> int:
-    """The id at `draw` (in [0, 1)) of the probabilities laid end to end, the most likely first."""
+def sample_token(logits_V: Tensor, uniform: float) -> int:
+    """The id at `uniform`, in [0, 1), of the cumulative probabilities, the most likely id first (inverse transform sampling)."""
     probabilities, order = logits_V.softmax(-1).sort(descending=True, stable=True)
     total = probabilities.cumsum(0)
-    place = int(torch.searchsorted(total, total.new_tensor(draw) * total[-1], right=True))
-    return int(order[min(place, int((probabilities > 0).sum()) - 1)])
+    rank = int(torch.searchsorted(total, total.new_tensor(uniform) * total[-1], right=True))
+    return int(order[min(rank, int((probabilities > 0).sum()) - 1)])

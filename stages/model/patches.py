@@ -58,7 +58,7 @@ def grid_sinusoids(rows: int, columns: int, num_features: int, device: torch.dev
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images of one grid as vectors, and what `decode` needs besides the transformer's outputs.
+    """Images of one grid as vectors, and what `decode` needs in addition to the transformer's outputs.
 
     vectors_IPD: the input of the transformer. grid: height and width of the latents. memory: a U-Net's skips, finest first,
     and the time embedding; empty for the linear codec.

@@ -10,34 +10,41 @@ from stages.core.config import Section
 
 
 class PackConfig(Section):
-    """row_length: elements in a row (paper: 4096). patch_side: latent pixels along a patch (paper: 2).
-
-    caption_first: share of pairs written text before image (paper: 0.8); documents of fixed order keep theirs.
-    condition_dropout: share of caption-first pairs whose text before the image is dropped, for guidance (paper: open).
-    passes: times that every document is laid out, each with draws of its own.
-    heldout_fraction: share of groups kept out of training, beside what the source itself holds out.
-    weights: how often a pass lays out the documents of a source, by its name (1 where it is not named): 2.5 is twice, and a
-    third time for half of them, others in each pass. 0 leaves a source out of training.
-    late_weights: other weights for the end of training (train.late_share of its steps; paper: high-aesthetic images in the last
-    1 %), by source; those that are not named keep theirs. late_passes: passes that are laid out with them. Empty: no change.
-    text_to_image: elements of text and marks for each patch (paper: 1). Of the side that has too much (documents of text, or
-    documents with images) each pass takes a part, another one each time. Empty: as the documents come.
-    size_tokens: before each BOI stands an id for the size of the image, so that the model chooses the size of what it draws. The
-    ids come behind the vocabulary of the tokenizer, one for each size of latents.
-    too_long_text: a text longer than a row is cut into pieces, or left out. too_long_documents: one with images is left out,
-    or ends where the row does: no image is cut, a text may be; of a caption pair the caption is cut.
-    """
+    """How documents are put into rows of a fixed length."""
 
     row_length: int = Field(4096, ge=16)
+    """Elements (tokens, special tokens and patches) in a row (paper, section 4.1: 4096). It is also the longest document that
+    the model can generate."""
     patch_side: int = Field(2, ge=1)
+    """Latent pixels along a side of a patch (paper: 2, table 6: 1, 2, 4 and 8). A larger one gives fewer elements for an image.
+    It must divide height and width of the latents."""
     caption_first: float = Field(0.8, ge=0, le=1)
+    """Share of caption pairs in which the text comes before the image (paper, section 4.1: 0.8); drawn for each pair in each
+    pass. Documents with an order of their own keep it."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the caption-first pairs whose text is left out, so that the model also learns to draw without text, which
+    guidance needs. The paper does not say; 0.1 is usual. The held-out side keeps all text."""
     passes: int = Field(1, ge=1)
+    """How often every document is packed, each time with its own order, dropped texts and place."""
     heldout_fraction: float = Field(0.02, ge=0, lt=1)
+    """Share of the groups of documents that is kept out of training to measure the losses, in addition to what the source holds
+    out itself. Above 0 it is at least one group, if there are two. 0: only what the source holds out."""
     weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(default_factory=dict)
+    """How often a pass takes the documents of a source, by the name of the source: 2.5 is twice, and a third time for a random
+    half. 0 leaves a source out of training. Sources that are not named have 1."""
     late_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(default_factory=dict)
+    """Other weights for the last train.late_share of the steps, by the name of the source (the paper's large run: images
+    of high aesthetic quality count more in the last 1 %). Sources that are not named keep theirs. Empty: no change."""
     late_passes: int = Field(1, ge=1)
+    """Passes that are packed with late_weights."""
     text_to_image: float | None = Field(None, gt=0)
+    """Text elements (special tokens included) for each patch in the training rows (paper, section 4.1: 1). Each pass takes a
+    random part of the documents of text, or of those with images, whichever are too many. Not set: as the documents come."""
     size_tokens: bool = False
+    """Put a token for the image's size before each BOI, so that the model chooses the size of what it draws. Adds one id to the
+    vocabulary for each size of latents."""
     too_long_text: Literal["split", "skip"] = "split"
+    """What becomes of a text that is longer than a row: split into several rows, or left out."""
     too_long_documents: Literal["skip", "truncate"] = "skip"
+    """What becomes of a document with images that is longer than a row: left out, or ended where the row ends. An image is never
+    cut; of a caption pair the caption is shortened."""

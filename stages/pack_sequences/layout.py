@@ -1,7 +1,7 @@
 """Documents -> elements: which segments a document shows in a pass, in which order, and how long that is. Vectorised.
 
 A unit is what is packed whole: a document, or a piece of a text that is longer than a row. Segments are (kind, start or
-row, length or grid, ok) as in Tokens.
+row, length or grid, ok) as in Tokens (artifacts/tables.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import RowTable
-from stages.artifacts.tokens import IMAGE, TEXT, Marks
+from stages.artifacts.tables import DocumentTable, ImageTable, IntArray, SegmentTable
+from stages.artifacts.tokens import IMAGE, TEXT, SpecialTokens
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -50,26 +50,27 @@ class Units:
         """Units of exactly one text and one image."""
         two = np.diff(self.offsets) == 2
         first = np.where(two, self.offsets[:-1], 0)
-        kinds = self.segments[:, 0] if len(self.segments) else np.zeros(2, np.int64)
+        kinds = SegmentTable(self.segments).kind if len(self.segments) else np.zeros(2, np.int64)
         pairs: BoolArray = two & (kinds[first] != kinds[np.minimum(first + 1, len(kinds) - 1)])
         return pairs
 
 
 def segment_lengths(segments: IntArray, frames: Frames) -> IntArray:
-    """Elements of each segment; an image takes its patches and the marks around them."""
-    is_text = segments[:, 0] == TEXT
-    grid = np.where(is_text, 0, segments[:, 2])
-    return np.where(is_text, segments[:, 2], frames.lengths[grid])
+    """Elements of each segment; an image has its patches and the special tokens around them."""
+    table = SegmentTable(segments)
+    is_text = table.kind == TEXT
+    grid = np.where(is_text, 0, table.grid)
+    return np.where(is_text, table.length, frames.lengths[grid])
 
 
-def drawn(units: Units, free_order: BoolArray, text_first: BoolArray, dropped: BoolArray) -> Units:
+def ordered(units: Units, free_order: BoolArray, text_first: BoolArray, dropped: BoolArray) -> Units:
     """The units in the order of this pass: pairs of free order text first or image first, dropped ones without their text."""
     pairs = units.pairs() & free_order
     counts = np.diff(units.offsets)
     owner = np.repeat(np.arange(len(units)), counts)
-    place = np.arange(len(units.segments)) - units.offsets[owner]
-    is_text = units.segments[:, 0] == TEXT
-    wanted = np.where(pairs[owner], np.where(is_text == text_first[owner], 0, 1), place)
+    index = np.arange(len(units.segments)) - units.offsets[owner]
+    is_text = SegmentTable(units.segments).kind == TEXT
+    wanted = np.where(pairs[owner], np.where(is_text == text_first[owner], 0, 1), index)
     order = np.lexsort((wanted, owner))
     keep = ~(dropped & pairs)[owner[order]] | ~is_text[order]
     kept = order[keep]
@@ -83,7 +84,7 @@ def begins_with_image(units: Units) -> BoolArray:
     first = np.where(has_any, units.offsets[:-1], 0)
     if not len(units.segments):
         return has_any
-    image_first: BoolArray = has_any & (units.segments[first, 0] == IMAGE)
+    image_first: BoolArray = has_any & (SegmentTable(units.segments).kind[first] == IMAGE)
     return image_first
 
 
@@ -96,32 +97,33 @@ def write_rows(
     row_length: int,
     frames: Frames,
     ids: IntArray,
-    marks: Marks,
+    special_tokens: SpecialTokens,
 ) -> RowTable:
     """The table of one side: units at their rows and starts."""
     order = np.lexsort((starts, rows))
     units, dropped, rows, starts = units.take(order), dropped[order], rows[order], starts[order]
     lengths = units.lengths(frames)
-    table = np.full(num_rows * row_length, marks.pad, dtype=np.int32)
+    table = np.full(num_rows * row_length, special_tokens.pad, dtype=np.int32)
     first = rows * row_length + starts
-    table[first[units.bos]] = marks.bos
-    table[(first + lengths - 1)[units.eos]] = marks.eos
+    table[first[units.bos]] = special_tokens.bos
+    table[(first + lengths - 1)[units.eos]] = special_tokens.eos
     owner = np.repeat(np.arange(len(units)), np.diff(units.offsets))
     own = segment_lengths(units.segments, frames)
     before = np.concatenate([[0], np.cumsum(own)])
-    place = first[owner] + units.bos[owner] + before[:-1] - before[units.offsets[owner]]
-    is_text = units.segments[:, 0] == TEXT
-    text, text_place = units.segments[is_text], place[is_text]
-    total = np.concatenate([[0], np.cumsum(text[:, 2])])
-    run = np.repeat(np.arange(len(text)), text[:, 2])
+    offset = first[owner] + units.bos[owner] + before[:-1] - before[units.offsets[owner]]
+    is_text = SegmentTable(units.segments).kind == TEXT
+    text, text_offset = SegmentTable(units.segments[is_text]), offset[is_text]
+    total = np.concatenate([[0], np.cumsum(text.length)])
+    run = np.repeat(np.arange(len(text)), text.length)
     inside = np.arange(total[-1]) - total[run]
-    table[text_place[run] + inside] = ids[text[run, 1] + inside]
-    image, image_place, image_owner = units.segments[~is_text], place[~is_text], owner[~is_text]
-    first_patch, patches = image_place + frames.before, frames.patches[image[:, 2]]
+    table[text_offset[run] + inside] = ids[text.start[run] + inside]
+    image, image_offset = SegmentTable(units.segments[~is_text]), offset[~is_text]
+    image_owner = owner[~is_text]
+    first_patch, patches = image_offset + frames.before, frames.patches[image.grid]
     if frames.sizes is not None:
-        table[image_place] = frames.sizes[image[:, 2]]
-    table[first_patch - 1] = marks.boi
-    table[first_patch + patches] = marks.eoi
+        table[image_offset] = frames.sizes[image.grid]
+    table[first_patch - 1] = special_tokens.boi
+    table[first_patch + patches] = special_tokens.eoi
     documents = np.stack(
         [rows, starts, lengths, units.document, dropped.astype(np.int64), begins_with_image(units).astype(np.int64)], 1
     )
@@ -130,8 +132,8 @@ def write_rows(
             rows[image_owner],
             first_patch - rows[image_owner] * row_length,
             patches,
-            image[:, 1],
-            image[:, 2],
+            image.latent_row,
+            image.grid,
             image_owner,
         ],
         1,
@@ -140,6 +142,6 @@ def write_rows(
         table.reshape(num_rows, row_length),
         documents,
         images,
-        np.searchsorted(documents[:, 0], np.arange(num_rows + 1)),
-        np.searchsorted(images[:, 0], np.arange(num_rows + 1)),
+        np.searchsorted(DocumentTable(documents).row, np.arange(num_rows + 1)),
+        np.searchsorted(ImageTable(images).row, np.arange(num_rows + 1)),
     )

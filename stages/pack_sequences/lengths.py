@@ -1,4 +1,4 @@
-"""Which documents can be packed, and what becomes of those that are longer than a row."""
+"""Which documents can be packed, and what is done with those that are longer than a row."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.rows import Frames
+from stages.artifacts.tables import IntArray, SegmentTable
 from stages.artifacts.tokens import IMAGE, TEXT, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.layout import Units, segment_lengths
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -27,9 +27,9 @@ def fitting_units(
     whole = np.ones(count, dtype=bool)
     units = Units(np.arange(count), whole, whole, source.array("offsets"), source.array("segments"))
     owner = np.repeat(np.arange(count), np.diff(units.offsets))
-    kinds = units.segments[:, 0]
+    kinds = SegmentTable(units.segments).kind
     failed = np.zeros(count, dtype=bool)
-    failed[owner[(kinds == IMAGE) & (units.segments[:, 3] == 0)]] = True
+    failed[owner[(kinds == IMAGE) & (SegmentTable(units.segments).ok == 0)]] = True
     empty = np.diff(units.offsets) == 0
     lengths = units.lengths(frames)
     too_long = (lengths > pack.row_length) & ~failed
@@ -85,21 +85,21 @@ def _truncated(units: Units, free_order: BoolArray, row_length: int, frames: Fra
     documents, eos, offsets, segments = [], [], [0], []
     for index in range(len(units)):
         own = units.segments[units.offsets[index] : units.offsets[index + 1]].copy()
-        sizes = segment_lengths(own, frames)
+        table, sizes = SegmentTable(own), segment_lengths(own, frames)
         if pairs[index]:
-            room = row_length - 2 - int(sizes[own[:, 0] == IMAGE].sum())
-            own[own[:, 0] == TEXT, 2] = room
+            room = row_length - 2 - int(sizes[table.kind == IMAGE].sum())
+            table.length[table.kind == TEXT] = room
             if room < 1:
                 continue
         else:
             before = np.concatenate([[0], np.cumsum(sizes)])
-            last = int(np.searchsorted(before, row_length - 1, side="right")) - 1  # segments that fit behind bos
+            last = int(np.searchsorted(before, row_length - 1, side="right")) - 1  # segments that fit after bos
             room = row_length - 1 - int(before[last])
-            if room > 0 and own[last, 0] == TEXT:
-                own[last, 2] = room
+            if room > 0 and table.kind[last] == TEXT:
+                table.length[last] = room
                 last += 1
             own = own[:last]
-            if not (own[:, 0] == IMAGE).any():
+            if not (SegmentTable(own).kind == IMAGE).any():
                 continue
         documents.append(int(units.document[index]))
         eos.append(bool(pairs[index]))
@@ -115,15 +115,15 @@ def _truncated(units: Units, free_order: BoolArray, row_length: int, frames: Fra
 
 
 def _pieces(units: Units, cut: IntArray, row_length: int) -> Units:
-    """The pieces of long texts: bos only before the first, eos only behind the last."""
+    """The pieces of long texts: bos only before the first, eos only after the last."""
     documents, bos, eos, segments = [], [], [], []
     for index in cut.tolist():
-        own = units.segments[units.offsets[index] : units.offsets[index + 1]]
-        start, left = int(own[0, 1]), int(own[:, 2].sum())  # the texts of a document lie one behind another
+        own = SegmentTable(units.segments[units.offsets[index] : units.offsets[index + 1]])
+        start, left = int(own.start[0]), int(own.length.sum())  # the texts of a document follow one another
         first = True
         while left > 0:
             last = left + first < row_length  # with room for eos
-            # Text that would fill the row to its end leaves one token for a piece of its own, so that eos has a place.
+            # Text that would fill the row to its end leaves one token for a piece of its own, so that there is room for eos.
             size = left if last else min(left - 1, row_length - first)
             documents.append(index)
             bos.append(first)
@@ -140,7 +140,7 @@ def _pieces(units: Units, cut: IntArray, row_length: int) -> Units:
 
 
 def joined_units(parts: list[Units]) -> Units:
-    """The units of all parts, one part behind another."""
+    """The units of all parts, one part after another."""
     starts = np.cumsum([0, *(len(part.segments) for part in parts)])
     offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
     return Units(

@@ -34,13 +34,13 @@ def balanced(weights: Floats, has_images: BoolArray, text: IntArray, patches: In
     Raises TfcliError (INPUT) where no mixture has that ratio.
     """
     alone = float((weights * text)[~has_images].sum())  # text in documents of text
-    beside = float((weights * text)[has_images].sum())  # text beside images, marks included
+    with_images = float((weights * text)[has_images].sum())  # text in documents with images, special tokens included
     image = float((weights * patches).sum())
-    needed = wanted * image - beside  # what text documents have to bring
+    needed = wanted * image - with_images  # what text documents have to bring
     if image == 0 or alone == 0 or needed <= 0:
-        found = "no patch" if image == 0 else f"{(alone + beside) / image:.3g} text elements for a patch"
+        found = "no patch" if image == 0 else f"{(alone + with_images) / image:.3g} text elements for a patch"
         why = f"the documents have {found}" + (
-            "" if image == 0 or (alone > 0 and needed > 0) else f", those with images alone {beside / image:.3g}"
+            "" if image == 0 or (alone > 0 and needed > 0) else f", those with images alone {with_images / image:.3g}"
         )
         raise TfcliError(
             f"pack.text_to_image {wanted:g} cannot be reached",

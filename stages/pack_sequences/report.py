@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.sequences import RowTable
+from stages.artifacts.tables import DocumentTable, ImageTable
 from stages.artifacts.tokens import Tokens
 from stages.coders.pixels import encode_png
 from stages.pack_sequences.config import PackConfig
@@ -24,26 +25,27 @@ def summary(
     source: Tokens,
 ) -> dict[str, Any]:
     """Counts and shares of both sides, documents left out by reason, quantiles of document lengths."""
-    places = train.ids.size
-    used = int(train.documents[:, 2].sum())
-    patches = int(train.images[:, 2].sum())
-    first_text = train.documents[:, 5] == 0
+    documents = DocumentTable(train.documents)
+    elements = train.ids.size
+    used = int(documents.length.sum())
+    patches = int(ImageTable(train.images).patches.sum())
+    first_text = documents.image_first == 0
     quantiles = np.quantile(lengths, [0, 0.5, 0.9, 1]).astype(int).tolist()
     return {
         "rows": len(train.ids),
         "heldout_rows": len(heldout.ids),
-        "documents": len(np.unique(train.documents[:, 3])),
-        "heldout_documents": len(np.unique(heldout.documents[:, 3])),
+        "documents": len(np.unique(documents.document)),
+        "heldout_documents": len(np.unique(DocumentTable(heldout.documents).document)),
         "laid_out_by_source": _by_source(train, source),
         **({} if late is None else {"late_rows": len(late.ids), "late_by_source": _by_source(late, source)}),
         "images": len(train.images),
-        "fill": used / places,
-        "unused_places": places - used,
+        "fill": used / elements,
+        "unused_places": elements - used,
         "text_elements": used - patches,
         "patch_elements": patches,
         "text_to_image": (used - patches) / max(1, patches),
         "begins_with_text": float(first_text.mean()),
-        "caption_dropped": float(train.documents[:, 4].mean()),
+        "caption_dropped": float(documents.caption_dropped.mean()),
         "left_out": left_out,
         "length_min_median_p90_max": quantiles,
         "passes": pack.passes,
@@ -51,7 +53,9 @@ def summary(
 
 
 def _by_source(table: RowTable, source: Tokens) -> dict[str, int]:
-    counts = np.bincount(source.array("sources")[table.documents[:, 3]], minlength=len(source.content.sources))
+    counts = np.bincount(
+        source.array("sources")[DocumentTable(table.documents).document], minlength=len(source.content.sources)
+    )
     return dict(zip(source.content.sources, counts.tolist(), strict=True))
 
 

@@ -22,7 +22,8 @@ from stages.artifacts.sequences import (
     SequencesContent,
     distinct_sizes,
 )
-from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, Marks, Tokens
+from stages.artifacts.tables import IntArray, SegmentTable
+from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, SpecialTokens, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import write_atomic, write_json, write_jsonl
@@ -30,12 +31,11 @@ from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.fit import best_fit
-from stages.pack_sequences.layout import Units, drawn, segment_lengths, write_rows
+from stages.pack_sequences.layout import Units, ordered, segment_lengths, write_rows
 from stages.pack_sequences.lengths import fitting_units, joined_units, shown
 from stages.pack_sequences.mix import balanced, copies, document_weights
 from stages.pack_sequences.report import histogram, report_text, summary
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _KEPT = "nothing to save: packing starts again"
@@ -47,9 +47,9 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     source = Tokens.open(tokens)
     stored = Latents.open(latents)
     check_built_on(tokens, source.manifest, "latents", latents, stored.manifest)  # its rows would be other pictures
-    facts = stored.content
-    frames = _frames(facts, pack, source.content)
-    _check_segments(source, facts)
+    content = stored.content
+    frames = _frames(content, pack, source.content)
+    _check_segments(source, content)
     flags = source.array("flags")
     free_order = (flags & FIXED_ORDER) == 0
     units, left_out = fitting_units(source, pack, frames, free_order)
@@ -57,8 +57,8 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     weights = _weights(pack, source, units, heldout, frames)
     packer = _Packer(
         pack=pack,
-        marks=source.content,
-        mirrors=np.array([-1 if grid.mirror is None else grid.mirror for grid in facts.grids]),
+        special_tokens=source.content,
+        mirrors=np.array([-1 if grid.mirror is None else grid.mirror for grid in content.grids]),
         frames=frames,
         ids=source.array("ids"),
         units=units,
@@ -98,12 +98,12 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     out = shown(left_out)
     runtime.report(
         Note(
-            f"{len(train.ids):,} rows, {100 * report['fill']:.2f} % full, {report['text_to_image']:.3g} of text for a patch; "
+            f"{len(train.ids):,} rows, {100 * report['fill']:.2f} % full, {report['text_to_image']:.3g} text elements per patch; "
             f"{len(kept.ids):,} rows held out" + (f"; documents: {out}" if out else "")
         )
     )
     files = [name for name in FORM.files if late is not None or not name.startswith("late/")]
-    build.seal(_content(pack, source.content, facts, train, kept, late).model_dump(), report, files=files)
+    build.seal(_content(pack, source.content, content, train, kept, late).model_dump(), report, files=files)
 
 
 def _nothing_to_train_on(
@@ -125,30 +125,32 @@ def _nothing_to_train_on(
     return TfcliError("no documents to train on", why=why, fix=fix, code=ExitCode.INPUT)
 
 
-def _check_segments(source: Tokens, facts: LatentsContent) -> None:
+def _check_segments(source: Tokens, latents: LatentsContent) -> None:
     """Raise TfcliError (ARTIFACT) where tokens refer to pictures that the latents do not have."""
-    segments = source.array("segments")
-    images = segments[:, 0] == IMAGE
-    rows = np.array([grid.rows for grid in facts.grids])
-    grid = np.where(images, segments[:, 2], 0)
-    bad = images & ((grid >= len(rows)) | (segments[:, 1] >= rows[np.minimum(grid, len(rows) - 1)]))
+    segments = SegmentTable(source.array("segments"))
+    images = segments.kind == IMAGE
+    rows = np.array([grid.rows for grid in latents.grids])
+    grid = np.where(images, segments.grid, 0)
+    bad = images & ((grid >= len(rows)) | (segments.latent_row >= rows[np.minimum(grid, len(rows) - 1)]))
     if bad.any():
         why = f"segment {int(np.argmax(bad))} refers to a picture that the latents do not have"
         fix = "run 'tfcli tokenize --force' to make them again"
         raise TfcliError(f"{source.folder}: cannot be used", why=why, fix=fix, code=ExitCode.ARTIFACT)
 
 
-def _frames(facts: LatentsContent, pack: PackConfig, marks: Marks) -> Frames:
+def _frames(latents: LatentsContent, pack: PackConfig, special_tokens: SpecialTokens) -> Frames:
     """Raises TfcliError (USAGE) where a grid does not divide into patches."""
     side = pack.patch_side
-    for grid in facts.grids:
+    for grid in latents.grids:
         if grid.height % side or grid.width % side:
             why = f"the latents are {grid.name}"
             raise TfcliError(
                 f"pack.patch_side {side} does not fit", why=why, fix="use a divisor of both", code=ExitCode.USAGE
             )
-    sizes = distinct_sizes(facts.grids) if pack.size_tokens else []
-    return Frames.of(facts.grids, side, {size: marks.vocab_size + number for number, size in enumerate(sizes)})
+    sizes = distinct_sizes(latents.grids) if pack.size_tokens else []
+    return Frames.of(
+        latents.grids, side, {size: special_tokens.vocab_size + number for number, size in enumerate(sizes)}
+    )
 
 
 def _heldout(groups: IntArray, flags: IntArray, packed: IntArray, fraction: float, seed: int) -> BoolArray:
@@ -169,16 +171,17 @@ def _heldout(groups: IntArray, flags: IntArray, packed: IntArray, fraction: floa
 def _weights(
     pack: PackConfig, source: Tokens, units: Units, heldout: BoolArray, frames: Frames, *, late: bool = False
 ) -> Floats:
-    """How often a pass lays each unit out, 0 for those that are held out."""
+    """How often a pass contains each unit, 0 for those that are held out."""
     sources = source.array("sources")[units.document]
     weights = np.where(heldout, 0.0, document_weights(pack, sources, source.content.sources, late=late))
     if pack.text_to_image is None:
         return weights
     own = segment_lengths(units.segments, frames)
     owner = np.repeat(np.arange(len(units)), np.diff(units.offsets))
-    is_image = units.segments[:, 0] == IMAGE
+    segments = SegmentTable(units.segments)
+    is_image = segments.kind == IMAGE
     in_images = np.bincount(
-        owner[is_image], weights=frames.patches[units.segments[is_image, 2]], minlength=len(units)
+        owner[is_image], weights=frames.patches[segments.grid[is_image]], minlength=len(units)
     ).astype(np.int64)
     # what a dropped condition takes away, on average
     droppable = units.pairs() & ((source.array("flags") & FIXED_ORDER) == 0)[units.document]
@@ -194,7 +197,7 @@ class _Packer:
     neither on the other documents nor on the length of rows."""
 
     pack: PackConfig
-    marks: Marks
+    special_tokens: SpecialTokens
     mirrors: IntArray  # of each grid: the grid of the same pictures mirrored, or -1
     frames: Frames
     ids: IntArray
@@ -204,7 +207,7 @@ class _Packer:
     seed: int
 
     def training(self, number: int, weights: Floats) -> RowTable:
-        """Pass `number`: draw how often each unit comes, its order and drops, and its place; fit into rows."""
+        """Pass `number`: draw how often each unit comes, its order and drops, and the order of all; fit into rows."""
         times = copies(weights, self._draws("weight", np.arange(len(self.units)), number))
         parts, dropped, order = [], [], []
         for copy in range(int(times.max(initial=0))):
@@ -213,7 +216,7 @@ class _Packer:
             drop = (self._draws("drop", chosen, number, copy) < self.pack.condition_dropout) & text_first
             one = self.units.take(chosen)
             free = self.free_order[chosen]
-            parts.append(self._mirrored(drawn(one, free, text_first, drop), chosen, number, copy))
+            parts.append(self._mirrored(ordered(one, free, text_first, drop), chosen, number, copy))
             dropped.append(drop & one.pairs() & free)
             order.append(self._draws("place", chosen, number, copy))
         if not parts:
@@ -225,7 +228,7 @@ class _Packer:
         """The held-out side: each unit once, nothing dropped."""
         text_first = self._draws("heldout order", chosen) < self.pack.caption_first
         nothing = np.zeros(len(chosen), dtype=bool)
-        part = drawn(self.units.take(chosen), self.free_order[chosen], text_first, nothing)
+        part = ordered(self.units.take(chosen), self.free_order[chosen], text_first, nothing)
         shuffled = np.argsort(self._draws("heldout place", chosen), kind="stable")
         return self._fitted(part.take(shuffled), nothing)
 
@@ -237,17 +240,17 @@ class _Packer:
         if (self.mirrors < 0).all():
             return part
         keys = np.repeat(self.keys[chosen], np.diff(part.offsets))
-        segments = part.segments.copy()
-        images = np.nonzero(segments[:, 0] == IMAGE)[0]
-        draws = hashed_uniform(keys[images] + segments[images, 1], self.seed, "pack mirror", number, copy)
+        segments = SegmentTable(part.segments.copy())
+        images = np.nonzero(segments.kind == IMAGE)[0]
+        draws = hashed_uniform(keys[images] + segments.latent_row[images], self.seed, "pack mirror", number, copy)
         flipped = images[draws < 0.5]
-        segments[flipped, 2] = self.mirrors[segments[flipped, 2]]
-        return replace(part, segments=segments)
+        segments.grid[flipped] = self.mirrors[segments.grid[flipped]]
+        return replace(part, segments=segments.values)
 
     def _fitted(self, part: Units, dropped: BoolArray) -> RowTable:
         length = self.pack.row_length
         rows, starts, num_rows = best_fit(part.lengths(self.frames), length)
-        return write_rows(part, dropped, rows, starts, num_rows, length, self.frames, self.ids, self.marks)
+        return write_rows(part, dropped, rows, starts, num_rows, length, self.frames, self.ids, self.special_tokens)
 
 
 def _joined(tables: list[RowTable]) -> RowTable:
@@ -270,18 +273,23 @@ def _joined(tables: list[RowTable]) -> RowTable:
 
 
 def _content(
-    pack: PackConfig, marks: Marks, facts: LatentsContent, train: RowTable, heldout: RowTable, late: RowTable | None
+    pack: PackConfig,
+    special_tokens: SpecialTokens,
+    latents: LatentsContent,
+    train: RowTable,
+    heldout: RowTable,
+    late: RowTable | None,
 ) -> SequencesContent:
     return SequencesContent(
         row_length=pack.row_length,
         patch_side=pack.patch_side,
-        **{name: getattr(marks, name) for name in Marks.model_fields if name != "vocab_size"},
-        vocab_size=marks.vocab_size + (len(distinct_sizes(facts.grids)) if pack.size_tokens else 0),
-        latent_channels=facts.latent_channels,
-        picture_size=facts.picture_size,
-        grids=facts.grids,
-        channel_mean=facts.channel_mean,
-        channel_std=facts.channel_std,
+        **{name: getattr(special_tokens, name) for name in SpecialTokens.model_fields if name != "vocab_size"},
+        vocab_size=special_tokens.vocab_size + (len(distinct_sizes(latents.grids)) if pack.size_tokens else 0),
+        latent_channels=latents.latent_channels,
+        picture_size=latents.picture_size,
+        grids=latents.grids,
+        channel_mean=latents.channel_mean,
+        channel_std=latents.channel_std,
         num_rows=len(train.ids),
         heldout_rows=len(heldout.ids),
         late_rows=0 if late is None else len(late.ids),

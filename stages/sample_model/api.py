@@ -126,7 +126,7 @@ class Model:
             return picture_piece(Path(part), self.loaded)
         images = fit_of(self.loaded.latents)
         try:
-            return ImagePiece(self.loaded.read_picture(fit(upright_rgb(part, images.policy), images)))
+            return ImagePiece(self.loaded.encode_picture(fit(upright_rgb(part, images.policy), images)))
         except TypeError as error:
             fix = "give str, pathlib.Path or PIL.Image parts"
             raise TfcliError(str(error), fix=fix, code=ExitCode.USAGE) from error

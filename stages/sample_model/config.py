@@ -16,22 +16,26 @@ class TextPart(Section):
     """Text inside a prompt."""
 
     text: str
+    """The text, as the model reads it."""
 
 
 class PicturePart(Section):
-    """A picture inside a prompt: the path of a file."""
+    """A picture inside a prompt."""
 
     image: str
+    """The path of a picture file."""
 
 
 class EditOptions(Section):
-    """A picture that drawing begins from, instead of from noise alone. mask: a picture of the same size, white where it may
-    change, or with a hole erased there (inpainting). strength: share of the noise levels that it goes through (variations), 1
-    for all; then nothing of the picture is left but what the mask keeps."""
+    """A picture that drawing begins from, instead of from noise alone: variations and inpainting."""
 
     image: str
+    """The path of the picture file."""
     mask: str | None = None
+    """The path of a picture of the same size, white (or transparent) where it may change. Not set: everywhere."""
     strength: float = Field(1.0, gt=0, le=1)
+    """Share of the noise levels that the picture goes through: near 0 it hardly changes, at 1 only what the mask keeps is left.
+    Without a mask it must be below 1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -43,16 +47,17 @@ class EditOptions(Section):
 
 
 class PromptOptions(Section):
-    """What a prompt asks for in addition to its parts. draw: true draws a picture next and ends with it, false writes text only,
-    "model" leaves what comes next to the model; without it a prompt of text alone draws, one of pictures alone writes, and
-    after a mixture the model decides. size: "WIDTHxHEIGHT" in pixels of what it draws. negative: text that guidance leads
-    away from. begin: what its first drawing begins from.
-    """
+    """What a prompt asks for in addition to its parts."""
 
     draw: StrictBool | Literal["model"] | None = None
+    """What comes after the prompt: true draws a picture and ends, false writes text only, "model" lets the model decide. Not
+    set: text alone is drawn, pictures alone are described, after a mixture the model decides; with begin a picture is drawn."""
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")
+    """Size in pixels of what it draws, as "WIDTHxHEIGHT". Not set: as sample.generation.height and width."""
     negative: str = ""
+    """Text that guidance leads away from (a negative prompt)."""
     begin: EditOptions | None = None
+    """A picture that the first drawing begins from: { image = "a.png", mask = "hole.png", strength = 0.6 }."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,9 +70,10 @@ class PromptOptions(Section):
 
 
 class MixedPrompt(PromptOptions):
-    """What a document begins with, in order, and what is asked for. parts may be empty where `begin` is given."""
+    """What a document begins with, in order, and what is asked for."""
 
     parts: tuple[TextPart | PicturePart, ...]
+    """Texts and pictures in order: [{ text = "..." }, { image = "a.png" }]. May be empty where begin is set."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -84,21 +90,26 @@ class MixedPrompt(PromptOptions):
 
 
 class SampleConfig(Section):
-    """prompts: texts to draw, or mixtures of text and pictures to continue, each `count` times. heldout_prompts, captions,
-    continued: how many texts, pictures and documents of the held-out side are drawn, captioned and continued (an edit, which
-    begins and ends with an image, is continued before its last image). free: documents that the model writes from nothing,
-    with `free_temperature`. gif: also the denoising of each picture, as an animation next to it.
-    """
+    """What is sampled from the finished checkpoint: your prompts, held-out documents, and documents from nothing."""
 
     generation: GenerationConfig = GenerationConfig()
+    """Settings of generation; the previews of training use them too."""
     prompts: tuple[str | MixedPrompt, ...] = ()
+    """Texts to draw, or tables of text and pictures to continue: ["a red circle", { parts = [{ image = "a.png" }] }]."""
     count: int = Field(1, ge=1, le=MAX_COUNT)
+    """Samples of each of prompts."""
     heldout_prompts: int = Field(16, ge=0)
+    """Held-out captions to draw, at most as many as there are."""
     captions: int = Field(8, ge=0)
+    """Held-out pictures to describe, at most as many as there are."""
     continued: int = Field(4, ge=0)
+    """Held-out documents of more than two parts to continue: from their first picture on, or of an edit the last picture."""
     free: int = Field(8, ge=0)
+    """Documents that the model writes and draws from nothing."""
     free_temperature: float = Field(1.0, ge=0)
+    """Temperature of the documents of `free`; at 0 all of them would begin alike."""
     gif: bool = False
+    """Write the denoising of each picture as an animation next to it."""
 
     def mixed_prompts(self) -> list[MixedPrompt]:
         """The prompts, bare texts as prompts of one part."""

@@ -18,12 +18,12 @@ from stages.core.runtime import Runtime
 from stages.core.text import printable
 from stages.diffusion.inpainting import cells_to_change, pasted
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
+from stages.generation.prompts import ImageEdit, ImagePiece, Prompt, TextPiece
 from stages.sources.decoding import read_picture
 from stages.sources.document import FileSpan
 
 
-def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel) -> Edit:
+def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel) -> ImageEdit:
     """What a drawing begins from. A latent pixel may change where any pixel below it is white in the mask.
 
     Raises TfcliError: INPUT for files that are no pictures, USAGE for a mask of another size or without any white, and where
@@ -42,13 +42,13 @@ def edit_of(image: Path, mask: Path | None, strength: float, loaded: LoadedModel
             fix="give another strength" + (", or a mask with something black in it" if start_level else ""),
             code=ExitCode.USAGE,
         )
-    return Edit(loaded.read_picture(pixels), change, strength, pixels, reading)
+    return ImageEdit(loaded.encode_picture(pixels), change, strength, pixels, reading)
 
 
-def drawn_pixels(latents_IChw: Tensor, edit: Edit | None, loaded: LoadedModel) -> Pixels:
+def drawn_pixels(latents_IChw: Tensor, edit: ImageEdit | None, loaded: LoadedModel) -> Pixels:
     """Drawn latents as pictures (I, height, width, 3). Outside of the cells that could change they have the pixels of the
     picture that they began from: the autoencoder does not give them back exactly."""
-    pictures = loaded.draw_pictures(latents_IChw.to(loaded.device))
+    pictures = loaded.decode_pictures(latents_IChw.to(loaded.device))
     if edit is None or edit.pixels is None or edit.change_hw is None:
         return pictures
     return pasted(pictures, edit.pixels, shown_mask(edit.change_hw, loaded))
@@ -90,7 +90,7 @@ def _change(image: Path, mask: Path, loaded: LoadedModel) -> tuple[Tensor, str]:
 def picture_piece(path: Path, loaded: LoadedModel) -> ImagePiece:
     """A picture file as the model sees it. Raises TfcliError (INPUT) with the reason where it cannot be read."""
     pixels = _fitted(path, loaded)
-    return ImagePiece(loaded.read_picture(pixels), pixels)
+    return ImagePiece(loaded.encode_picture(pixels), pixels)
 
 
 def warn_of_quality(prompts: Iterable[Prompt], loaded: LoadedModel, runtime: Runtime) -> None:
@@ -98,7 +98,7 @@ def warn_of_quality(prompts: Iterable[Prompt], loaded: LoadedModel, runtime: Run
     given = [piece for prompt in prompts for piece in (*prompt.pieces, prompt.edit) if not isinstance(piece, TextPiece)]
     for number, piece in enumerate(one for one in given if one is not None and one.pixels is not None):
         assert piece.pixels is not None
-        quality = psnr([piece.pixels], loaded.draw_pictures(piece.latent[None].to(loaded.device)))
+        quality = psnr([piece.pixels], loaded.decode_pictures(piece.latent[None].to(loaded.device)))
         if why := too_low(quality, f"given picture {number + 1}"):
             runtime.report(
                 Warn(f"{why}; give a picture like those of the training, or see index.html for what is left")

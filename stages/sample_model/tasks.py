@@ -9,10 +9,10 @@ from typing import Literal
 from stages.artifacts.latents import caption_of
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.text import printable, shortened
-from stages.generation.branches import branches_of, longest
+from stages.generation.branches import branches_of, longest_branch
 from stages.generation.config import GenerationConfig
 from stages.generation.heldout import heldout_documents, is_pair, pieces_of
-from stages.generation.layout import LineMaker
+from stages.generation.layout import SequenceBuilder
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Piece, Prompt, Size, TextPiece
 from stages.sample_model.config import MAX_COUNT, MixedPrompt, PromptOptions, SampleConfig, TextPart
@@ -76,7 +76,7 @@ def _heldout(sample: SampleConfig, loaded: LoadedModel, limit: int) -> list[Task
     longer = [document for document in documents if document.fixed_order and len(document.segments) > 2]
     tasks = []
     for index, document in enumerate(pairs[: sample.heldout_prompts]):
-        prompt = Prompt((TextPiece(caption_of(document)),), draw=True)
+        prompt = Prompt((TextPiece(caption_of(document)),), image_next=True)
         tasks.append(Task("heldout_prompts", index, prompt, document.key))
     for index, document in enumerate(pairs[: sample.captions]):
         images = tuple(piece for piece in pieces_of(document, loaded) if isinstance(piece, ImagePiece))
@@ -84,7 +84,7 @@ def _heldout(sample: SampleConfig, loaded: LoadedModel, limit: int) -> list[Task
     for index, document in enumerate(longer[: sample.continued]):
         pieces = pieces_of(document, loaded)
         if isinstance(pieces[0], ImagePiece) and isinstance(pieces[-1], ImagePiece):  # an edit: what was asked is given
-            prompt = Prompt(pieces[:-1], draw=True)
+            prompt = Prompt(pieces[:-1], image_next=True)
         else:
             first = next(index for index, piece in enumerate(pieces) if isinstance(piece, ImagePiece))
             prompt = Prompt(pieces[: first + 1], max_images=limit)
@@ -109,7 +109,7 @@ def engine_prompt(
         draw = True if begin else default_next(has_text=TextPiece in kinds, has_picture=ImagePiece in kinds)
     prompt = Prompt(
         pieces,
-        draw=draw is True,
+        image_next=draw is True,
         max_images=int(draw) if isinstance(draw, bool) else generation.max_images,
         size=None if prompt_options.size is None else latent_size(prompt_options.size, loaded),
         negative=prompt_options.negative,
@@ -135,7 +135,7 @@ def _check_effect(prompt: Prompt, generation: GenerationConfig, name: str) -> No
         fix = "leave it out, or draw: --draw"
         raise TfcliError(what, why="behind pictures alone text is written", fix=fix, code=ExitCode.USAGE)
     has_images = any(isinstance(piece, ImagePiece) for piece in prompt.pieces)
-    settings = generation.guided_by()
+    settings = generation.guidance_settings()
     compared = [settings.branches(has_images=has) for has in {has_images, has_images or prompt.max_images > 1}]
     if prompt.negative and all(branches == ("full",) for branches in compared):
         raise TfcliError(
@@ -150,19 +150,19 @@ def _check_length(prompt: Prompt, generation: GenerationConfig, loaded: LoadedMo
     """Raises TfcliError (USAGE) where the prompt, with the drawing that is asked for behind it, is longer than the rows of the
     training, or what guidance compares it with is."""
     content = loaded.checkpoint.content
-    maker = LineMaker(loaded.text, content.patch_side, loaded.size_ids)
-    taken, more = len(maker.line(prompt.pieces).ids), ""
-    if prompt.draw or prompt.size or prompt.edit or prompt.negative:
-        branches, more = branches_of(generation.guided_by()), " with the picture to come"
+    builder = SequenceBuilder(loaded.text, content.patch_side, loaded.size_ids)
+    taken, more = len(builder.build(prompt.pieces).ids), ""
+    if prompt.image_next or prompt.size or prompt.edit or prompt.negative:
+        branches, more = branches_of(generation.guidance_settings()), " with the picture to come"
         taken = min(
-            longest(taken, branches, prompt.pieces, prompt.negative, size, maker)
+            longest_branch(taken, branches, prompt.pieces, prompt.negative, size, builder)
             for size in _next_sizes(prompt, generation, loaded)
         )
-    if prompt.size is not None and maker.places(prompt.size) > content.row_length:
+    if prompt.size is not None and builder.num_elements(prompt.size) > content.row_length:
         cell = loaded.latents.content.downsampling
         raise TfcliError(
             f"{name}: a picture of {prompt.size[1] * cell}x{prompt.size[0] * cell} is too large",
-            why=f"it takes {maker.places(prompt.size):,} places, the model was trained on rows of {content.row_length:,}",
+            why=f"it takes {builder.num_elements(prompt.size):,} places, the model was trained on rows of {content.row_length:,}",
             fix="give a smaller size, or train with a larger pack.row_length",
             code=ExitCode.USAGE,
         )

@@ -25,9 +25,9 @@ from stages.generation.loading import LoadedModel
 from stages.generation.prompts import (
     Denoised,
     Ended,
-    Event,
-    ImageBegun,
+    GenerationEvent,
     ImageDone,
+    ImageStarted,
     Piece,
     TextAdded,
     TextPiece,
@@ -99,7 +99,7 @@ class Writer:
         self._files: dict[str, Given] = {}
         self._levels: dict[tuple[int, int], float] = {}  # of the images under way: the share that is done
 
-    def take(self, event: Event) -> None:
+    def take(self, event: GenerationEvent) -> None:
         """One event of the engine, of the task of that number."""
         document = self.growing[event.prompt]
         match event:
@@ -109,7 +109,7 @@ class Writer:
                 else:
                     document.parts.append(Part(text=text))
                 self._report(number, text=text)
-            case ImageBegun(prompt=number, number=image_number):
+            case ImageStarted(prompt=number, number=image_number):
                 document.frames = Frames()
                 self._levels[number, image_number] = 0.0
             case Denoised(prompt=number, number=image_number, t=t, estimate=estimate):
@@ -154,7 +154,7 @@ class Writer:
 
     def _asked(self, task: Task) -> Asked:
         prompt, mixed = task.prompt, task.mixed
-        draw: bool | Literal["model"] = True if prompt.draw else "model" if prompt.max_images else False
+        draw: bool | Literal["model"] = True if prompt.image_next else "model" if prompt.max_images else False
         if mixed is None:
             return Asked(draw=draw)
         begin = mixed.begin

@@ -77,7 +77,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def json_objects(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The same of lines that are read already; `path` names them in errors."""
+    """Captions from the lines of a table; `path` names it in errors."""
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE_BYTES:
             raise line_error(path, number, f"longer than {MAX_LINE_BYTES >> 20} MiB")

@@ -75,12 +75,12 @@ def text_of_turns(value: Any) -> str | None:
     lines: list[str] = []
     for turn in value:
         if set(_ROLES) <= set(turn):
-            said = [(turn["role"], turn["content"])]
+            turns_of_speakers = [(turn["role"], turn["content"])]
         elif set(_SPEAKERS) <= set(turn):
-            said = [(name, turn[name]) for name in _SPEAKERS]
+            turns_of_speakers = [(name, turn[name]) for name in _SPEAKERS]
         else:
             return None
-        for role, content in said:
+        for role, content in turns_of_speakers:
             if not isinstance(content, str | None) or not isinstance(role, str | None):
                 return None
             if content:

@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.sources.hash_cache import KnownHashes, changed_during_read
 
-# No picture is read beyond this, whatever its file claims. PixelPolicy.max_bytes lies below it, so that the decoder
+# No picture is read beyond this, whatever its file claims. PixelPolicy.max_bytes is below it, so that the decoder
 # sees that there was more and refuses the picture.
 MAX_READ_BYTES = 256 << 20
 
@@ -42,15 +42,15 @@ class FileSpan:
         with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(f"not a plain file: {self.path}")
-            before = _facts(file.fileno())
+            before = _stat_values(file.fileno())
             file.seek(self.offset)
             data = file.read(limit)
-            if _facts(file.fileno()) != before:
+            if _stat_values(file.fileno()) != before:
                 raise changed_during_read(self.path)
             return data
 
 
-def _facts(descriptor: int) -> tuple[int, ...]:
+def _stat_values(descriptor: int) -> tuple[int, ...]:
     found = os.fstat(descriptor)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
@@ -89,7 +89,7 @@ class Document:
     group: str | None = None
     fixed_order: bool = False
     heldout: bool = False
-    facts: Any = None
+    labels: Any = None
     source: str = "pictures"
 
     @property

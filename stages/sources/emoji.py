@@ -51,10 +51,15 @@ class Emoji(Section):
     """Emoji and their names."""
 
     kind: Literal["emoji"] = "emoji"
+    """OpenMoji drawings and their names; needs the extra `demo`."""
     captions: Literal["name", "name+aliases"] = "name"
-    groups: tuple[Group, ...] = ()  # none named: all
-    near_duplicates: Literal["keep", "drop"] = "drop"  # flags of countries and regions, clock faces
-    size: int = Field(128, ge=16, le=2048)  # pixels of a side
+    """The caption: the name of the emoji, or the name and its other names after it, with commas."""
+    groups: tuple[Group, ...] = ()
+    """Unicode's groups to take, such as ["animals-nature"]. Empty: all."""
+    near_duplicates: Literal["keep", "drop"] = "drop"
+    """Whether emoji that look much alike are taken: flags of countries and regions, and clock faces."""
+    size: int = Field(128, ge=16, le=2048)
+    """Pixels of a side at which the drawings are rendered, before [images] fits them."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """A caption pair per emoji, sorted by code points. Key and group: the code points without FE0F, e.g.
@@ -90,15 +95,15 @@ class Emoji(Section):
         table = group_table()
         qualified = (emoji.STATUS["component"], emoji.STATUS["fully_qualified"])
         found: dict[str, tuple[str, list[str]]] = {}
-        for character, facts in emoji.EMOJI_DATA.items():
+        for character, entry in emoji.EMOJI_DATA.items():
             code = _code([f"{ord(part):04X}" for part in character])
-            if facts["status"] not in qualified or code not in drawings or _SKIN_TONES & set(code.split("-")):
+            if entry["status"] not in qualified or code not in drawings or _SKIN_TONES & set(code.split("-")):
                 continue
             if self.near_duplicates == "drop" and _near_duplicate(code):
                 continue
             if self.groups and group_of(code, table) not in self.groups:
                 continue
-            found[code] = (drawings[code], _names(code, facts))
+            found[code] = (drawings[code], _names(code, entry))
         return dict(sorted(found.items()))
 
 
@@ -114,10 +119,10 @@ def _near_duplicate(code: str) -> bool:
     return country or region or clock_face
 
 
-def _names(code: str, facts: dict[str, Any]) -> list[str]:
+def _names(code: str, entry: dict[str, Any]) -> list[str]:
     """The name, then the short codes that are not the same words: `:two-hump_camel:` -> "two-hump camel"."""
     names: list[str] = []
-    for short_code in [facts["en"], *facts.get("alias", [])]:
+    for short_code in [entry["en"], *entry.get("alias", [])]:
         name = short_code.strip(":").replace("_", " ").translate(_PLAIN_QUOTES)
         if not names and _near_duplicate(code) and not code.startswith("1F5"):
             name = f"flag: {name}"  # the package calls the flag of Norway "Norway"; Unicode calls it "flag: Norway"

@@ -49,7 +49,7 @@ class Failures:
             raise _too_many(which, reasons, {"path": lost[-1].path, "message": lost[-1].message})
 
     def saw_record(self, record: dict[str, Any]) -> None:
-        """The same of a finished shard."""
+        """Count the pictures of a finished shard."""
         self.saw(record["good"], [error for error in record["errors"] if "row" in error])
 
     def saw(self, good: int, errors: list[dict[str, Any]]) -> None:

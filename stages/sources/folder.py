@@ -35,13 +35,22 @@ class Folder(Section):
     """Pictures and captions in a folder."""
 
     kind: Literal["folder"] = "folder"
+    """A folder of picture files with captions."""
     path: str
-    captions: Literal["auto", "txt", "metadata"] = "auto"  # auto: the metadata files where there are any, else .txt
-    text_column: str = ""  # of the metadata file; "": text, or else caption
+    """The folder."""
+    captions: Literal["auto", "txt", "metadata"] = "auto"
+    """Where captions are: in name.txt (or name.caption) next to name.jpg ("txt"), or in metadata.jsonl, .csv or .parquet with
+    `file_name` and a text ("metadata"). "auto": the metadata files where there are any, else .txt."""
+    text_column: str = ""
+    """The column of the metadata file with the caption. Empty: `text`, or else `caption`."""
     recursive: bool = True
+    """Also read the sub-folders."""
     follow_links: bool = False
-    missing_caption: Literal["skip", "empty"] = "skip"  # empty: a document of the picture alone
+    """Follow symbolic links in the folder."""
+    missing_caption: Literal["skip", "empty"] = "skip"
+    """What becomes of a picture without a caption: left out, or a document of the picture alone."""
     max_text_bytes: int = Field(65_536, gt=0)
+    """The most bytes of a caption; pictures with a longer one are left out."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """A caption pair per picture, sorted by the bytes of its path; its key is the path without the extension."""

@@ -48,7 +48,7 @@ class KnownHashes:
         return found if isinstance(found, str) else None
 
     def keep(self, signature: str, value: str) -> None:
-        """Remember a hash, beside the latest others."""
+        """Remember a hash, with the latest others."""
         if self._path is None or not self._path.parent.is_dir():
             return
         lists = {**self._read(), signature: value}
@@ -70,7 +70,7 @@ class KnownHashes:
     def watch(self, root: Path, relatives: Sequence[str]) -> Seen:
         """Note what the files are before they are read, for `Unchanged`."""
         seen = look_at(root, relatives)
-        self.seen.append(seen.facts)
+        self.seen.append(seen.stats)
         return seen
 
     def _read(self) -> dict[str, object]:
@@ -84,11 +84,11 @@ class KnownHashes:
 @dataclass(frozen=True)
 class Seen:
     """What the file system said of a list of files. signature: of all, as one hash. at_rest: whether no change since could
-    leave it as it is. facts: of each file, 8 bytes of a hash, so that a hundred million files fit into memory."""
+    leave it as it is. stats: of each file, 8 bytes of a hash, so that a hundred million files fit into memory."""
 
     signature: str
     at_rest: bool
-    facts: array[int]
+    stats: array[int]
 
 
 def look_at(root: Path, relatives: Sequence[str]) -> Seen:
@@ -100,19 +100,19 @@ def look_at(root: Path, relatives: Sequence[str]) -> Seen:
         try:
             found = os.stat(f"{root}/{relative}")
         except OSError as error:
-            facts = f"\0{relative}\0{error.errno}"
+            stats = f"\0{relative}\0{error.errno}"
         else:
             times = (found.st_mtime_ns, found.st_ctime_ns)
             of_file = (stat.S_IFMT(found.st_mode), found.st_dev, found.st_ino, found.st_size, *times)
-            facts = f"\0{relative}\0{of_file}"
+            stats = f"\0{relative}\0{of_file}"
             newest = max(newest, *times)
-        digest.update(os.fsencode(facts))
-        each.frombytes(hashlib.blake2b(os.fsencode(facts), digest_size=8).digest())
+        digest.update(os.fsencode(stats))
+        each.frombytes(hashlib.blake2b(os.fsencode(stats), digest_size=8).digest())
     return Seen(digest.hexdigest(), newest < time.time_ns() - _YOUNG_NS, each)
 
 
 class Unchanged(KnownHashes):
-    """In place of hashes: whether the files that an identity is made of are those that `known` saw when it was made. Nothing
+    """In index of hashes: whether the files that an identity is made of are those that `known` saw when it was made. Nothing
     is read but the lists of files."""
 
     def __init__(self, known: KnownHashes) -> None:
@@ -127,11 +127,11 @@ class Unchanged(KnownHashes):
     def watch(self, root: Path, relatives: Sequence[str]) -> Seen:
         """Raises TfcliError (INPUT) naming the first file that is another one now, or that came."""
         then, now = next(self._then, array("Q")), look_at(root, relatives)
-        if then != now.facts:
-            pairs = enumerate(zip(then, now.facts, strict=False))
-            place = next((place for place, (old, new) in pairs if old != new), min(len(then), len(now.facts)))
-            counts = f"{len(then):,} files then, {len(now.facts):,} now" if len(then) != len(now.facts) else ""
-            raise changed_during_read(root / relatives[place] if place < len(relatives) else root, counts)
+        if then != now.stats:
+            pairs = enumerate(zip(then, now.stats, strict=False))
+            index = next((index for index, (old, new) in pairs if old != new), min(len(then), len(now.stats)))
+            counts = f"{len(then):,} files then, {len(now.stats):,} now" if len(then) != len(now.stats) else ""
+            raise changed_during_read(root / relatives[index] if index < len(relatives) else root, counts)
         return now
 
 

@@ -26,9 +26,13 @@ class Jsonl(Section):
     """Interleaved documents in a JSONL file; picture paths are relative to it and stay inside its folder."""
 
     kind: Literal["jsonl"] = "jsonl"
+    """Documents of text and pictures in a fixed order, one JSON object a line."""
     path: str
-    follow_links: bool = neutral(False)  # to pictures outside of its folder
-    max_text_bytes: int = Field(16 << 20, gt=0)  # of one text part
+    """The .jsonl file (.gz: compressed)."""
+    follow_links: bool = neutral(False)
+    """Also read pictures that a symbolic link leads to outside of the file's folder."""
+    max_text_bytes: int = Field(16 << 20, gt=0)
+    """The most bytes of one text of a document; a document with a longer one is left out."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """The lines in their order. A wrong line is an error; text that cannot be tokenized omits its document."""

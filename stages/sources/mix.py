@@ -29,7 +29,10 @@ class Mix(Section):
     """Named sources, in the order of the recipe: [source.of.photos], [source.of.drawings]."""
 
     kind: Literal["mix"] = "mix"
+    """Several sources as one, each with a name."""
     of: dict[Name, Annotated[SingleSource, Field(discriminator="kind")]] = Field(min_length=1)
+    """The sources by name, each a table such as [source.of.photos] with the keys of its kind. pack.weights refers to the names:
+    letters, digits, "_" and "-"."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """All documents; keys and groups begin with the name of their source."""

@@ -1,7 +1,7 @@
 """Parquet tables (extra `parquet`): caption pairs, interleaved documents and edit pairs, by the names of their columns.
 
 pairs        image, text (or caption)                           a row is a picture and its text
-interleaved  texts, images: lists of one length                 at each place a text or a picture, the other is null (OBELICS)
+interleaved  texts, images: lists of one length                 at each where a text or a picture, the other is null (OBELICS)
 edits        input_image, edit_prompt, edited_image             a picture, an instruction, the changed picture
 
 A text may be turns of a conversation (see columns.py); where `texts` holds turns, a row is its pictures, then their text.
@@ -56,13 +56,13 @@ _BEFORE, _EDIT, _AFTER = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture's bytes in a table: row `row` of row group `group`, at `place` of the list where the column holds lists."""
+    """A picture's bytes in a table: row `row` of row group `group`, at `where` of the list where the column holds lists."""
 
     path: Path
     group: int
     column: str
     row: int
-    place: int | None = None
+    where: int | None = None
 
     def read(self) -> bytes:
         """The bytes, at most MAX_READ_BYTES + 1. OSError where the table cannot be read."""
@@ -70,8 +70,8 @@ class Cell:
             value = _column(str(self.path), self.group, self.column)[self.row].as_py()
         except (ValueError, IndexError, TfcliError) as error:  # pyarrow's errors are ValueErrors
             raise OSError(str(error)) from error
-        if self.place is not None:
-            value = value[self.place]
+        if self.where is not None:
+            value = value[self.where]
         data = value["bytes"] if isinstance(value, dict) else value
         return bytes(data[: MAX_READ_BYTES + 1])
 
@@ -80,13 +80,22 @@ class Parquet(Section):
     """Rows of one table, or of all .parquet files of a folder."""
 
     kind: Literal["parquet"] = "parquet"
+    """Parquet tables of pictures and text; needs the extra `parquet`."""
     path: str
-    layout: Literal["auto", "pairs", "interleaved", "edits"] = "auto"  # auto: by the columns of the first table
-    image_column: str = "image"  # of pairs
-    text_column: str = ""  # of pairs; "": text, or else caption
+    """A .parquet file, or a folder that is searched with its sub-folders."""
+    layout: Literal["auto", "pairs", "interleaved", "edits"] = "auto"
+    """What a row is: a picture and its caption ("pairs"), lists `texts` and `images` of one length ("interleaved"), or a picture,
+    an instruction and the changed picture ("edits"). "auto": by the names of the columns."""
+    image_column: str = "image"
+    """The column with the picture, for "pairs"."""
+    text_column: str = ""
+    """The column with the caption, for "pairs". Empty: `text`, or else `caption`."""
     follow_links: bool = neutral(False)  # its files, by name and content, are in the fingerprint
+    """Follow symbolic links in the folder, and those of pictures that a row names by path."""
     missing_caption: Literal["skip", "empty"] = "skip"
+    """What becomes of a picture without a caption ("pairs"): left out, or a document of the picture alone."""
     max_text_bytes: int = Field(65_536, gt=0)
+    """The most bytes of one text; rows with a longer one are left out."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """Rows in their order, tables by the bytes of their names. Keys: `table/12` for row 12, from 0."""
@@ -101,8 +110,8 @@ class Parquet(Section):
                 rows = rows_without_bytes(root / name, table, group, columns)
                 for row in range(len(rows)):
                     key = f"{name.removesuffix('.parquet')}/{first + row}"
-                    place = _Place(root / name, f"{name}:{first + row}", group, row, self.follow_links)
-                    yield self._document(key, place, layout, columns, rows[row])
+                    where = _RowOfTable(root / name, f"{name}:{first + row}", group, row, self.follow_links)
+                    yield self._document(key, where, layout, columns, rows[row])
                 first += len(rows)
 
     def count(self) -> tuple[int, int]:
@@ -172,33 +181,33 @@ class Parquet(Section):
         return tuple(found)
 
     def _document(
-        self, key: str, place: _Place, layout: Layout, columns: tuple[str, ...], row: dict[str, Any]
+        self, key: str, where: _RowOfTable, layout: Layout, columns: tuple[str, ...], row: dict[str, Any]
     ) -> Document | Omission:
         try:
             if layout == "pairs":
-                return self._pair(key, place, columns, row)
+                return self._pair(key, where, columns, row)
             if layout == "interleaved":
-                segments = tuple(self._interleaved(place, row[columns[0]], row[columns[1]]))
+                segments = tuple(self._interleaved(where, row[columns[0]], row[columns[1]]))
             else:
                 before, edit, after = columns
                 text = self._text(row[edit])
                 if not text:
-                    return Omission(key, place.name, "CAPTION_MISSING", "no instruction")
-                pictures = [place.picture(name, row[name]) for name in (before, after)]
+                    return Omission(key, where.name, "CAPTION_MISSING", "no instruction")
+                pictures = [where.picture(name, row[name]) for name in (before, after)]
                 segments = (pictures[0], TextSegment(text), pictures[1])
         except BadText as bad:
-            return Omission(key, place.name, bad.reason, bad.message)
+            return Omission(key, where.name, bad.reason, bad.message)
         if not segments:
-            return Omission(key, place.name, "DOCUMENT_EMPTY", "no text and no picture")
+            return Omission(key, where.name, "DOCUMENT_EMPTY", "no text and no picture")
         return Document(key, segments, fixed_order=True)
 
-    def _pair(self, key: str, place: _Place, columns: tuple[str, ...], row: dict[str, Any]) -> Document | Omission:
-        picture, text = place.picture(columns[0], row[columns[0]]), self._text(row[columns[1]])
-        return caption_pair(key, place.name, text, picture, self.missing_caption)
+    def _pair(self, key: str, where: _RowOfTable, columns: tuple[str, ...], row: dict[str, Any]) -> Document | Omission:
+        picture, text = where.picture(columns[0], row[columns[0]]), self._text(row[columns[1]])
+        return caption_pair(key, where.name, text, picture, self.missing_caption)
 
-    def _interleaved(self, place: _Place, texts: Any, images: Any) -> Iterator[Segment]:
+    def _interleaved(self, where: _RowOfTable, texts: Any, images: Any) -> Iterator[Segment]:
         if isinstance(texts, list) and texts and isinstance(texts[0], dict):
-            yield from (place.picture("images", image, number) for number, image in enumerate(images or ()))
+            yield from (where.picture("images", image, number) for number, image in enumerate(images or ()))
             if text := self._text(texts):
                 yield TextSegment(text)
             return
@@ -206,9 +215,9 @@ class Parquet(Section):
             raise BadText("ROW_BROKEN", "texts and images are not lists of one length")
         for number, (text, image) in enumerate(zip(texts, images, strict=True)):
             if text is not None and image is not None:
-                raise BadText("ROW_BROKEN", f"a text and a picture at place {number}")
+                raise BadText("ROW_BROKEN", f"a text and a picture at where {number}")
             if image is not None:
-                yield place.picture("images", image, number)
+                yield where.picture("images", image, number)
             elif text:
                 yield TextSegment(clean_text(text, self.max_text_bytes))
 
@@ -222,7 +231,7 @@ class Parquet(Section):
 
 
 @dataclass(frozen=True)
-class _Place:
+class _RowOfTable:
     """Where a row is. name: for people, `table.parquet:12`."""
 
     path: Path
@@ -232,7 +241,7 @@ class _Place:
     follow_links: bool
 
     def picture(self, column: str, value: Any, number: int | None = None) -> ImageSegment:
-        """value: of the cell, with True in place of bytes. Raises BadText where there is no picture."""
+        """value: of the cell, with True in where of bytes. Raises BadText where there is no picture."""
         name = f"{self.name}/{column}" + ("" if number is None else f"/{number}")
         if isinstance(value, str):
             try:

@@ -64,8 +64,8 @@ def _leaf_of_names(table: Any, group: int, column: str) -> str | None:
     """The part of a column, as Parquet calls it, that holds names of files; None where none can be there."""
     import pyarrow as pa
 
-    facts = table.metadata.row_group(group)
-    leaves = [facts.column(number) for number in range(facts.num_columns)]
+    row_group = table.metadata.row_group(group)
+    leaves = [row_group.column(number) for number in range(row_group.num_columns)]
     nulls: dict[
         str, tuple[int | None, int]
     ] = {}  # of each part: how many, None where the table does not say; and of how many

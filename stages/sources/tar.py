@@ -113,13 +113,13 @@ def _archive(headers: _Headers, start: int, size: int) -> Generator[Member | Omi
 
 def _behind_zeros(file: BinaryIO) -> int | None:
     """The block of the next byte that is not zero; None where the file ends without one."""
-    place = file.tell()
+    offset = file.tell()
     while block := file.read(_PIECE):
         rest = block.lstrip(b"\0")
         if rest:
-            byte = place + len(block) - len(rest)
+            byte = offset + len(block) - len(rest)
             return byte // _BLOCK * _BLOCK
-        place += len(block)
+        offset += len(block)
     return None
 
 

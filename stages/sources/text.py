@@ -22,12 +22,19 @@ class Text(Section):
     """Text from a file, or from all .txt files of a folder."""
 
     kind: Literal["text"] = "text"
+    """Plain text files; documents without pictures."""
     path: str
-    name: str = Field("text", min_length=1)  # by which pack.weights calls it
-    split: Literal["file", "paragraph", "line"] = "file"  # what becomes one document; paragraphs end at blank lines
+    """A text file, or a folder of .txt files."""
+    name: str = Field("text", min_length=1)
+    """The name of this corpus in [[tokenize.text]], by which pack.weights refers to it."""
+    split: Literal["file", "paragraph", "line"] = "file"
+    """What becomes one document: a file, a paragraph (ended by a blank line) or a line."""
     recursive: bool = True
+    """Also read the sub-folders."""
     follow_links: bool = False
-    max_text_bytes: int = Field(16 << 20, gt=0)  # of one document
+    """Follow symbolic links in the folder."""
+    max_text_bytes: int = Field(16 << 20, gt=0)
+    """The most bytes of one document; longer ones are left out."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """Files sorted by the bytes of their path, parts in their order. Keys: `novel`, or `novel:12` for part 12."""

@@ -24,21 +24,25 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class TextTable(Section):
-    """Rows of a file, or of all such files of a folder. Files are read row by row, never whole.
-
-    id_column: of the key of a document ("", or null in a row: the number of the row). group_column: documents with the same
-    value fall on the same side of the held-out split; one where it is null is a group of its own. Turns of a conversation in
-    text_column are read as text, see columns.py; other lists and structs are refused.
-    """
+    """Rows of a file, or of all such files of a folder, each a document of text. Files are read row by row, never whole."""
 
     kind: Literal["table"] = "table"
+    """Text in the rows of .jsonl, .jsonl.gz or .parquet files."""
     path: str
-    name: str = Field("text", min_length=1)  # by which pack.weights calls it
+    """A file, or a folder that is searched with its sub-folders."""
+    name: str = Field("text", min_length=1)
+    """The name of this corpus, by which pack.weights refers to it."""
     text_column: str = "text"
+    """The column with the text: strings, or turns of a conversation, which become lines `role: content`."""
     id_column: str = ""
+    """The column with the key of each document. Empty, or where a row has none: the number of the row."""
     group_column: str = ""
+    """The column with the group of each document; documents of one group are held out together. Empty, or where a row has none:
+    each document is its own group."""
     follow_links: bool = neutral(False)  # its files, by name and content, are in the fingerprint
-    max_text_bytes: int = Field(16 << 20, gt=0)  # of one document
+    """Follow symbolic links in the folder."""
+    max_text_bytes: int = Field(16 << 20, gt=0)
+    """The most bytes of one document; longer ones are left out."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """Rows in their order, files by the bytes of their names. Keys: `part-0/12` for row (or line) 12, or `part-0/ID`, and

@@ -32,12 +32,19 @@ class Webdataset(Section):
     """Pictures and captions in tar files."""
 
     kind: Literal["webdataset"] = "webdataset"
-    path: str  # a tar, a folder of tars, or a pattern: shards/{000..009}.tar
-    json_key: str = "caption"  # the caption in key.json, where there is no key.txt
+    """Tar files of samples as webdataset and img2dataset name them: key.jpg with key.txt or key.json."""
+    path: str
+    """A tar file, a folder of tar files, or a pattern such as shards/{000..009}.tar."""
+    json_key: str = "caption"
+    """The key of the caption in key.json, where a sample has no key.txt."""
     missing_caption: Literal["skip", "empty"] = "skip"
+    """What becomes of a picture without a caption: left out, or a document of the picture alone."""
     max_text_bytes: int = Field(65_536, gt=0)
+    """The most bytes of a caption; samples with a longer one are left out."""
     follow_links: bool = neutral(False)  # its tars, by name and content, are in the fingerprint
-    allow_truncated: bool = False  # keep the whole samples of a tar that was cut
+    """Follow symbolic links in the folder."""
+    allow_truncated: bool = False
+    """Keep the complete samples of a tar file that ends early or lacks some. Otherwise such a file is an error."""
 
     def documents(self) -> Iterator[Document | Omission]:
         """The samples in the order of the tars (by the bytes of their names) and of their members."""
@@ -56,7 +63,7 @@ class Webdataset(Section):
                 for member in members(root / relative):
                     pictures += isinstance(member, Member) and member.name.lower().endswith(EXTENSIONS)
             except TarTruncated:
-                continue  # told when it is read
+                continue  # reported when it is read
         return pictures, pictures
 
     def identity(self, known: KnownHashes | None = None) -> Any:
@@ -196,15 +203,15 @@ def _until(found: Iterator[Member | Omission], late: list[TarTruncated]) -> Iter
 
 
 def _check_count(path: Path, relative: str, found: int, allow_fewer: bool) -> None:
-    """img2dataset writes `00000_stats.json` beside `00000.tar`: a tar that ends well may still lack what was downloaded."""
+    """img2dataset writes `00000_stats.json` next to `00000.tar`: a tar that ends well may still lack what was downloaded."""
     try:
-        told = json.loads(read_bounded(path.with_name(f"{path.stem}_stats.json"), 1 << 20))["successes"]
+        expected = json.loads(read_bounded(path.with_name(f"{path.stem}_stats.json"), 1 << 20))["successes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # it is none, or not that program's
-    if isinstance(told, int) and found < told and not allow_fewer:
+    if isinstance(expected, int) and found < expected and not allow_fewer:
         raise TfcliError(
-            f"{printable(relative)}: {found:,} samples, {printable(path.stem)}_stats.json says {told:,}",
-            why="the tar was written anew or not to its end",
+            f"{printable(relative)}: {found:,} samples, {printable(path.stem)}_stats.json says {expected:,}",
+            why="the tar was written again or not to its end",
             fix="fetch the tar again, or keep what is there with --set source.allow_truncated=true",
         )
 

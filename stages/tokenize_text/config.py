@@ -24,30 +24,34 @@ Corpus = Annotated[
 
 
 class TrainTokenizer(Section):
-    """vocab_size is an upper limit: a small corpus gives fewer pieces. max_sentences: texts that it is trained on, each equally
-    likely; memory grows with them."""
+    """A SentencePiece model that is trained on the texts of this recipe."""
 
     kind: Literal["train"] = "train"
+    """Train a SentencePiece model on the captions and texts of this recipe."""
     vocab_size: int = Field(1024, ge=16)
+    """The most ids of the vocabulary, special tokens and 256 bytes included; a small corpus gives fewer."""
     algorithm: Literal["bpe", "unigram"] = "bpe"
+    """SentencePiece's algorithm: byte pair encoding, or a unigram language model."""
     max_sentences: int = Field(1_000_000, ge=1)
+    """The most texts that it is trained on, a random sample of all; memory grows with them."""
 
 
 class PretrainedTokenizer(Section):
-    """A SentencePiece model file (Llama 2, Mistral), or the tokens of an earlier run. BOI, EOI and pad are added behind a
-    vocabulary that does not have them."""
+    """A finished SentencePiece model. Ids for BOI, EOI and padding are added after a vocabulary that does not have them."""
 
     kind: Literal["pretrained"] = "pretrained"
+    """Take a finished SentencePiece model."""
     path: Path
+    """A SentencePiece .model file (the paper takes Llama 2's), or the folder `tokens` of an earlier run."""
 
 
 class TokenizeConfig(Section):
-    """text: text-only corpora that join the documents of Latents here.
-
-    captions: a .jsonl, .csv or .parquet of `key` and `text` (or `caption`): the text of the caption pair with that key is
-    replaced, and a picture without a caption gets one. Pictures are not encoded again for other captions.
-    """
+    """The tokenizer, more text, and other captions."""
 
     tokenizer: Annotated[TrainTokenizer | PretrainedTokenizer, Field(discriminator="kind")] = TrainTokenizer()
+    """Where the vocabulary comes from: trained here, or a finished one."""
     text: tuple[Corpus, ...] = ()
+    """Corpora of text alone that join the documents of the source, each a table [[tokenize.text]] of kind "text" or "table"."""
     captions: str = ""
+    """A .jsonl, .csv or .parquet with `key` and `text` (or `caption`): replaces the caption of the picture with that key, or adds
+    one. Pictures need not be encoded again for other captions. Empty: the captions of the source."""

@@ -234,8 +234,8 @@ def _sampled(texts: Iterator[str], limit: int, seed: int) -> tuple[list[str], in
     for number, text in enumerate(texts):
         if len(kept) < limit:
             kept.append((number, text))
-        elif (place := int(rng.integers(number + 1))) < limit:
-            kept[place] = (number, text)
+        elif (slot := int(rng.integers(number + 1))) < limit:
+            kept[slot] = (number, text)
     return [text for _, text in sorted(kept)], number + 1
 
 

@@ -33,7 +33,7 @@ def train_in_process(texts: list[str], vocab_size: int, algorithm: str, interrup
     process.start()
     theirs.close()
     try:
-        with suppress(OSError):  # it is gone; what it says, or that it says nothing, is told below
+        with suppress(OSError):  # it is gone; its reason, or that it gave none, is reported below
             rest = iter(texts)
             while block := list(islice(rest, _BLOCK)):
                 interrupts.check(kept)

@@ -21,7 +21,7 @@ from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.latents import Latents
 from stages.artifacts.manifest import Manifest
 from stages.artifacts.sequences import Sequences, SequencesContent
-from stages.artifacts.tokens import TOKENIZER, Marks, Tokens
+from stages.artifacts.tokens import TOKENIZER, SpecialTokens, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
@@ -69,7 +69,7 @@ def _differences(
     tokens, latents = Tokens.open(old.tokens_folder()), Latents.open(old.latents_folder())
     own_tokens, own_latents = Tokens.open(new.tokens_folder()), Latents.open(new.latents_folder())
     there, here = (_sha256(each.manifest, TOKENIZER) for each in (tokens, own_tokens))
-    marks = [each.content.model_dump(include=set(Marks.model_fields)) for each in (tokens, own_tokens)]
+    marks = [each.content.model_dump(include=set(SpecialTokens.model_fields)) for each in (tokens, own_tokens)]
     if there != here or marks[0] != marks[1]:
         path = _shown(tokens.folder)
         fix = f'set tokenize.tokenizer = {{ kind = "pretrained", path = "{path}" }}'

@@ -33,6 +33,7 @@ class TensorboardTracker(Section):
     """Curves for `tensorboard --logdir`, below `tensorboard/` in the checkpoint's folder (extra `tensorboard`)."""
 
     kind: Literal["tensorboard"] = "tensorboard"
+    """Event files for TensorBoard; needs the extra `tensorboard`."""
 
     @property
     def folder(self) -> str:

@@ -243,7 +243,7 @@ def test_other_settings_begin_anew_and_so_does_force(tmp_path: Path) -> None:
             assert (build.folder / "one.txt").exists() == kept
 
 
-@pytest.mark.parametrize("place", ["write_manifest", "put_in_place"])
+@pytest.mark.parametrize("place", ["write_manifest", "rename_into_place"])
 @pytest.mark.parametrize("old", [False, True])
 def test_a_kill_while_sealing_leaves_the_old_or_nothing_and_the_next_run_ends_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, old: bool
@@ -260,7 +260,7 @@ def test_a_kill_while_sealing_leaves_the_old_or_nothing_and_the_next_run_ends_we
         with pytest.raises(Killed):
             build.seal({"n": 1}, {}, volatile=("log.txt",))
     assert read_manifest(tmp_path / "t") == before
-    sealed = place == "put_in_place"
+    sealed = place == "rename_into_place"
     assert (tmp_path / "t.partial" / "manifest.json").exists() == sealed
     with building(tmp_path / "t", stamp(), Runtime()) as build:
         assert (build.sealed is not None) == sealed

@@ -222,7 +222,7 @@ def test_an_older_manifest_whose_digest_is_of_files_alone_is_known_by_its_finger
     def envelope_1(folder: Path, **changes: Any) -> Manifest:
         def change(raw: dict[str, Any]) -> None:
             raw.update(changes, envelope=1, digest=old)
-            raw["fingerprint"] = hash_value(Manifest.model_validate(raw).facts())
+            raw["fingerprint"] = hash_value(Manifest.model_validate(raw).fingerprint_inputs())
 
         edit_manifest(folder, change)
         return open_artifact(folder, "latents")

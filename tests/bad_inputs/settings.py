@@ -232,7 +232,7 @@ CASES = [
     Case(39, "a setting twice", lambda _: ("a thing", "--steps", "5", *sets("sample.generation.sampler.steps=6")), 2, ("exclude each other",), "sample"),
     Case(39, "samples where something else lies", samples_not_ours, 2, ("will not write to work/samples",), "sample"),
     Case(39, "negative guidance", lambda _: ("a thing", "--guidance", "-1"), 2, ("--guidance -1.0:",), "sample"),
-    Case(39, "guidance interval that falls", lambda _: sets("sample.generation.guidance_interval=[0.8, 0.2]"), 2, ("must rise and lie between 0",), "sample"),
+    Case(39, "guidance interval that falls", lambda _: sets("sample.generation.guidance_interval=[0.8, 0.2]"), 2, ("must rise, between 0",), "sample"),
     Case(39, "height without width", lambda _: sets("sample.generation.height=16"), 2, ("set both or neither",), "sample"),
     Case(39, "empty stop string", lambda _: sets("sample.generation.stop=['']"), 2, ("sample.generation.stop",), "sample"),
     Case(40, "folder that tfcli did not make", not_ours, 2, ("will not write to work/latents", "it is not empty and has no manifest.json"), check=thesis_is_there),

@@ -61,7 +61,7 @@ class World:
             if document.index not in held:
                 texts.append(coder.encode(caption_of(document)))
                 rows.append(next(part.row for part in document.segments if isinstance(part, StoredImage)))
-            elif isinstance(document.facts, dict) and document.facts.get("new") == "scene":
+            elif isinstance(document.labels, dict) and document.labels.get("new") == "scene":
                 self.heldout.append(document)
         self.heldout = self.heldout[:PROMPTS]
         prompts = [coder.encode(caption_of(document)) for document in self.heldout]

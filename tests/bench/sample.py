@@ -48,7 +48,7 @@ class Numbers:
 
 
 TEXT = TextPiece(" ".join(str(number * 7 % 200 + 5) for number in range(20)))
-DRAW, WRITE = Prompt((TEXT,), draw=True), Prompt((TEXT,), max_images=0)
+DRAW, WRITE = Prompt((TEXT,), image_next=True), Prompt((TEXT,), max_images=0)
 
 
 def build(precision: str) -> Any:

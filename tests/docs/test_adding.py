@@ -81,15 +81,15 @@ from stages.diffusion.process import Diffusion
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, EtaSampler, sample
 from stages.diffusion.schedules import CosineSchedule
 
-def drawn(sampler):
+def sampled(sampler):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 4, 4, generator=generator)
     noise = lambda: torch.randn(x.shape, generator=generator)
     return sample(sampler, lambda x, t: 0.9 * x, x, Diffusion(CosineSchedule()), noise, 4.0)
 
-torch.testing.assert_close(drawn(EtaSampler(steps=9, eta=0)), drawn(DdimSampler(steps=9)))
-torch.testing.assert_close(drawn(EtaSampler(steps=9, eta=1)), drawn(DdpmSampler(steps=9)))
-assert not torch.allclose(drawn(DdimSampler(steps=9)), drawn(DdpmSampler(steps=9)))
+torch.testing.assert_close(sampled(EtaSampler(steps=9, eta=0)), sampled(DdimSampler(steps=9)))
+torch.testing.assert_close(sampled(EtaSampler(steps=9, eta=1)), sampled(DdpmSampler(steps=9)))
+assert not torch.allclose(sampled(DdimSampler(steps=9)), sampled(DdpmSampler(steps=9)))
 """
     call(repository, "-c", code)
 

@@ -77,7 +77,7 @@ def test_a_source_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         cut(tmp_path, Mixed(3, fails_at=5))
     assert files(tmp_path) == ["00000.jsonl", "00001.jsonl"]
-    document = Document("d", (), facts=float("nan"))
+    document = Document("d", (), labels=float("nan"))
     with pytest.raises(ValueError, match="JSON compliant"):
         cut(tmp_path / "nan", SimpleNamespace(documents=lambda: iter([document])))
     assert files(tmp_path / "nan") == []

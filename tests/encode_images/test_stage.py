@@ -62,7 +62,7 @@ class Pairs:
     def documents(self) -> Iterator[Document]:
         for number in range(self.pictures):
             image = ImageSegment(f"p{number}.png", Png(number, number in self.bad))
-            yield Document(f"d{number}", (TextSegment(f"text {number}"), image), facts={"number": number})
+            yield Document(f"d{number}", (TextSegment(f"text {number}"), image), labels={"number": number})
 
     def count(self) -> tuple[int, int]:
         return self.pictures, self.pictures
@@ -117,7 +117,7 @@ def test_a_bad_picture_leaves_a_nan_row_and_an_error_line(tmp_path: Path, autoen
     assert (tmp_path / "latents" / "errors.jsonl").read_text().count(f"p{BAD}.png") == 1
     documents = list(latents.documents())
     assert [document.key for document in documents] == [f"d{number}" for number in range(11)]
-    assert [document.facts for document in documents] == [{"number": number} for number in range(11)]
+    assert [document.labels for document in documents] == [{"number": number} for number in range(11)]
     images = [part for document in documents for part in document.segments if isinstance(part, StoredImage)]
     assert [(image.row, image.ok) for image in images] == [(row, row != BAD) for row in range(11)]
 

@@ -35,7 +35,7 @@ def the_picture(found: tuple[Any, ...]) -> ImagePiece:
 
 
 def number_of_things(pair: StoredDocument) -> int:
-    return len(pair.facts["scenes"][0])
+    return len(pair.labels["scenes"][0])
 
 
 def part_of(world: World, function: Any) -> Part:
@@ -53,7 +53,7 @@ def test_true_pictures_are_right_drawings_and_are_asked_for_by_their_caption(mon
     assert part.figures["text_to_image_count"] == len(world.documents) == 20
     for prompt, (pair, _) in zip(world.asked, world.documents, strict=True):
         assert prompt.pieces == (TextPiece(caption_of(pair)),)
-        assert prompt.draw
+        assert prompt.image_next
     assert [item.key for item in part.judged] == [pair.key for pair, _ in world.documents]
     assert all(item.right and item.mode == "text_to_image" for item in part.judged)
 

@@ -97,13 +97,13 @@ def test_what_is_filled_in_is_judged_by_the_caption(monkeypatch: pytest.MonkeyPa
 def test_a_thing_of_the_other_size_is_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text leaves the size open, the first picture does not: all else as told, the size changed, is wrong."""
     world = World("heldout-story", judged_stories, monkeypatch)
-    scenes = [scene_from_json(document.facts["scenes"][1]) for document, _ in world.documents]
+    scenes = [scene_from_json(document.labels["scenes"][1]) for document, _ in world.documents]
 
     def answer(number: int, prompt: Prompt, found: tuple[Any, ...]) -> Output:
         (true,) = scenes[number].things
         size = true.size if number % 3 else {"small": "large", "large": "small"}[true.size]
         drawn = ImagePiece(torch.from_numpy(draw(Scene((replace(true, size=size),)), SIDE)).permute(2, 0, 1))
-        return Output([drawn] if prompt.draw else [found[2], drawn], "eos")
+        return Output([drawn] if prompt.image_next else [found[2], drawn], "eos")
 
     monkeypatch.setattr(world, "answer", answer)
     stories = [document for document, _ in world.documents]

@@ -36,7 +36,7 @@ def documents(kind: str) -> list[tuple[StoredDocument, tuple[Any, ...]]]:
             else:
                 segments.append(StoredImage(number, 0, segment.name, True))
                 pieces.append(ImagePiece(torch.from_numpy(np.array(segment.picture.read())).permute(2, 0, 1)))
-        order = (document.key, document.group, document.fixed_order, document.heldout, document.facts)
+        order = (document.key, document.group, document.fixed_order, document.heldout, document.labels)
         found.append((StoredDocument(index, *order, tuple(segments), "pictures"), tuple(pieces)))
     return found
 

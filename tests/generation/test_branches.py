@@ -1,4 +1,4 @@
-"""What each branch of guidance reads of a document."""
+"""The pieces of a document that each branch of guidance reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_branches_leave_out_text_and_then_images() -> None:
     assert branch_pieces("none", PIECES, "") == ()
 
 
-def test_a_negative_prompt_stands_where_text_was_left_out() -> None:
+def test_a_negative_prompt_replaces_text_that_was_left_out() -> None:
     assert branch_pieces("full", PIECES, "blurred") == PIECES
     assert branch_pieces("images", PIECES, "blurred") == (*PICTURES, TextPiece("blurred"))
     assert branch_pieces("none", PIECES, "blurred") == (TextPiece("blurred"),)

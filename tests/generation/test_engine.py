@@ -1,9 +1,9 @@
-"""The cached, batched decode loop against the whole sequence run again at every step, on models with every part alive."""
+"""The cached, batched decode loop against the whole sequence run again at every step, on models with random weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import pytest
@@ -20,11 +20,11 @@ from stages.generation.engine import Engine
 from stages.generation.kv_cache import KeyValueCache
 from stages.generation.prompts import (
     Denoised,
-    Edit,
     Ended,
-    ImageBegun,
     ImageDone,
+    ImageEdit,
     ImagePiece,
+    ImageStarted,
     Output,
     Prompt,
     TextPiece,
@@ -44,7 +44,7 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def loaded(seed: int = 0, *, draws_often: bool = True, target: Target | None = None, **options: Any) -> Any:
+def loaded(seed: int = 0, *, images_often: bool = True, target: Target | None = None, **options: Any) -> Any:
     model = Transfusion(ModelConfig(width=32, layers=3, heads=2, **options), ModelDims(31, 2, 2)).eval()
     model.initialise(torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -52,7 +52,7 @@ def loaded(seed: int = 0, *, draws_often: bool = True, target: Target | None = N
         for block in model.blocks:
             block.attention_out.weight.mul_(4)
             block.qkv.weight.mul_(2)
-        if draws_often:
+        if images_often:
             model.text_head.weight[BOI] *= 2.5
     return parts_of(model, Diffusion(CosineSchedule(), target))
 
@@ -60,11 +60,11 @@ def loaded(seed: int = 0, *, draws_often: bool = True, target: Target | None = N
 def prompts() -> list[Prompt]:
     pictures = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(5))
     return [
-        Prompt((TextPiece("abc"),), draw=True),
+        Prompt((TextPiece("abc"),), image_next=True),
         Prompt((), max_images=2),
         Prompt((ImagePiece(pictures[0]),), max_images=0),
         Prompt((TextPiece("hello"), ImagePiece(pictures[0]), TextPiece("then"), ImagePiece(pictures[1])), max_images=2),
-        Prompt((TextPiece("zz"),), draw=True, max_images=2),
+        Prompt((TextPiece("zz"),), image_next=True, max_images=2),
     ]
 
 
@@ -82,7 +82,9 @@ def assert_same(found: Output, expected: Output) -> None:
 @pytest.mark.parametrize("target", [NoiseTarget(), VelocityTarget()], ids=str)
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 @pytest.mark.parametrize("sampler", [DdimSampler(steps=4), DdpmSampler(steps=5)], ids=str)
-def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sampler: Sampler, target: Target) -> None:
+def test_kv_cache_and_batches_equal_the_whole_sequence_run_again(
+    guidance: float, sampler: Sampler, target: Target
+) -> None:
     config = GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6)
     text_after_image = 0
     for seed in range(4):
@@ -104,7 +106,7 @@ def test_cached_and_batched_equals_the_whole_sequence_again(guidance: float, sam
     ],
     ids=["unet", "grid positions and query-key norm", "causal inside images"],
 )
-def test_other_models_too_are_cached_right(options: dict[str, Any]) -> None:
+def test_kv_cache_equals_the_whole_sequence_for_other_models(options: dict[str, Any]) -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=4), guidance=2.5, max_text_tokens=6)
     parts = loaded(1, **options)
     found = Engine(parts, config, 7, Runtime()).generate(prompts())
@@ -122,7 +124,7 @@ GUIDED: list[dict[str, Any]] = [
 
 
 def several() -> list[Prompt]:
-    """Documents with and without images, text that is left out, negative text, edits of another size: all in one batch."""
+    """Documents with and without images, negative text, edits of another size: all in one batch."""
     generator = torch.Generator().manual_seed(9)
     wide, square = (torch.randn(2, *size, generator=generator) for size in ((2, 6), (4, 4)))
     half = torch.zeros(4, 4, dtype=torch.bool)
@@ -130,34 +132,36 @@ def several() -> list[Prompt]:
     read = (TextPiece("ab"), ImagePiece(square), TextPiece("c"))
     return [
         *prompts(),
-        Prompt(read, draw=True, max_images=2, negative="dd"),
-        Prompt(read, draw=True, edit=Edit(square, half)),
-        Prompt((TextPiece("a"),), draw=True, edit=Edit(square, half, strength=0.5), negative="e"),
-        Prompt((TextPiece("a"),), draw=True, max_images=2, edit=Edit(wide, strength=0.5)),
-        Prompt(read, draw=True, edit=Edit(square, strength=0.0)),
+        Prompt(read, image_next=True, max_images=2, negative="dd"),
+        Prompt(read, image_next=True, edit=ImageEdit(square, half)),
+        Prompt((TextPiece("a"),), image_next=True, edit=ImageEdit(square, half, strength=0.5), negative="e"),
+        Prompt((TextPiece("a"),), image_next=True, max_images=2, edit=ImageEdit(wide, strength=0.5)),
+        Prompt(read, image_next=True, edit=ImageEdit(square, strength=0.0)),
     ]
 
 
 @pytest.mark.parametrize("options", GUIDED, ids=str)
-def test_branches_intervals_and_edits_in_one_batch_are_as_each_alone_without_a_cache(options: dict[str, Any]) -> None:
+def test_guidance_branches_intervals_and_edits_in_one_batch_equal_each_alone_without_a_cache(
+    options: dict[str, Any],
+) -> None:
     parts = loaded(2)
     config = GenerationConfig(sampler=DdimSampler(steps=5), max_text_tokens=5, batch_size=6, **options)
     found = Engine(parts, config, 7, Runtime()).generate(several())
     for index, (prompt, output) in enumerate(zip(several(), found, strict=True)):
         assert_same(output, Reference(parts, config, 7).generate(prompt, index))
-    drawn = [[piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)] for output in found]
-    assert len(drawn[5]) == 2  # what it drew first is read by the branch of images
+    images = [[piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)] for output in found]
+    assert len(images[5]) == 2  # the branch "images" reads the first of them
     edits = [prompt.edit for prompt in several()]
-    assert torch.equal(drawn[6][0][:, :, 2:], edits[6].latent[:, :, 2:])  # type: ignore[union-attr]
-    assert not torch.allclose(drawn[6][0][:, :, :2], edits[6].latent[:, :, :2], atol=0.1)  # type: ignore[union-attr]
-    assert torch.equal(drawn[9][0], edits[9].latent)  # type: ignore[union-attr]
+    assert torch.equal(images[6][0][:, :, 2:], edits[6].latent[:, :, 2:])  # type: ignore[union-attr]
+    assert not torch.allclose(images[6][0][:, :, :2], edits[6].latent[:, :, :2], atol=0.1)  # type: ignore[union-attr]
+    assert torch.equal(images[9][0], edits[9].latent)  # type: ignore[union-attr]
     plain = config.model_copy(update={"image_guidance": None, "guidance_interval": (0.0, 1.0), "guidance_rescale": 0.0})
     other = Engine(parts, plain, 7, Runtime()).generate(several())
-    assert not torch.allclose(drawn[5][0], other[5].pieces[0].latent, atol=0.05)  # type: ignore[union-attr]
+    assert not torch.allclose(images[5][0], other[5].pieces[0].latent, atol=0.05)  # type: ignore[union-attr]
 
 
 def test_stop_strings_of_the_settings_and_of_the_prompt_end_a_document() -> None:
-    parts = loaded(2, draws_often=False)
+    parts = loaded(2, images_often=False)
     config = GenerationConfig(max_text_tokens=12, guidance=1.0)
     (plain,) = Engine(parts, config, 7, Runtime()).generate([Prompt(max_images=0)])
     text = plain.pieces[0].text  # type: ignore[union-attr]
@@ -166,16 +170,16 @@ def test_stop_strings_of_the_settings_and_of_the_prompt_end_a_document() -> None
     one, two = Engine(parts, stopping, 7, Runtime()).generate(
         [Prompt(max_images=0), Prompt(max_images=0, stop=(text[1],))]
     )
-    cut = [
-        text[: min(place for stop in stops if (place := text.find(stop)) >= 0)]
+    expected = [
+        text[: min(index for stop in stops if (index := text.find(stop)) >= 0)]
         for stops in ((text[2:4],), (text[2:4], text[1]))
     ]
-    assert ["".join(piece.text for piece in output.pieces) for output in (one, two)] == cut  # type: ignore[union-attr]
+    assert ["".join(piece.text for piece in output.pieces) for output in (one, two)] == expected  # type: ignore[union-attr]
     assert (one.ended, two.ended) == ("stop", "stop")
 
 
 def test_a_penalty_counts_the_text_of_the_prompt_and_what_was_written() -> None:
-    parts = loaded(2, draws_often=False)
+    parts = loaded(2, images_often=False)
     config = GenerationConfig(max_text_tokens=16, guidance=1.0, repetition_penalty=1e6)
     (output,) = Engine(parts, config, 7, Runtime()).generate([Prompt((TextPiece("abc"),), max_images=0)])
     text = "abc" + "".join(piece.text for piece in output.pieces)  # type: ignore[union-attr]
@@ -193,23 +197,23 @@ def test_neighbours_and_batch_size_change_nothing() -> None:
         assert_same(found, expected)
 
 
-def test_images_of_other_sizes_may_stand_in_prompts() -> None:
-    """Together in one batch, and in one document, as each by itself."""
+def test_prompts_may_hold_images_of_other_sizes() -> None:
+    """Together in one batch and in one document: the outputs are those of each alone."""
     generator = torch.Generator().manual_seed(6)
     wide, tall, square = (torch.randn(2, *size, generator=generator) for size in ((2, 6), (6, 4), (4, 4)))
-    asked = [
-        Prompt((ImagePiece(wide), TextPiece("ab")), draw=True),
-        Prompt((ImagePiece(tall), TextPiece("c"), ImagePiece(wide)), draw=True),
+    batch = [
+        Prompt((ImagePiece(wide), TextPiece("ab")), image_next=True),
+        Prompt((ImagePiece(tall), TextPiece("c"), ImagePiece(wide)), image_next=True),
         Prompt((ImagePiece(square),), max_images=0),
     ]
     parts, config = loaded(), GenerationConfig(sampler=DdimSampler(steps=3), max_text_tokens=6)
-    together = Engine(parts, config, 7, Runtime()).generate(asked)
-    for index, prompt in enumerate(asked):
+    together = Engine(parts, config, 7, Runtime()).generate(batch)
+    for index, prompt in enumerate(batch):
         assert_same(Engine(parts, config, 7, Runtime()).generate([prompt], [index])[0], together[index])
 
 
-def test_sampled_text_belongs_to_the_prompt_and_the_seed() -> None:
-    parts = loaded(draws_often=False)
+def test_sampled_text_depends_on_prompt_number_and_seed_alone() -> None:
+    parts = loaded(images_often=False)
     config = GenerationConfig(sampler=DdimSampler(steps=2), temperature=1.0, max_text_tokens=12, guidance=1.0)
     many = [Prompt(max_images=0) for _ in range(5)]
     first = Engine(parts, config, 7, Runtime()).generate(many)
@@ -221,20 +225,20 @@ def test_sampled_text_belongs_to_the_prompt_and_the_seed() -> None:
     assert texts != [[piece.text for piece in output.pieces if isinstance(piece, TextPiece)] for output in other]
 
 
-def test_a_stream_tells_what_the_outputs_hold_step_by_step() -> None:
+def test_the_events_of_a_stream_add_up_to_the_outputs() -> None:
     parts, config = loaded(), GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6)
     engine = Engine(parts, config, 7, Runtime())
     events = list(engine.stream(prompts(), steps=True))
     found = collect(events)
     for index, expected in enumerate(engine.generate(prompts())):
         assert_same(found[index], expected)
-    drawn = [event for event in events if isinstance(event, ImageDone)]
-    assert drawn
-    for done in drawn:
+    images = [event for event in events if isinstance(event, ImageDone)]
+    assert images
+    for done in images:
         of_image = [
             event for event in events if (event.prompt, getattr(event, "number", -1)) == (done.prompt, done.number)
         ]
-        assert [type(event) for event in of_image] == [ImageBegun, *[Denoised] * 4, ImageDone]
+        assert [type(event) for event in of_image] == [ImageStarted, *[Denoised] * 4, ImageDone]
         assert torch.equal(of_image[-2].estimate, done.image.latent)
     assert max(event.estimate.abs().max() for event in events if isinstance(event, Denoised)) <= 4
     last = {event.prompt: event for event in events}
@@ -242,7 +246,25 @@ def test_a_stream_tells_what_the_outputs_hold_step_by_step() -> None:
     assert all(isinstance(event, Ended) for event in last.values())
 
 
-def test_estimates_that_are_told_lie_within_the_limit_and_hold_what_is_known() -> None:
+def test_two_streams_of_one_engine_do_not_touch() -> None:
+    """Each has a cache of its own: interleaved event by event they give what each gives alone, with and without step events."""
+    engine = Engine(loaded(), GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=6), 7, Runtime())
+    batches = [prompts(), prompts()[::-1]]
+    alone = [engine.generate(batch) for batch in batches]
+    streams = [engine.stream(batch, steps=steps) for batch, steps in zip(batches, (True, False), strict=True)]
+    events: list[list[Any]] = [[], []]
+    for pair in zip_longest(*streams):
+        for number, event in enumerate(pair):
+            if event is not None:
+                events[number].append(event)
+    for number in range(2):
+        found = collect(events[number])
+        for index, expected in enumerate(alone[number]):
+            assert_same(found[index], expected)
+        assert any(isinstance(event, Denoised) for event in events[number]) == (number == 0)
+
+
+def test_reported_estimates_are_within_the_limit_and_keep_the_known_part() -> None:
     engine = Engine(
         loaded(2), GenerationConfig(sampler=DdimSampler(steps=4), max_text_tokens=4, guidance=9.0), 7, Runtime()
     )
@@ -265,40 +287,42 @@ def test_estimates_that_are_told_lie_within_the_limit_and_hold_what_is_known() -
 
 
 @pytest.mark.parametrize("size_tokens", [False, True])
-def test_nothing_runs_past_the_rows_of_the_training(size_tokens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every length of row, as without a cache; a longer row changes nothing but the end."""
+def test_no_document_is_longer_than_the_rows_of_the_training(
+    size_tokens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every row length, against the reference without a cache; a longer row changes only the end."""
     sizes = {(4, 4): 26, (2, 6): 27} if size_tokens else {}
     parts = loaded(2)
     parts.size_ids = sizes
     with torch.no_grad():
         parts.model.text_head.weight[list(sizes.values())] *= 2.5
     config = GenerationConfig(sampler=DdimSampler(steps=2), max_text_tokens=5, batch_size=4)
-    reserve, rows = KeyValueCache.reserve, 0
+    reserve, row_length = KeyValueCache.reserve, 0
 
-    def checked(cache: KeyValueCache, places: int) -> None:
-        assert places <= rows
-        reserve(cache, places)
+    def checked(cache: KeyValueCache, length: int) -> None:
+        assert length <= row_length
+        reserve(cache, length)
 
     monkeypatch.setattr(KeyValueCache, "reserve", checked)
-    asked = [*several(), Prompt((TextPiece("a"),), draw=True, negative="abcdefghijklmnop"), Prompt(max_images=0)]
+    batch = [*several(), Prompt((TextPiece("a"),), image_next=True, negative="abcdefghijklmnop"), Prompt(max_images=0)]
     ends: list[str] = []
-    for rows in (1, 2, 4, 7, 8, 9, *range(10, 48, 4)):
-        parts.checkpoint.content.row_length = rows
-        found = Engine(parts, config, 7, Runtime()).generate(asked)
-        for index, (prompt, output) in enumerate(zip(asked, found, strict=True)):
+    for row_length in (1, 2, 4, 7, 8, 9, *range(10, 48, 4)):
+        parts.checkpoint.content.row_length = row_length
+        found = Engine(parts, config, 7, Runtime()).generate(batch)
+        for index, (prompt, output) in enumerate(zip(batch, found, strict=True)):
             assert_same(output, Reference(parts, config, 7).generate(prompt, index))
             written = sum(len(piece.text) for piece in output.pieces if isinstance(piece, TextPiece))
-            assert written == 0 or written + 1 <= rows
+            assert written == 0 or written + 1 <= row_length
         ends += [output.ended for output in found]
-        if rows == 1:
+        if row_length == 1:
             assert {output.ended for output in found[:1]} == {"length"}
     assert set(ends) >= {"length", "drawn", "text"}
     lengths = [number for number, end in enumerate(ends) if end == "length"]
-    assert len(lengths) > len(asked)
-    assert "length" not in ends[-len(asked) :][:3]
+    assert len(lengths) > len(batch)
+    assert "length" not in ends[-len(batch) :][:3]
 
 
-def test_a_drawing_that_was_asked_for_and_a_limit_end_differently() -> None:
+def test_a_required_image_and_a_limit_end_differently() -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=2), max_text_tokens=6)
     ends: dict[int, set[str]] = {}
     for seed in range(4):
@@ -306,30 +330,30 @@ def test_a_drawing_that_was_asked_for_and_a_limit_end_differently() -> None:
         for limit in (0, 1, 2):
             outputs = engine.generate([Prompt((TextPiece(letter),), max_images=limit) for letter in "abcd"])
             ends.setdefault(limit, set()).update(output.ended for output in outputs)
-            drawn = [sum(isinstance(piece, ImagePiece) for piece in output.pieces) for output in outputs]
-            assert max(drawn) <= limit
-        (output,) = engine.generate([Prompt((TextPiece("a"),), draw=True)])
+            images = [sum(isinstance(piece, ImagePiece) for piece in output.pieces) for output in outputs]
+            assert max(images) <= limit
+        (output,) = engine.generate([Prompt((TextPiece("a"),), image_next=True)])
         assert output.ended == "drawn"
-    assert ends[0] <= {"eos", "text"}  # it writes where no image may come, whatever it would rather
+    assert ends[0] <= {"eos", "text"}  # where no image may come it writes text, however likely BOI is
     assert "images" in ends[1]
     assert "drawn" not in ends[1] | ends[2]
 
 
-def test_a_cache_that_grows_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no place to spare at first it grows within documents; what they say is as without a cache."""
-    monkeypatch.setattr(engine_module, "_SPARE_PLACES", 0)
+def test_a_kv_cache_that_grows_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without spare capacity it grows within documents; the outputs are those without a cache."""
+    monkeypatch.setattr(engine_module, "_SPARE_CAPACITY", 0)
     reserve, grown = KeyValueCache.reserve, 0
 
-    def counted(cache: KeyValueCache, places: int) -> None:
+    def counted(cache: KeyValueCache, length: int) -> None:
         nonlocal grown
-        grown += places > cache.places and max(cache.lengths) > 0
-        reserve(cache, places)
+        grown += length > cache.capacity and max(cache.lengths) > 0
+        reserve(cache, length)
 
     monkeypatch.setattr(KeyValueCache, "reserve", counted)
     parts = loaded(2)
     config = GenerationConfig(sampler=DdimSampler(steps=3), guidance=2.0, max_text_tokens=20)
-    asked = [Prompt((TextPiece("a"),), max_images=3), Prompt((), max_images=2)]
-    found = Engine(parts, config, 7, Runtime()).generate(asked)
-    for index, (prompt, output) in enumerate(zip(asked, found, strict=True)):
+    batch = [Prompt((TextPiece("a"),), max_images=3), Prompt((), max_images=2)]
+    found = Engine(parts, config, 7, Runtime()).generate(batch)
+    for index, (prompt, output) in enumerate(zip(batch, found, strict=True)):
         assert_same(output, Reference(parts, config, 7).generate(prompt, index))
     assert grown > 0

@@ -1,5 +1,5 @@
-"""What is laid out for the model at sampling is what packing wrote for training, and held-out pictures come normalised: both
-read from the artifacts themselves, as the engine and its reference share the code that lays documents out."""
+"""The sequences of sampling are those that packing wrote for training, and held-out images are normalised. Both are compared with
+the artifacts themselves, since the engine and its reference share the code that builds sequences."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from stages.diffusion.schedules import CosineSchedule
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, pieces_of
-from stages.generation.layout import LineMaker
-from stages.generation.prompts import Edit, ImagePiece, Prompt, TextPiece
+from stages.generation.layout import SequenceBuilder
+from stages.generation.prompts import ImageEdit, ImagePiece, Prompt, TextPiece
 from stages.model.attention import Attention
 from stages.model.config import ModelConfig
 from stages.model.transformer import Inputs, ModelDims, Outputs, Transfusion
@@ -62,31 +62,33 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def rows_of(loaded: Any) -> dict[int, tuple[list[int], list[int]]]:
-    """Of each held-out document: its elements in the packed row, and the places of first patches among them."""
+    """For each held-out document: its elements in the packed row, and the indices of first patches among them."""
     table = loaded.sequences.split("heldout")
     found = {}
     for entry, (row, start, length, document, _, _) in enumerate(table.documents.tolist()):
-        firsts = [first - start for _, first, _, _, _, owner in table.images.tolist() if owner == entry]
+        firsts = [
+            first - start for _, first, _, _, _, document_entry in table.images.tolist() if document_entry == entry
+        ]
         found[document] = (table.ids[row, start : start + length].tolist(), firsts)
     return found
 
 
-def test_documents_are_laid_out_as_they_were_packed(loaded: Any) -> None:
+def test_sequences_are_those_that_were_packed(loaded: Any) -> None:
     content, rows = loaded.sequences.content, rows_of(loaded)
-    maker = LineMaker(loaded.text, 2, loaded.size_ids)
+    builder = SequenceBuilder(loaded.text, 2, loaded.size_ids)
     several = 0
     for document in heldout_documents(loaded):
         packed, firsts = rows[document.index]
-        line = maker.line(pieces_of(document, loaded))
+        sequence = builder.build(pieces_of(document, loaded))
         assert packed[0] == content.bos
         assert packed[-1] == content.eos
-        assert list(line.ids) == packed[:-1]  # the model itself writes EOS
-        assert [first for first, _ in line.images] == firsts
+        assert list(sequence.ids) == packed[:-1]  # the model itself writes EOS
+        assert [first for first, _ in sequence.images] == firsts
         several += len(firsts) > 1
     assert several > 0
 
 
-def test_held_out_pictures_are_the_normalised_means_that_are_stored(loaded: Any) -> None:
+def test_heldout_images_are_the_normalised_means_that_are_stored(loaded: Any) -> None:
     compared = {0: 0, 1: 0}
     for document in heldout_documents(loaded):
         for segment, piece in zip(document.segments, pieces_of(document, loaded), strict=True):
@@ -101,9 +103,9 @@ def test_held_out_pictures_are_the_normalised_means_that_are_stored(loaded: Any)
     assert min(compared.values()) > 0
 
 
-def test_the_model_reads_at_sampling_what_it_read_in_training(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever passes of the engine: every text element has the id and the position of the packed row, finished images are read
-    at t = 0 where they stood in the row, and an image under way at the times of the sampler in that very place."""
+def test_the_model_reads_in_sampling_what_it_read_in_training(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all passes of the engine every text element has the id and the position of the packed row, finished images are read at
+    t = 0 at their positions in the row, and an image under way at the sampler's t at those positions."""
     content, rows = loaded.sequences.content, rows_of(loaded)
     (document, *_) = [d for d in heldout_documents(loaded) if len(d.segments) == 3]
     packed, firsts = rows[document.index]
@@ -117,53 +119,53 @@ def test_the_model_reads_at_sampling_what_it_read_in_training(loaded: Any, monke
     monkeypatch.setattr(Transfusion, "hidden", spied)
     config = GenerationConfig(sampler=DdimSampler(steps=4), guidance=1.0, max_text_tokens=1)
     pieces = pieces_of(document, loaded)[:2]
-    prompt = Prompt(pieces, draw=True, max_images=2, size=(4, 4))
+    prompt = Prompt(pieces, image_next=True, max_images=2, size=(4, 4))
     (output,) = Engine(loaded, config, 7, Runtime()).generate([prompt])
     assert isinstance(output.pieces[0], ImagePiece)
     text: dict[int, int] = {}
     for inputs in passes:
-        for place, token in zip(inputs.text_index_T.tolist(), inputs.text_ids_T.tolist(), strict=True):
-            text[int(inputs.positions_N[place])] = token
-    until = firsts[1] + 4  # the EOI of the drawn image
+        for index, token in zip(inputs.text_index_T.tolist(), inputs.text_ids_T.tolist(), strict=True):
+            text[int(inputs.positions_N[index])] = token
+    until = firsts[1] + 4  # the EOI of the generated image
     images = {first + number for first in firsts for number in range(4)}
-    assert [text[place] for place in range(until + 1) if place not in images] == [
-        token for place, token in enumerate(packed[: until + 1]) if place not in images
+    assert [text[position] for position in range(until + 1) if position not in images] == [
+        token for position, token in enumerate(packed[: until + 1]) if position not in images
     ]
     assert content.eoi == packed[until]
-    read, drawn = [], []
+    read, denoised = [], []
     for inputs in passes:
         for image in inputs.images:
-            places = inputs.positions_N[image.patch_index_IP[0]].tolist()
-            (read if int(image.t_I[0]) == 0 else drawn).append((places, int(image.t_I[0])))
+            positions = inputs.positions_N[image.patch_index_IP[0]].tolist()
+            (read if int(image.t_I[0]) == 0 else denoised).append((positions, int(image.t_I[0])))
     spans = [list(range(first, first + 4)) for first in firsts]
-    assert [places for places, _ in read] == spans  # the given one, then the drawn one once more
-    assert drawn == [(spans[1], t) for t in (1000, 750, 500, 250)]
+    assert [positions for positions, _ in read] == spans  # the one of the prompt, then the generated one, clean
+    assert denoised == [(spans[1], t) for t in (1000, 750, 500, 250)]
     first_read = next(image for inputs in passes for image in inputs.images)
-    given = pieces[0]
-    assert isinstance(given, ImagePiece)
-    assert torch.equal(first_read.latents_IChw[0], given.latent)
+    in_prompt = pieces[0]
+    assert isinstance(in_prompt, ImagePiece)
+    assert torch.equal(first_read.latents_IChw[0], in_prompt.latent)
     last_read = next(i for inputs in reversed(passes) for i in inputs.images)
     assert torch.equal(last_read.latents_IChw[0], output.pieces[0].latent)
 
 
 def test_guidance_reads_the_document_without_its_text(loaded: Any) -> None:
-    """The branch without text begins as a document does whose caption was dropped: BOS, then the image's opening."""
+    """The branch without text starts like a document whose caption was dropped: BOS, then the image's opening."""
     content = loaded.sequences.content
     opening = [loaded.size_ids[(4, 4)]] if loaded.size_ids else []
-    maker = LineMaker(loaded.text, 2, loaded.size_ids)
-    assert list(maker.line((), (4, 4)).ids) == [content.bos, *opening, content.boi]
+    builder = SequenceBuilder(loaded.text, 2, loaded.size_ids)
+    assert list(builder.build((), (4, 4)).ids) == [content.bos, *opening, content.boi]
     text = loaded.text.encode("a pair 3")
-    assert list(maker.line((TextPiece("a pair 3"),), (4, 4)).ids) == [content.bos, *text, *opening, content.boi]
+    assert list(builder.build((TextPiece("a pair 3"),), (4, 4)).ids) == [content.bos, *text, *opening, content.boi]
 
 
-def test_edits_with_and_without_a_mask_share_a_walk_and_not_their_masks(loaded: Any) -> None:
-    """Of one size and strength: a known part stays, and where nothing is known everything may change, as of each alone."""
+def test_edits_with_and_without_a_mask_share_a_sampler_and_not_their_masks(loaded: Any) -> None:
+    """Edits of one size and strength: with a mask the known part stays, without one everything may change, as in each alone."""
     generator = torch.Generator().manual_seed(3)
     one, other = (torch.randn(2, 4, 4, generator=generator) for _ in range(2))
     half = torch.zeros(4, 4, dtype=torch.bool)
     half[:, :2] = True
-    edits = [Edit(one, half, strength=0.6), Edit(other, strength=0.6)]
-    prompts = [Prompt((TextPiece("a pair 3"),), draw=True, edit=edit) for edit in edits]
+    edits = [ImageEdit(one, half, strength=0.6), ImageEdit(other, strength=0.6)]
+    prompts = [Prompt((TextPiece("a pair 3"),), image_next=True, edit=edit) for edit in edits]
     config = GenerationConfig(sampler=DdimSampler(steps=4), guidance=1.0)
     engine = Engine(loaded, config, 7, Runtime())
     together = engine.generate(prompts)

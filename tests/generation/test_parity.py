@@ -1,4 +1,5 @@
-"""The engine against the reference without a cache, on a trained model in float32; and that the peers' faults would show."""
+"""Parity of the engine's KV cache with the reference without one, on a trained model in float32; and that known faults of other
+implementations would be seen."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from stages.core.runtime import Runtime
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, Sampler
 from stages.generation import engine as engine_module
 from stages.generation.config import GenerationConfig
-from stages.generation.engine import Engine
+from stages.generation.engine import Decoder, Engine
 from stages.generation.kv_cache import CachedAttention
-from stages.generation.layout import Line, num_patches
+from stages.generation.layout import TokenSequence, num_patches
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
 from stages.generation.reference import Reference
-from stages.generation.state import Document
+from stages.generation.state import DocumentState
 from stages.model.cpu.inference import optimize_for_inference
 from stages.model.transformer import Inputs
 from tests.generation.trained import picture, trained_model
@@ -33,17 +34,17 @@ def trained() -> Any:
 
 
 def prompts() -> list[Prompt]:
-    """Text to image; two pictures with text between; a picture read; a picture, text and a drawing; nothing at all."""
-    given = picture(3, torch.Generator().manual_seed(5))
+    """Text to image; two images with text between; an image that is only read; both and an image to generate; nothing at all."""
+    read = picture(3, torch.Generator().manual_seed(5))
     wide = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(6))
     return [
-        Prompt((TextPiece("b"),), draw=True),
+        Prompt((TextPiece("b"),), image_next=True),
         Prompt((TextPiece("a"),), max_images=3),
-        Prompt((ImagePiece(given),), max_images=0),
-        Prompt((TextPiece("d"), ImagePiece(given), TextPiece("a")), draw=True, max_images=2),
+        Prompt((ImagePiece(read),), max_images=0),
+        Prompt((TextPiece("d"), ImagePiece(read), TextPiece("a")), image_next=True, max_images=2),
         Prompt((), max_images=2),
-        Prompt((TextPiece("c"),), draw=True, negative="a"),
-        Prompt((TextPiece("c"), ImagePiece(wide)), draw=True, size=(6, 4)),
+        Prompt((TextPiece("c"),), image_next=True, negative="a"),
+        Prompt((TextPiece("c"), ImagePiece(wide)), image_next=True, size=(6, 4)),
     ]
 
 
@@ -60,16 +61,16 @@ def distance(found: Output, expected: Output) -> float:
     return largest
 
 
-@pytest.fixture(scope="module", params=["plain", "ready"])
+@pytest.fixture(scope="module", params=["plain", "optimized"])
 def engines(trained: Any, request: pytest.FixtureRequest) -> Any:
-    """What the engine runs: the model, and the model made ready, which is what users get."""
-    return made_ready(trained, torch.float32) if request.param == "ready" else trained
+    """The engine's model: as it was trained, and optimized for inference, which users run."""
+    return optimized(trained, torch.float32) if request.param == "optimized" else trained
 
 
-def made_ready(trained: Any, dtype: torch.dtype) -> Any:
-    ready = copy.copy(trained)
-    ready.model = optimize_for_inference(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
-    return ready
+def optimized(trained: Any, dtype: torch.dtype) -> Any:
+    parts = copy.copy(trained)
+    parts.model = optimize_for_inference(copy.deepcopy(trained.model), dtype, trained.diffusion.num_steps)
+    return parts
 
 
 def far(engines: Any, trained: Any, config: GenerationConfig) -> float:
@@ -83,14 +84,14 @@ def far(engines: Any, trained: Any, config: GenerationConfig) -> float:
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("sampler", [DdimSampler(steps=8), DdpmSampler(steps=8)], ids=str)
 @pytest.mark.parametrize("batch_size", [1, 32])
-def test_a_trained_model_says_with_cache_what_it_says_without(
+def test_kv_cache_parity_of_a_trained_model(
     engines: Any, trained: Any, sampler: Sampler, guidance: float, batch_size: int
 ) -> None:
     config = GenerationConfig(sampler=sampler, guidance=guidance, max_text_tokens=6, batch_size=batch_size)
     assert far(engines, trained, config) < TOLERANCE
 
 
-def test_in_float64_nothing_is_left_between_them(trained: Any) -> None:
+def test_kv_cache_parity_in_float64(trained: Any) -> None:
     """What float32 shows is rounding, which the first step of a noise prediction makes large."""
     exact = copy.copy(trained)
     exact.model = copy.deepcopy(trained.model).double()
@@ -101,8 +102,8 @@ def test_in_float64_nothing_is_left_between_them(trained: Any) -> None:
         torch.set_default_dtype(torch.float32)
 
 
-def test_the_pictures_of_the_trained_model_are_those_of_their_letters(trained: Any) -> None:
-    """So that the tests here speak of a model whose attention and times matter."""
+def test_the_images_of_the_trained_model_are_those_of_their_letters(trained: Any) -> None:
+    """So that the tests here use a model whose attention and timesteps matter."""
     config = GenerationConfig(sampler=DdimSampler(steps=20), guidance=2.0, max_text_tokens=6)
     (output,) = Engine(trained, config, 7, Runtime()).generate([Prompt((TextPiece("a"),), max_images=3)])
     first, text, second = output.pieces
@@ -113,55 +114,59 @@ def test_the_pictures_of_the_trained_model_are_those_of_their_letters(trained: A
         assert error.index(min(error)) == letter
 
 
-def keeps_noisy(self: Engine, documents: list[Document]) -> torch.Tensor:
-    """The last step's keys and values stay as those of the finished image."""
+def keeps_noisy(self: Decoder, documents: list[DocumentState]) -> torch.Tensor:
+    """The last step's keys and values are kept for the finished image."""
     for document in documents:
         self.cache.lengths[document.slots["full"]] += num_patches(document.latents[-1], self.patch_side)
-    return self._append([document.slots["full"] for document in documents], [Line((self.text.eoi,))] * len(documents))
+    return self._append(
+        [document.slots["full"] for document in documents], [TokenSequence((self.text.eoi,))] * len(documents)
+    )
 
 
-def leaves_out(self: Engine, documents: list[Document]) -> torch.Tensor:
-    """Nothing of a finished image stays: only EOI comes after BOI."""
-    return self._append([document.slots["full"] for document in documents], [Line((self.text.eoi,))] * len(documents))
+def leaves_out(self: Decoder, documents: list[DocumentState]) -> torch.Tensor:
+    """Nothing of a finished image is kept: EOI follows BOI."""
+    return self._append(
+        [document.slots["full"] for document in documents], [TokenSequence((self.text.eoi,))] * len(documents)
+    )
 
 
-def _timed(t: int) -> Any:
-    made = engine_module.inputs_of
+def _at_timestep(t: int) -> Any:
+    real = engine_module.build_inputs
 
-    def inputs_of(*given: Any) -> Inputs:
-        inputs = made(*given)
+    def build_inputs(*args: Any) -> Inputs:
+        inputs = real(*args)
         return replace(inputs, images=tuple(replace(i, t_I=torch.full_like(i.t_I, t)) for i in inputs.images))
 
-    return inputs_of
+    return build_inputs
 
 
-def _same_branch(self: Document, branches: Any, writer: Any) -> Any:
-    """What guidance compares with has the first prompt's text."""
+def _same_branch(self: DocumentState, branches: Any, builder: Any) -> Any:
+    """Guidance compares with the text of the first prompt."""
     for branch in branches:
-        if branch != "full" and branch not in self.read:
-            self.read[branch] = (0, self.size)  # type: ignore[assignment]
-            yield self.slots[branch], writer.line(prompts()[0].pieces, self.size)
+        if branch != "full" and branch not in self.branch_contents:
+            self.branch_contents[branch] = (0, self.size)  # type: ignore[assignment]
+            yield self.slots[branch], builder.build(prompts()[0].pieces, self.size)
 
 
-def _shifted(self: CachedAttention, layer: int, *given: Any) -> torch.Tensor:
-    """Rows read one place less than they see."""
-    rows = tuple(replace(row, start=max(row.start - 1, 0), mask_TM=None) for row in self.rows)
-    return real_attend(CachedAttention(self.cache, rows, self.together), layer, *given)
+def _shifted(self: CachedAttention, layer: int, *args: Any) -> torch.Tensor:
+    """Segments start one element too early, over the last one of the document."""
+    segments = tuple(replace(segment, start=max(segment.start - 1, 0), mask_TM=None) for segment in self.segments)
+    return real_attend(CachedAttention(self.cache, segments, self.batched), layer, *args)
 
 
 real_attend = CachedAttention.attend
 FAULTS: dict[str, tuple[Any, str, Any]] = {
-    "noisy cache kept for a finished image": (Engine, "_read_images", keeps_noisy),
-    "no clean pass": (Engine, "_read_images", leaves_out),
-    "clean images with the time of noise": (engine_module, "inputs_of", _timed(1000)),
-    "clean images with the time of some noise": (engine_module, "inputs_of", _timed(300)),
-    "guidance compares with a prompt": (Document, "unread", _same_branch),
+    "noisy cache kept for a finished image": (Decoder, "_read_images", keeps_noisy),
+    "no clean pass": (Decoder, "_read_images", leaves_out),
+    "clean images with the t of noise": (engine_module, "build_inputs", _at_timestep(1000)),
+    "clean images with the t of some noise": (engine_module, "build_inputs", _at_timestep(300)),
+    "guidance compares with a prompt": (DocumentState, "stale_branches", _same_branch),
     "new elements over the last one": (CachedAttention, "attend", _shifted),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_a_peer_would_be_seen(
+def test_a_known_fault_of_a_kv_cache_would_be_seen(
     engines: Any, trained: Any, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=3.0, max_text_tokens=6)
@@ -172,7 +177,9 @@ def test_a_fault_of_a_peer_would_be_seen(
 @pytest.fixture(scope="module")
 def many() -> list[Prompt]:
     letters = random.Random(0).choices("abcd", k=24)
-    return [Prompt((TextPiece(letter),), draw=number % 3 == 0, max_images=2) for number, letter in enumerate(letters)]
+    return [
+        Prompt((TextPiece(letter),), image_next=number % 3 == 0, max_images=2) for number, letter in enumerate(letters)
+    ]
 
 
 def test_batch_size_neighbours_and_order_change_nothing_but_rounding(engines: Any, many: list[Prompt]) -> None:
@@ -198,27 +205,28 @@ def test_the_same_call_gives_the_same_bytes(engines: Any, many: list[Prompt]) ->
     assert max(distance(*pair) for pair in zip(first, second, strict=True)) == 0
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_rows_one_by_one_and_all_at_once_are_the_same(
-    engines: Any, trained: Any, together: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batched", [False, True])
+def test_cache_segments_one_by_one_and_batched_are_the_same(
+    engines: Any, trained: Any, batched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = CachedAttention.of
+    build = CachedAttention.build
 
-    def forced(*given: Any) -> CachedAttention:
-        attention = of(*given)
-        alike = len({row.count for row in attention.rows}) == 1
-        return replace(attention, together=together and alike)
+    def forced(*args: Any) -> CachedAttention:
+        attention = build(*args)
+        alike = len({segment.count for segment in attention.segments}) == 1
+        return replace(attention, batched=batched and alike)
 
-    monkeypatch.setattr(CachedAttention, "of", staticmethod(forced))
+    monkeypatch.setattr(CachedAttention, "build", staticmethod(forced))
     config = GenerationConfig(sampler=DdimSampler(steps=5), guidance=3.0, max_text_tokens=6)
     assert far(engines, trained, config) < TOLERANCE
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
-def test_a_model_made_ready_draws_and_writes_the_same(trained: Any, dtype: torch.dtype, bound: float) -> None:
-    """In bf16 up to its rounding: by the median of the prompts, as guided steps make another picture of a few."""
+def test_a_model_optimized_for_inference_generates_the_same(trained: Any, dtype: torch.dtype, bound: float) -> None:
+    """In bf16 up to its rounding: by the median of the prompts, since guided steps lead to another image for a few."""
     config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
-    ready = made_ready(trained, dtype)
-    found, expected = (Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (ready, trained))
+    found, expected = (
+        Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (optimized(trained, dtype), trained)
+    )
     apart = sorted(distance(*pair) for pair in zip(found, expected, strict=True))
     assert 0 < apart[len(apart) // 2] < bound

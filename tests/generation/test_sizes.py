@@ -1,4 +1,4 @@
-"""Size tokens: what packing writes, and that a model chooses the size that its caption asks for, or takes the one it is given."""
+"""Size tokens: what packing writes, and that a model chooses the size that its caption names, or takes the one that is set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stages.diffusion.weighting import Uniform
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.loading import LoadedModel
-from stages.generation.prompts import Edit, ImagePiece, Output, Prompt, TextPiece
+from stages.generation.prompts import ImageEdit, ImagePiece, Output, Prompt, TextPiece
 from stages.generation.reference import Reference
 from stages.model.config import ModelConfig
 from stages.model.transformer import ModelDims, Transfusion
@@ -52,13 +52,13 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Sequences:
 @pytest.fixture(scope="module")
 def loaded(sequences: Sequences) -> Any:
     """A tiny model, trained until it knows which caption belongs to which size."""
-    facts = sequences.content
-    network = Transfusion(ModelConfig(width=32, layers=2, heads=2), ModelDims(facts.vocab_size, 2, 2))
+    content = sequences.content
+    network = Transfusion(ModelConfig(width=32, layers=2, heads=2), ModelDims(content.vocab_size, 2, 2))
     network.initialise(torch.Generator().manual_seed(0))
     latents = Latents.open(sequences.latents_folder())
     maker = BatchMaker(
         sequences.split("train"),
-        facts,
+        content,
         (latents.rows(0), latents.rows(1)),
         Diffusion(CosineSchedule()),
         noise_limit=500,
@@ -66,7 +66,7 @@ def loaded(sequences: Sequences) -> Any:
         bidirectional=True,
         clean_context=False,
     )
-    rows = np.arange(facts.num_rows)
+    rows = np.arange(content.num_rows)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     for step in range(40):
         batch = maker.make(rows, [(step, int(row)) for row in rows], 3)
@@ -79,7 +79,7 @@ def loaded(sequences: Sequences) -> Any:
         text=Tokens.open(sequences.tokens_folder()).text_coder(),
         device=torch.device("cpu"),
         latent_shape=(2, *SQUARE),
-        size_ids=facts.size_ids(),
+        size_ids=content.size_ids(),
         checkpoint=SimpleNamespace(content=SimpleNamespace(patch_side=2, latent_limit=4.0, row_length=1000)),
         latents=SimpleNamespace(content=SimpleNamespace(downsampling=4)),
         diffusion=Diffusion(CosineSchedule()),
@@ -89,7 +89,7 @@ def loaded(sequences: Sequences) -> Any:
 
 
 def generated(loaded: Any, prompts: list[Prompt], **options: Any) -> list[Output]:
-    """As the engine gives them in float64, checked against the whole sequence without a cache."""
+    """The engine's outputs in float64, checked against the whole sequence without a cache."""
     torch.set_default_dtype(torch.float64)
     try:
         return _generated(loaded, prompts, **options)
@@ -117,16 +117,16 @@ def sizes(output: Output) -> list[tuple[int, ...]]:
     return [tuple(piece.latent.shape[1:]) for piece in output.pieces if isinstance(piece, ImagePiece)]
 
 
-def asking(**options: Any) -> list[Prompt]:
+def sized_prompts(**options: Any) -> list[Prompt]:
     texts = [f"{shape} {number}" for number in range(0, 16, 5) for shape in ("square", "wide")]
-    return [Prompt((TextPiece(text),), draw=True, **options) for text in texts]
+    return [Prompt((TextPiece(text),), image_next=True, **options) for text in texts]
 
 
-def test_the_size_of_each_image_stands_before_its_boi(sequences: Sequences) -> None:
-    facts = sequences.content
+def test_the_size_of_each_image_precedes_its_boi(sequences: Sequences) -> None:
+    content = sequences.content
     tokens = Tokens.open(sequences.tokens_folder()).content
-    assert facts.size_ids() == {SQUARE: tokens.vocab_size, WIDE: tokens.vocab_size + 1}
-    assert facts.vocab_size == tokens.vocab_size + 2
+    assert content.size_ids() == {SQUARE: tokens.vocab_size, WIDE: tokens.vocab_size + 1}
+    assert content.vocab_size == tokens.vocab_size + 2
     table = sequences.split("train")
     before = table.ids[table.images[:, 0], table.images[:, 1] - 2]
     assert (before == tokens.vocab_size + table.images[:, 4]).all()
@@ -139,59 +139,63 @@ def test_the_size_of_each_image_stands_before_its_boi(sequences: Sequences) -> N
 
 
 @pytest.mark.parametrize("damage", ["other size", "no size", "a size too many"])
-def test_a_row_with_a_wrong_size_never_gets_to_training(sequences: Sequences, damage: str) -> None:
-    facts, table = sequences.content, sequences.split("train")
-    frames = Frames(np.array([4, 8]), np.array(list(facts.size_ids().values())))
-    marks = Tokens.open(sequences.tokens_folder()).content
-    check_rows(table, marks, frames)
+def test_a_row_with_a_wrong_size_is_refused(sequences: Sequences, damage: str) -> None:
+    content, table = sequences.content, sequences.split("train")
+    frames = Frames(np.array([4, 8]), np.array(list(content.size_ids().values())))
+    tokens = Tokens.open(sequences.tokens_folder()).content
+    check_rows(table, tokens, frames)
     ids = np.array(table.ids)
     row, first = table.images[0, 0], table.images[0, 1]
-    place, value = {
-        "other size": ((row, first - 2), 2 * marks.vocab_size + 1 - ids[row, first - 2]),
+    index, value = {
+        "other size": ((row, first - 2), 2 * tokens.vocab_size + 1 - ids[row, first - 2]),
         "no size": ((row, first - 2), 20),
-        "a size too many": ((row, first), marks.vocab_size),
+        "a size too many": ((row, first), tokens.vocab_size),
     }[damage]
-    ids[place] = value
+    ids[index] = value
     damaged = RowTable(ids, table.documents, table.images, table.row_documents, table.row_images)
     with pytest.raises(TfcliError, match="size"):
-        check_rows(damaged, marks, frames)
+        check_rows(damaged, tokens, frames)
 
 
-def test_the_model_chooses_the_size_that_the_caption_asks_for(loaded: Any) -> None:
-    found = [sizes(output) for output in generated(loaded, asking())]
+def test_the_model_chooses_the_size_that_the_caption_names(loaded: Any) -> None:
+    found = [sizes(output) for output in generated(loaded, sized_prompts())]
     assert found == [[SQUARE], [WIDE]] * 4
-    assert [sizes(output) for output in generated(loaded, asking(), batch_size=3)] == found
+    assert [sizes(output) for output in generated(loaded, sized_prompts(), batch_size=3)] == found
 
 
-def test_a_size_that_is_given_is_taken(loaded: Any) -> None:
-    assert [sizes(output) for output in generated(loaded, asking(size=WIDE))] == [[WIDE]] * 8
-    assert [sizes(output) for output in generated(loaded, asking(), height=16, width=16)] == [[SQUARE]] * 8
-    begun = torch.randn(2, *WIDE, generator=torch.Generator().manual_seed(0)).double()
-    edits = [sizes(output) for output in generated(loaded, asking(edit=Edit(begun, strength=0.5), size=SQUARE))]
+def test_a_size_of_the_prompt_or_the_settings_is_used(loaded: Any) -> None:
+    assert [sizes(output) for output in generated(loaded, sized_prompts(size=WIDE))] == [[WIDE]] * 8
+    assert [sizes(output) for output in generated(loaded, sized_prompts(), height=16, width=16)] == [[SQUARE]] * 8
+    start = torch.randn(2, *WIDE, generator=torch.Generator().manual_seed(0)).double()
+    edits = [
+        sizes(output) for output in generated(loaded, sized_prompts(edit=ImageEdit(start, strength=0.5), size=SQUARE))
+    ]
     assert edits == [[WIDE]] * 8
 
 
-def test_from_nothing_it_writes_a_caption_and_takes_the_size_of_it(loaded: Any) -> None:
+def test_without_a_prompt_it_writes_a_caption_and_uses_its_size(loaded: Any) -> None:
     config = {"temperature": 0.7, "max_images": 2}
     found = generated(loaded, [Prompt(max_images=2) for _ in range(12)], **config)
-    drawn = 0
+    num_images = 0
     for output in found:
         for before, piece in pairwise(output.pieces):
             if isinstance(before, TextPiece) and isinstance(piece, ImagePiece) and before.text.startswith(("sq", "wi")):
                 assert sizes(Output([piece])) == [SQUARE if before.text.startswith("sq") else WIDE]
-                drawn += 1
-    assert drawn > 2
+                num_images += 1
+    assert num_images > 2
 
 
-def test_images_of_the_prompt_have_their_size_told_too(loaded: Any) -> None:
+def test_images_of_the_prompt_get_their_size_tokens(loaded: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     pictures = [ImagePiece(torch.randn(2, *size, generator=generator).double()) for size in (SQUARE, WIDE)]
-    prompts = [Prompt((TextPiece("square 3"), picture, TextPiece(" and again")), draw=True) for picture in pictures]
+    prompts = [
+        Prompt((TextPiece("square 3"), picture, TextPiece(" and again")), image_next=True) for picture in pictures
+    ]
     assert all(len(sizes(output)) == 1 for output in generated(loaded, prompts, image_guidance=1.5))
 
 
 @pytest.mark.parametrize(("height", "width", "words"), [(16, 20, "multiples of 8"), (32, 16, "16x16, 32x16")])
-def test_sizes_that_cannot_be_drawn_are_refused(loaded: Any, height: int, width: int, words: str) -> None:
+def test_sizes_that_cannot_be_generated_are_refused(loaded: Any, height: int, width: int, words: str) -> None:
     with pytest.raises(TfcliError) as raised:
         Engine(loaded, GenerationConfig(height=height, width=width), 7, Runtime())
     assert raised.value.code == ExitCode.USAGE

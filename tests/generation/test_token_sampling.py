@@ -1,4 +1,4 @@
-"""Laws of choosing a token and of stop strings."""
+"""Laws of sampling a token and of stop strings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from stages.generation.config import GenerationConfig
 from stages.generation.state import TextRun
-from stages.generation.token_sampling import Place, allowed, choose, drawn, min_p, penalised, top_k, top_p
+from stages.generation.token_sampling import (
+    TokenPosition,
+    filtered,
+    min_p,
+    penalised,
+    sample_token,
+    sample_tokens,
+    top_k,
+    top_p,
+)
 
 LOGITS = torch.randn(40, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
 PROBABILITIES = LOGITS.softmax(-1)
@@ -22,27 +31,27 @@ def kept(logits: torch.Tensor) -> set[int]:
 
 
 def counts(config: GenerationConfig, number: int = 2000) -> torch.Tensor:
-    """How often each id is drawn, over an even spread of draws."""
-    logits = allowed(LOGITS, config)
-    found = [drawn(logits, (i + 0.5) / number) for i in range(number)]
+    """The share of each id over evenly spread random numbers."""
+    logits = filtered(LOGITS, config)
+    found = [sample_token(logits, (i + 0.5) / number) for i in range(number)]
     return torch.bincount(torch.tensor(found), minlength=len(LOGITS)) / number
 
 
-def at(*places: tuple[int, int], seed: int = 0, **config: Any) -> list[int]:
-    rows = LOGITS.repeat(len(places), 1)
-    return choose(rows, [Place(*place) for place in places], GenerationConfig(**config), seed)
+def sampled_at(*positions: tuple[int, int], seed: int = 0, **config: Any) -> list[int]:
+    rows = LOGITS.repeat(len(positions), 1)
+    return sample_tokens(rows, [TokenPosition(*position) for position in positions], GenerationConfig(**config), seed)
 
 
 def test_greedy_is_the_most_likely_and_top_k_of_one_is_greedy() -> None:
-    best, places = int(LOGITS.argmax()), [(0, place) for place in range(20)]
-    assert set(at(*places)) == {best}
-    assert set(at(*places, temperature=1.0, top_k=1)) == {best}
-    assert set(at(*places, temperature=2.0, min_p=0.999)) == {best}
-    assert set(at(*places, temperature=1.0, top_p=1e-9)) == {best}
-    assert len(set(at(*places, temperature=1.0))) > 3
+    best, positions = int(LOGITS.argmax()), [(0, position) for position in range(20)]
+    assert set(sampled_at(*positions)) == {best}
+    assert set(sampled_at(*positions, temperature=1.0, top_k=1)) == {best}
+    assert set(sampled_at(*positions, temperature=2.0, min_p=0.999)) == {best}
+    assert set(sampled_at(*positions, temperature=1.0, top_p=1e-9)) == {best}
+    assert len(set(sampled_at(*positions, temperature=1.0))) > 3
 
 
-def test_draws_follow_the_probabilities_at_every_temperature() -> None:
+def test_sampled_ids_follow_the_probabilities_at_every_temperature() -> None:
     for temperature in (0.5, 1.0, 3.0):
         found = counts(GenerationConfig(temperature=temperature))
         assert torch.allclose(found.double(), (LOGITS / temperature).softmax(-1), atol=1e-3)
@@ -79,18 +88,18 @@ def test_min_p_keeps_what_is_near_the_most_likely(p: float) -> None:
     assert 0 < len(expected) < 40
 
 
-def test_ids_that_are_ruled_out_are_never_drawn() -> None:
+def test_excluded_ids_are_never_sampled() -> None:
     logits = LOGITS.clone()
     logits[int(LOGITS.argmax())] = -torch.inf
-    for draw in (0.0, 0.3, 1 - 2**-53):
-        assert drawn(logits, draw) != int(LOGITS.argmax())
-        assert torch.isfinite(logits[drawn(logits, draw)])
+    for uniform in (0.0, 0.3, 1 - 2**-53):
+        assert sample_token(logits, uniform) != int(LOGITS.argmax())
+        assert torch.isfinite(logits[sample_token(logits, uniform)])
     only = torch.full((5,), -torch.inf)
     only[3] = 0.0
-    assert drawn(only, 1 - 2**-53) == 3
+    assert sample_token(only, 1 - 2**-53) == 3
 
 
-def test_the_penalty_lowers_what_was_seen_and_nothing_else() -> None:
+def test_the_repetition_penalty_lowers_seen_ids_and_nothing_else() -> None:
     seen = [int(LOGITS.argmax()), int(LOGITS.argmin()), int(LOGITS.argmax())]
     changed = penalised(LOGITS, seen, 1.5)
     assert changed[seen[0]] == LOGITS[seen[0]] / 1.5
@@ -99,17 +108,17 @@ def test_the_penalty_lowers_what_was_seen_and_nothing_else() -> None:
     assert torch.equal(changed[others], LOGITS[others])
     second = int(LOGITS.argsort(descending=True)[1])
     config = GenerationConfig(repetition_penalty=50.0)
-    places = [Place(0, 5, seen), Place(1, 5)]
-    assert choose(LOGITS.repeat(2, 1), places, config, 0) == [second, int(LOGITS.argmax())]
+    positions = [TokenPosition(0, 5, seen), TokenPosition(1, 5)]
+    assert sample_tokens(LOGITS.repeat(2, 1), positions, config, 0) == [second, int(LOGITS.argmax())]
     assert torch.equal(penalised(LOGITS, [], 2.0), LOGITS)
 
 
-def test_a_draw_has_the_name_of_its_seed_document_and_place() -> None:
-    """The same name gives the same id whatever was drawn before and beside it; other names give others."""
-    names = [(document, place) for document in range(3) for place in range(6)]
-    first = dict(zip(names, at(*names, temperature=1.0), strict=True))
-    assert {name: at(name, temperature=1.0)[0] for name in reversed(names)} == first
-    assert list(first.values()) != at(*names, seed=1, temperature=1.0)
+def test_a_random_draw_is_named_by_seed_document_and_position() -> None:
+    """The same name gives the same id whatever is sampled before or at the same time; other names give others."""
+    names = [(document, position) for document in range(3) for position in range(6)]
+    first = dict(zip(names, sampled_at(*names, temperature=1.0), strict=True))
+    assert {name: sampled_at(name, temperature=1.0)[0] for name in reversed(names)} == first
+    assert list(first.values()) != sampled_at(*names, seed=1, temperature=1.0)
     assert len(set(first.values())) > 5
 
 
@@ -142,17 +151,17 @@ class Pieces:
     st.lists(st.text("ab.", min_size=1, max_size=3), max_size=12),
     st.lists(st.text("ab.", min_size=1, max_size=4), max_size=3),
 )
-def test_a_stop_string_ends_a_run_whatever_the_borders_of_tokens(tokens: list[str], stops: list[str]) -> None:
-    """Told token by token it is the whole text up to the first stop string; nothing is told that one takes back."""
+def test_a_stop_string_ends_a_run_wherever_tokens_are_split(tokens: list[str], stops: list[str]) -> None:
+    """Token by token it emits the text up to the first stop string, and never more than that."""
     run: Any = TextRun(Pieces(tokens), tuple(stops))  # type: ignore[arg-type]
-    told, text = "", ""
+    emitted, text = "", ""
     for token, piece in enumerate(tokens):
         text += piece
-        told += run.add(token)
-        assert text.startswith(told)
+        emitted += run.add(token)
+        assert text.startswith(emitted)
         if run.stopped:
             break
-    told += run.close()
-    found = [place for stop in stops if (place := text.find(stop)) >= 0]
+    emitted += run.close()
+    found = [index for stop in stops if (index := text.find(stop)) >= 0]
     assert run.stopped == bool(found)
-    assert told == (text[: min(found)] if found else "".join(tokens))
+    assert emitted == (text[: min(found)] if found else "".join(tokens))

@@ -1,4 +1,4 @@
-"""A tiny model trained in seconds on a world of two letters and the pictures that they name, for tests of generation."""
+"""A tiny model trained in seconds on letters and the images that they name, for tests of generation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATCHES = (SIDE // 2) ** 2
 
 
 class Letters:
-    """A text coder of one id a letter."""
+    """A text coder with one id for each letter."""
 
     bos, eos, boi, eoi, pad = BOS, EOS, BOI, EOI, PAD
 
@@ -32,7 +32,7 @@ class Letters:
 
 
 def parts_of(model: Transfusion, diffusion: Diffusion) -> Any:
-    """What the engine takes of a loaded checkpoint."""
+    """The parts of a loaded checkpoint that the engine uses."""
     content = SimpleNamespace(patch_side=2, latent_limit=4.0, row_length=1000)
     return SimpleNamespace(
         model=model,
@@ -77,18 +77,18 @@ def _loss(model: Transfusion, diffusion: Diffusion, generator: torch.Generator) 
     positions: list[int] = []
     latents: list[torch.Tensor] = []
     firsts: list[int] = []
-    for number, draw in enumerate(torch.randint(0, 4, (16,), generator=generator).tolist()):
-        letters = [draw, (draw + 1) % 4]
+    for number, letter in enumerate(torch.randint(0, 4, (16,), generator=generator).tolist()):
+        letters = [letter, (letter + 1) % 4]
         elements = [BOS]
         if number % 4 == 0:  # the picture first
-            elements += [BOI, "image", EOI, 5 + draw, EOS]
+            elements += [BOI, "image", EOI, 5 + letter, EOS]
             letters = letters[:1]
         elif number == 1:  # without a condition
             elements += [BOI, "image", EOI, EOS]
             letters = letters[:1]
         else:
-            elements += [5 + draw, BOI, "image", EOI, 5 + letters[1], BOI, "image", EOI, EOS]
-        begin = len(ids)
+            elements += [5 + letter, BOI, "image", EOI, 5 + letters[1], BOI, "image", EOI, EOS]
+        start = len(ids)
         for element in elements:
             if element == "image":
                 firsts.append(len(ids))
@@ -98,18 +98,18 @@ def _loss(model: Transfusion, diffusion: Diffusion, generator: torch.Generator) 
             else:
                 ids.append(element)
                 images.append(-1)
-        documents += [number] * (len(ids) - begin)
-        positions += range(len(ids) - begin)
-    clean, noise = torch.stack(latents), torch.randn(len(latents), CHANNELS, SIDE, SIDE, generator=generator)
+        documents += [number] * (len(ids) - start)
+        positions += range(len(ids) - start)
+    x0, eps = torch.stack(latents), torch.randn(len(latents), CHANNELS, SIDE, SIDE, generator=generator)
     t = torch.randint(1, 1001, (len(latents),), generator=generator)
     t = torch.where(torch.rand(len(t), generator=generator) < 0.3, 0, t)  # clean pictures too, for what follows
     ids_N, images_N, documents_N = torch.tensor(ids), torch.tensor(images), torch.tensor(documents)
     text = (images_N < 0).nonzero()[:, 0]
-    places = torch.tensor(firsts)[:, None] + torch.arange(PATCHES)
-    image = ImageInputs(diffusion.add_noise(clean, noise, t), t, places)
+    patch_index = torch.tensor(firsts)[:, None] + torch.arange(PATCHES)
+    image = ImageInputs(diffusion.add_noise(x0, eps, t), t, patch_index)
     attention = DenseAttention(allowed(documents_N, images_N))
     before = text[:-1][(ids_N[text[:-1]] != BOI) & (documents_N[text[:-1]] == documents_N[text[:-1] + 1])]
     logits, (predicted,) = model(Inputs(torch.tensor(positions), ids_N[text], text, (image,)), attention, before)
     seen = (t > 0).float()
-    error = (predicted - diffusion.targets(clean, noise, t)).square().flatten(1).mean(1)
+    error = (predicted - diffusion.targets(x0, eps, t)).square().flatten(1).mean(1)
     return F.cross_entropy(logits, ids_N[before + 1]) + 5 * (error * seen).sum() / seen.sum()

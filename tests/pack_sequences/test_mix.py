@@ -15,7 +15,7 @@ from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import open_artifact
 from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import RowTable, Sequences
-from stages.artifacts.tokens import Marks, Tokens
+from stages.artifacts.tokens import SpecialTokens, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
@@ -257,14 +257,14 @@ def test_half_of_the_images_come_mirrored_where_there_are_such(tmp_path: Path) -
 # the check
 
 
-def rows() -> tuple[RowTable, Marks]:
+def rows() -> tuple[RowTable, SpecialTokens]:
     """A row of one document of 10 elements: bos, one id, boi, four patches, eoi, one id, eos; and a second one."""
-    marks = Marks(vocab_size=20, bos=1, eos=2, boi=3, eoi=4, pad=0)
+    special_tokens = SpecialTokens(vocab_size=20, bos=1, eos=2, boi=3, eoi=4, pad=0)
     line = [1, 9, 3, 0, 0, 0, 0, 4, 9, 2]
     documents = np.array([[0, 0, 10, 0, 0, 0], [0, 10, 10, 1, 0, 0]])
     images = np.array([[0, 3, 4, 0, 0, 0], [0, 13, 4, 1, 0, 1]])
     table = RowTable(np.array([line + line + [0] * 4]), documents, images, np.array([0, 2]), np.array([0, 2]))
-    return table, marks
+    return table, special_tokens
 
 
 @pytest.mark.parametrize(
@@ -286,11 +286,11 @@ def rows() -> tuple[RowTable, Marks]:
     ],
 )
 def test_every_broken_rule_is_found(array: str, place: tuple[int, int], value: int, what: str) -> None:
-    table, marks = rows()
-    check_rows(table, marks, Frames(np.array([4]), rows=np.array([2])))
+    table, special_tokens = rows()
+    check_rows(table, special_tokens, Frames(np.array([4]), rows=np.array([2])))
     getattr(table, array)[place] = value
     with pytest.raises(TfcliError, match=what) as caught:
-        check_rows(table, marks, Frames(np.array([4]), rows=np.array([2])))
+        check_rows(table, special_tokens, Frames(np.array([4]), rows=np.array([2])))
     assert caught.value.code == ExitCode.BUG
 
 

@@ -185,7 +185,7 @@ def test_an_animation_keeps_no_more_frames_than_it_shows(steps: int) -> None:
 
 def test_estimates_are_let_go_with_their_picture(lab: Lab) -> None:
     loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
-    tasks = [Task("prompts", index, Prompt((TextPiece("a"),), draw=True)) for index in range(3)]
+    tasks = [Task("prompts", index, Prompt((TextPiece("a"),), image_next=True)) for index in range(3)]
     (lab.folder / "images").mkdir()
     writer = Writer(lab.folder, tasks, loaded, RunInfo(0, "x", {}, gif=True), Runtime(), report_parts=False)
     config = GenerationConfig(sampler=DdimSampler(steps=30), guidance=1.0)
@@ -421,7 +421,9 @@ def test_a_drawing_begins_from_a_picture_and_keeps_what_the_mask_keeps(lab: Lab)
     loaded = load_model(lab.folder / "work" / "checkpoint", "cpu")
     edit = edit_of(Path("pictures/good0.png"), Path("right.png"), 1.0, loaded)
     config = GenerationConfig(sampler=DdimSampler(steps=2))
-    output = Engine(loaded, config, 0, Runtime()).generate([Prompt((TextPiece("a thing"),), draw=True, edit=edit)])[0]
+    output = Engine(loaded, config, 0, Runtime()).generate(
+        [Prompt((TextPiece("a thing"),), image_next=True, edit=edit)]
+    )[0]
     (drawn,) = (piece.latent for piece in output.pieces if isinstance(piece, ImagePiece))
     assert torch.equal(drawn[:, :, :4], edit.latent[:, :, :4])
     assert (drawn[:, :, 4:] - edit.latent[:, :, 4:]).abs().mean() > 0.1
@@ -432,7 +434,7 @@ def test_a_drawing_begins_from_a_picture_and_keeps_what_the_mask_keeps(lab: Lab)
     assert np.array_equal(shown[:, :8], given[:, :8])
     assert not np.array_equal(shown[:, 8:], given[:, 8:])
     assert np.array_equal(pixels(lab, record["begin"]["image"]), given)
-    assert not np.array_equal(loaded.draw_pictures(drawn[None])[0][:, :8], given[:, :8])
+    assert not np.array_equal(loaded.decode_pictures(drawn[None])[0][:, :8], given[:, :8])
     events = model_events(lab, ["a thing"], begin="pictures/good0.png", mask="right.png")
     (python,) = (np.array(event.image) for event in events if isinstance(event, Picture))
     assert np.array_equal(python, shown)

@@ -47,7 +47,7 @@ def documents(**options: int) -> list[Document]:
 
 
 def scenes_of(document: Document) -> list[Scene]:
-    return [scene_from_json(rows) for rows in document.facts["scenes"]]
+    return [scene_from_json(rows) for rows in document.labels["scenes"]]
 
 
 def test_one_in_ten_combinations_is_held_out_and_every_pair_of_attributes_is_left() -> None:
@@ -64,7 +64,7 @@ def test_training_never_shows_a_heldout_combination_and_heldout_documents_do() -
         scenes = scenes_of(document)
         if not document.heldout:
             assert not any(scene.heldout for scene in scenes)
-        elif document.facts.get("new") == "thing":
+        elif document.labels.get("new") == "thing":
             assert scenes[0].has_new_thing
         else:
             assert scenes[0].is_new
@@ -96,7 +96,7 @@ def test_no_training_picture_answers_a_heldout_prompt() -> None:
         assert isinstance(document, Document)
         if not document.heldout:
             drawn.update(things(document))
-        elif "new" in document.facts:
+        elif "new" in document.labels:
             asked += things(document)
     assert len(asked) >= 150
     assert drawn.isdisjoint(asked)
@@ -108,7 +108,7 @@ def test_documents_do_not_depend_on_how_many_there_are() -> None:
     assert set(few) < set(many)
     assert all(many[key] == document for key, document in few.items())
     other = {document.key: document for document in documents(seed=1)}
-    assert other["pair-000003"].facts != few["pair-000003"].facts
+    assert other["pair-000003"].labels != few["pair-000003"].labels
 
 
 def test_things_stay_inside_and_apart() -> None:

@@ -28,7 +28,7 @@ def documents(edits: int = 300, heldout: int = 60) -> list[Document]:
 
 
 def scenes(document: Document) -> tuple[Scene, Scene]:
-    before, after = (scene_from_json(rows) for rows in document.facts["scenes"])
+    before, after = (scene_from_json(rows) for rows in document.labels["scenes"])
     return before, after
 
 
@@ -84,7 +84,7 @@ def test_an_instruction_carried_out_gives_the_second_scene_and_nothing_else() ->
 def test_heldout_edits_lead_from_new_scenes_to_new_scenes_and_training_sees_neither() -> None:
     kinds: Counter[tuple[bool, str]] = Counter()
     for document in documents():
-        kinds[document.heldout, document.facts["edit"]] += 1
+        kinds[document.heldout, document.labels["edit"]] += 1
         for scene in scenes(document):
             assert scene.is_new == document.heldout
             assert not scene.has_new_thing
@@ -125,12 +125,12 @@ def test_the_share_of_right_edits(monkeypatch: pytest.MonkeyPatch, answer: str, 
             pass
 
         def generate(self, prompts: list[Prompt]) -> list[Output]:
-            assert all(prompt.draw and len(prompt.pieces) == 2 for prompt in prompts)
+            assert all(prompt.image_next and len(prompt.pieces) == 2 for prompt in prompts)
             return [Output([ImagePiece(pictures[d.key][answer == "after"])], "images") for d in stored]
 
     monkeypatch.setattr(judged, "pieces_of", pieces_of)
     monkeypatch.setattr(judged, "Engine", FakeEngine)
-    loaded: Any = SimpleNamespace(draw_pictures=lambda x: x.permute(0, 2, 3, 1).numpy().astype(np.uint8))
+    loaded: Any = SimpleNamespace(decode_pictures=lambda x: x.permute(0, 2, 3, 1).numpy().astype(np.uint8))
     part = judged.judge_edits(loaded, stored, GenerationConfig(), 0, Runtime())
     assert part.figures["edit"] == share
     assert part.figures["edit_of_true_pictures"] == 1.0
@@ -152,6 +152,6 @@ def _stored(document: Document, number: int) -> StoredDocument:
         group=None,
         fixed_order=True,
         heldout=True,
-        facts=document.facts,
+        labels=document.labels,
         segments=segments,
     )

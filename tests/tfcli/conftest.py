@@ -40,13 +40,16 @@ class World:
     def module(self, _name: str) -> Any:
         """Stands in for import_module in stages.pipeline."""
 
-        def run(*, build: Any, runtime: Any, seed: int, **given: Any) -> None:
+        def run(*, context: Any, **given: Any) -> None:
+            build, runtime, seed = context.build, context.runtime, context.seed
             stage = build.stamp.stage
             self.made.append(stage)
             runtime.report(Progress(stage, 0, 2, "things"))
             # the section vae does not show in the bytes: that is how the early cutoff is tried
             shown = {key: str(value) for key, value in given.items() if key != "vae" and not isinstance(value, Path)}
-            (build.folder / "data.bin").write_text(json.dumps([shown, build.stamp.facts()["inputs"], seed]))
+            (build.folder / "data.bin").write_text(
+                json.dumps([shown, build.stamp.fingerprint_inputs()["inputs"], seed])
+            )
             if stage in self.during:
                 self.during[stage](runtime)
             if stage == "sample":
@@ -75,6 +78,8 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
     monkeypatch.chdir(tmp_path)
+    for name in ("TFCLI_WORK", "TFCLI_DEVICE"):  # of whoever runs the tests
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("stages.pipeline.import_module", made.module)
     for kind in FORMS:
         monkeypatch.setitem(FORMS, kind, Form(("data.bin", "index.html", "records.jsonl")))

@@ -90,6 +90,7 @@ def test_list_and_check(world: Any) -> None:
         ("sample.generation.sampler.kind=ddmi", "did you mean ddpm or ddim?"),
         ("train.steps=0", "train.steps"),
         ("train.steps=many", "train.steps"),
+        ("model.time_features=7", "multiple of 2"),
         ("seed=-1", "seed"),
         ("seed=1180591620717411303424", "seed"),
         ("seed=" + "9" * 5000, "seed"),

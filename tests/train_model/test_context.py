@@ -19,8 +19,8 @@ from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
 from stages.diffusion.weighting import Uniform
 from stages.generation.config import GenerationConfig
-from stages.generation.engine import Engine
-from stages.generation.layout import Line
+from stages.generation.engine import Decoder, Engine
+from stages.generation.layout import TokenSequence
 from stages.model.attention import DenseAttention, allowed
 from stages.model.config import ModelConfig, UNetCodec
 from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
@@ -306,20 +306,20 @@ def test_the_sampler_computes_what_training_computed(sequences: Sequences, optio
     ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
     for document in [*(counts == 2).nonzero()[:3, 0].tolist(), *(counts == 1).nonzero()[:3, 0].tolist()]:
         engine = Engine(_loaded(network, facts), GenerationConfig(guidance=1), 0, Runtime())
-        engine._make_cache(1, [Line((facts.pad,) * 64)])
+        decoder = Decoder(engine, 1, report_steps=False)
         latents = copies.latents_IChw[owners[copies.patch_index_IP[:, 0]] == document]
         number = compared = 0
         for place in (owners == document).nonzero()[:, 0].tolist():
             is_copy = place in copies.patch_index_IP[:, 0]
             if ids[place] < 0 and not is_copy:
                 continue
-            line = Line((int(ids[place]),))
+            sequence = TokenSequence((int(ids[place]),))
             if is_copy:
-                line = Line((facts.pad,) * 4, ((0, latents[number]),))
+                sequence = TokenSequence((facts.pad,) * 4, ((0, latents[number]),))
                 number += 1
             with torch.no_grad():
-                found = engine._append([0], [line])[0]
-            assert torch.allclose(found, hidden[place + len(line.ids) - 1], atol=2e-5)
+                found = decoder._append([0], [sequence])[0]
+            assert torch.allclose(found, hidden[place + len(sequence.ids) - 1], atol=2e-5)
             compared += number > 0
         assert compared > 2
         assert number == len(latents)

@@ -119,9 +119,9 @@ def test_pictures_are_read_and_drawn_as_the_checkpoint_knew_them(
     monkeypatch.setattr(Latents, "autoencoder", lambda _: SimpleNamespace(model_folder=tmp_path))
     model: Any = None
     loaded = loading.assemble(child, sequences, model, torch.device("cpu"))
-    latent = loaded.read_picture(np.zeros((4, 4, 3), np.uint8))
+    latent = loaded.encode_picture(np.zeros((4, 4, 3), np.uint8))
     assert latent.flatten().tolist() == pytest.approx([(1.25 - 0.25) / 2, (-3.75 - 0.25) / 2])
-    loaded.draw_pictures(latent[None])
+    loaded.decode_pictures(latent[None])
     assert decoded[0] == pytest.approx(raw)
 
 

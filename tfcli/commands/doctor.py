@@ -1,4 +1,4 @@
-"""doctor: a look at a source before a long run, as a list of findings with the gravest first."""
+"""doctor: a look at a source before a long run, or at this machine, as a list of findings with the gravest first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
 from stages.core.runtime import Runtime
 from tfcli import options, render
+from tfcli.commands.machine import check_machine
 
 if TYPE_CHECKING:
     from stages.doctor.alphabet import Alphabet
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 _NAMELESS = "doctor"  # the recipe that stands for a bare path
 _STYLES = {"stops": "bold red", "problem": "yellow", "remark": "cyan"}
 _SourceArgument = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="SOURCE",
-        help="A recipe, a folder of pictures, tars, .parquet, .jsonl or text.",
+        metavar="[SOURCE]",
+        help="A recipe, a folder of pictures, tars, .parquet, .jsonl or text. Without it: this machine.",
         show_default=False,
         autocompletion=options.recipe_names,
     ),
@@ -35,11 +36,13 @@ _SourceArgument = Annotated[
 
 
 def doctor(
-    source: _SourceArgument,
+    context: typer.Context,
+    source: _SourceArgument = None,
     settings: options.SetOption = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Decode the pictures of this many documents, spread over the source.")
     ] = 500,
+    work: options.WorkOption = None,
     workers: options.WorkersOption = Runtime.workers,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -50,17 +53,38 @@ def doctor(
     All texts are read, those of tokenize.text too, and the pictures of a sample are decoded. Exit code 0 if a run would
     come through, 3 if not.
 
+    Without a source: what this machine is and has, and what is in the way of a run, as text for a report, without names of
+    users and folders. Exit code 0, or 5 if nothing would run here.
+
     \b
-    Examples: tfcli doctor my/pictures
+    Examples: tfcli doctor
+              tfcli doctor my/pictures
               tfcli doctor recipes/folder.toml --set source.path=my/pictures --set images.size=128
               tfcli doctor shards/ --limit 5000 --json
     """
+    typed = {name for name in context.params if options.is_typed(context, name)}
+    if source is None:
+        _refuse(typed & {"settings", "limit", "workers"}, "needs a SOURCE", "name one: tfcli doctor my/pictures")
+        check_machine(work or Path("work"), json=json, quiet=quiet)
+    else:
+        _refuse(typed & {"work"}, "and a SOURCE exclude each other", "leave one of them out")
+        _check_data(source, tuple(settings or ()), limit, workers, json=json, quiet=quiet)
+
+
+def _refuse(typed: set[str], why: str, fix: str) -> None:
+    for name in sorted(typed):
+        option = "--set" if name == "settings" else f"--{name}"
+        raise TfcliError(f"{option} {why}", fix=fix, code=ExitCode.USAGE)
+
+
+def _check_data(source: str, settings: tuple[str, ...], limit: int, workers: int, *, json: bool, quiet: bool) -> None:
+    """The look at a source. Raises TfcliError (INPUT) where a run would stop."""
     from stages.doctor.alphabet import Alphabet
     from stages.doctor.examine import Limits, check_source
     from stages.doctor.findings import by_gravity
     from stages.doctor.rows import Rows
 
-    recipe, why = _recipe(source, tuple(settings or ()))
+    recipe, why = _recipe(source, settings)
     limits = Limits(recipe.encode.max_bad, recipe.encode.bad_window, recipe.encode.shard_rows)
     alphabet = Alphabet()
     rules = _row_rules(recipe)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(
+    context: typer.Context,
     recipe: options.RecipeArgument,
     settings: options.SetOption = None,
     work: options.WorkOption = None,
@@ -53,7 +54,10 @@ def plan(
     from stages.core.hardware import machine_of, this_machine
     from tfcli.commands.session import open_workspace
 
-    call = options.Call(recipe, tuple(settings or ()), work, device, 0, json, False, False, True, False)
+    typed = not options.from_environment(context, "work")
+    call = options.Call(
+        recipe, tuple(settings or ()), work, device, 0, json, False, False, True, False, work_typed=typed
+    )
     workspace = open_workspace(call)
     precision = workspace.recipe.train.precision
     machine = machine_of(gpus, precision) if gpus else this_machine(device, precision)

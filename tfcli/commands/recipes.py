@@ -1,4 +1,5 @@
-"""recipe list, show, copy, check, diff: what recipes there are and what they mean when all is resolved."""
+"""recipe list, show, copy, check, diff: what recipes there are and what they mean when all is resolved. `recipe_keys.py` has
+explain and schema."""
 
 from __future__ import annotations
 
@@ -13,12 +14,22 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.system import write_failure
 from tfcli import options, render
+from tfcli.commands.recipe_keys import explain, schema
 from tfcli.toml import to_toml
 
 if TYPE_CHECKING:
     from stages.recipe import Recipe
 
-app = typer.Typer(no_args_is_help=True, help="List, show, copy, check and compare recipes.")
+_HELP = """List, show, explain, copy, check and compare recipes.
+
+\b
+Examples: tfcli recipe list
+          tfcli recipe show smoke --explain
+          tfcli recipe explain train.ema_decay
+          tfcli recipe copy folder mine.toml
+          tfcli recipe check mine.toml
+"""
+app = typer.Typer(no_args_is_help=True, help=_HELP)
 
 
 @app.command("list")
@@ -47,21 +58,32 @@ def list_recipes(json: options.JsonOption = False, _debug: options.DebugOption =
 def show_recipe(
     recipe: options.RecipeArgument,
     settings: options.SetOption = None,
+    explained: Annotated[
+        bool,
+        typer.Option("--explain", help="Write above each key what it does, and after it where its value is from."),
+    ] = False,
     json: options.JsonOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
     """Print a recipe with every key resolved, as TOML that can be used as a recipe again.
 
     \b
-    Example: tfcli recipe show smoke > mine.toml
+    Examples: tfcli recipe show smoke > mine.toml
+              tfcli recipe show smoke --explain --set train.steps=9
     """
     from stages.recipe import recipe_tree
 
+    if explained:
+        _show_explained(recipe, tuple(settings or ()), as_json=json)
+        return
     tree = recipe_tree(_load(recipe, tuple(settings or ())))
     if json:
         render.show_json(tree)
     else:
         render.show_text(to_toml(tree))
+
+
+app.command("explain")(explain)
 
 
 @app.command("copy")
@@ -167,10 +189,25 @@ def diff_recipes(
         render.show("no difference")
 
 
+app.command("schema")(schema)
+
+
 def _load(name: str, settings: tuple[str, ...] = ()) -> Recipe:
     from stages.recipe import load_recipe
 
     return load_recipe(name, settings)
+
+
+def _show_explained(name: str, settings: tuple[str, ...], *, as_json: bool) -> None:
+    from stages.recipe_origins import load_with_origins, recipe_values
+    from tfcli.explained import commented_toml
+
+    recipe, origins = load_with_origins(name, settings)
+    if as_json:
+        values = recipe_values(recipe)
+        render.show_json({key: {"value": value, "from": origins[key], "about": about} for key, value, about in values})
+    else:
+        render.show_text(commented_toml(recipe, origins))
 
 
 def _copy_target(origin: Path, to: str | None) -> Path:

@@ -25,7 +25,7 @@ from stages.pipeline import Stage, Status, Workspace
 from stages.recipe import load_recipe, make_recipe
 from stages.sources.files import existing_folder
 from tfcli.commands.found import artifact_around
-from tfcli.options import Call
+from tfcli.options import WORK_VARIABLE, Call
 from tfcli.render import Reporter, seconds_text, short, show
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def open_workspace(call: Call, settings: tuple[str, ...] = ()) -> Workspace:
     """The recipe with its settings (and these on top), and the folder of its artifacts. Raises TfcliError (USAGE)."""
     assert call.recipe is not None
     recipe = load_recipe(call.recipe, call.settings + settings)
-    work = work_folder(Path("work") / recipe.name if call.work is None else call.work)
+    work = _work_of(call, Path("work") / recipe.name)
     return Workspace(recipe, work, read_again=call.force)
 
 
@@ -93,12 +93,20 @@ def open_checkpoint(given: str, call: Call, settings: tuple[str, ...]) -> Worksp
         fix = "give the recipe and its work folder: tfcli sample -r RECIPE --work FOLDER ..."
         raise TfcliError(f"{folder} does not say how to sample it", why=why, fix=fix, code=ExitCode.ARTIFACT)
     recipe = make_recipe(tree, call.settings + settings, path)
-    return Workspace(recipe, work_folder(folder.parent if call.work is None else call.work), checkpoint=folder)
+    own = folder.parent
+    return Workspace(recipe, _work_of(call, own) if call.work_typed else work_folder(own), checkpoint=folder)
 
 
-def work_folder(given: Path) -> Path:
-    """The folder behind --work, which need not be there yet. Raises TfcliError (USAGE) where it cannot be one."""
-    work = _expanded(given)
+def _work_of(call: Call, default: Path) -> Path:
+    """--work, else $TFCLI_WORK, else the default."""
+    if call.work is None:
+        return work_folder(default)
+    return work_folder(call.work, "--work" if call.work_typed else WORK_VARIABLE)
+
+
+def work_folder(given: Path, option: str = "--work") -> Path:
+    """A work folder, which need not be there yet. Raises TfcliError (USAGE) where it cannot be one. option: what gave it."""
+    work = _expanded(given, option)
     try:
         os.lstat(work)
     except FileNotFoundError:
@@ -110,11 +118,11 @@ def work_folder(given: Path) -> Path:
     for folder in (work, *work.parents):
         # os.path: a name that is too long is not there; pathlib raises
         if os.path.exists(folder) and not os.path.isdir(folder):
-            raise TfcliError(f"--work {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
+            raise TfcliError(f"{option} {work}: {folder} is a file", fix="give a folder", code=ExitCode.USAGE)
     if (artifact := artifact_around(work)) is not None:
         why = f"{artifact} is a finished artifact, in which nothing else may lie"
         fix = "give the folder around it, or another one"
-        raise TfcliError(f"--work {work} is inside an artifact", why=why, fix=fix, code=ExitCode.USAGE)
+        raise TfcliError(f"{option} {work} is inside an artifact", why=why, fix=fix, code=ExitCode.USAGE)
     return work
 
 
@@ -203,12 +211,12 @@ def show_status(status: Status, call: Call) -> None:
     )
 
 
-def _expanded(path: Path) -> Path:
+def _expanded(path: Path, option: str) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
         raise TfcliError(
-            f"--work {path}",
+            f"{option} {path}",
             why="no home folder of that name",
             fix="write ./~name for a folder with a tilde",
             code=ExitCode.USAGE,

@@ -46,7 +46,7 @@ def _fine(start: int, stop: int) -> Coverage:
 
 
 def _inside(shape: str, x: Coverage, y: Coverage) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which points lie in the shape of radius 1 around the origin (y grows downwards)."""
+    """Which points are in the shape of radius 1 around the origin (y grows downwards)."""
     if shape == "circle":
         return x * x + y * y <= 1
     if shape == "square":

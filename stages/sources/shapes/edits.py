@@ -14,7 +14,7 @@ from stages.core.config import Section
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, ImageSegment, TextSegment
 from stages.sources.hash_cache import KnownHashes
-from stages.sources.shapes.language import at_place
+from stages.sources.shapes.language import place_words
 from stages.sources.shapes.source import WORLD_VERSION, DrawnScene
 from stages.sources.shapes.world import (
     COLOURS,
@@ -43,17 +43,20 @@ class Edit:
 
 
 class ShapesEdits(Section):
-    """edits: documents for training; heldout: edits of scenes that are never drawn for training, which lead to such scenes.
-
-    max_things: in the scene before. Each document is drawn from a generator of its own.
-    """
+    """Edits of drawn shapes. Each document is drawn from a random generator of its own."""
 
     kind: Literal["shapes-edits"] = "shapes-edits"
+    """Drawn shapes, an instruction such as "make the red circle blue", and the changed picture."""
     size: int = Field(64, ge=16, le=512)
+    """Pixels of a side at which the pictures are drawn."""
     edits: int = Field(8_000, ge=1)
+    """Edits for training."""
     heldout: int = Field(200, ge=0)
+    """Held-out edits, from and to pictures that are never drawn for training."""
     max_things: int = Field(3, ge=1, le=3)
+    """The most things in a picture."""
     seed: int = Field(0, ge=0)
+    """Random seed of the documents; independent of the recipe's seed."""
 
     def documents(self) -> Iterator[Document]:
         """Held-out edits, edits."""
@@ -87,9 +90,9 @@ class ShapesEdits(Section):
             ImageSegment(f"{key}-{number}", DrawnScene(scene, self.size))
             for number, scene in enumerate((before, edit.after))
         )
-        facts = {"edit": edit.kind, "scenes": [scene_to_json(before), scene_to_json(edit.after)]}
+        labels = {"edit": edit.kind, "scenes": [scene_to_json(before), scene_to_json(edit.after)]}
         segments = (first, TextSegment(edit.text), second)
-        return Document(key, segments, fixed_order=True, heldout=heldout, facts=facts)
+        return Document(key, segments, fixed_order=True, heldout=heldout, labels=labels)
 
 
 def draw_edit(kind: str, scene: Scene, max_things: int, rng: np.random.Generator) -> Edit | None:
@@ -101,7 +104,7 @@ def draw_edit(kind: str, scene: Scene, max_things: int, rng: np.random.Generator
         if len(scene.things) == max_things:
             return None
         new = draw_thing(rng, _one(free, rng))
-        text = f"add a {new.size} {new.colour} {new.shape} {at_place(new.place)}"
+        text = f"add a {new.size} {new.colour} {new.shape} {place_words(new.place)}"
         return Edit(kind, text, Scene((*scene.things, new)))
     name = _named(thing, scene, rng)
     if kind == "remove":
@@ -132,7 +135,7 @@ def _named(thing: Thing, scene: Scene, rng: np.random.Generator) -> str:
         return "it"
     alike = [each for each in scene.things if (each.colour, each.shape) == (thing.colour, thing.shape)]
     name = f"the {thing.colour} {thing.shape}"
-    return name if len(alike) == 1 else f"{name} {at_place(thing.place)}"
+    return name if len(alike) == 1 else f"{name} {place_words(thing.place)}"
 
 
 def _one(choices: Sequence[T], rng: np.random.Generator) -> T:

@@ -201,7 +201,7 @@ def _candidates(soft: Any, x: float, y: float, side: int) -> list[tuple[float, s
     found = []
     for size, radius in SIZES.items():
         for shape in SHAPES:
-            # The centre of a triangle lies below the middle of its box, by 0.09 of its radius.
+            # The centre of a triangle is below the middle of its box, by 0.09 of its radius.
             middle = y + (0.09 * radius if shape == "triangle" else 0)
             for shift_x in (-0.5, 0.0, 0.5):
                 for shift_y in (-0.5, 0.0, 0.5):

@@ -48,7 +48,7 @@ def holds(relation: str, first: tuple[int, int], second: tuple[int, int]) -> boo
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A caption that is true of the scene and names everything in it."""
-    things = [scene.things[place] for place in rng.permutation(len(scene.things))]
+    things = [scene.things[index] for index in rng.permutation(len(scene.things))]
     if len(things) == 2 and rng.random() < 0.25:
         true = [relation for relation in OPPOSITE if related(things[0], relation, things[1])]
         relation = true[rng.integers(len(true))]
@@ -72,7 +72,7 @@ def turn(thing: Thing, changed: Thing) -> str:
     return f"then it moves to the {changed.place}: "
 
 
-def at_place(place: str, corner: str = "at") -> str:
+def place_words(place: str, corner: str = "at") -> str:
     """ "on the left", "in the center", "at the top-left"; corner: the word for a corner."""
     return f"{_WORDS.get(place, corner)} the {place}"
 
@@ -120,7 +120,7 @@ def _named(thing: Thing, rng: np.random.Generator) -> str:
 
 def _placed(thing: Thing, rng: np.random.Generator) -> str:
     corner = "in" if thing.place not in _WORDS and rng.random() < 0.5 else "at"
-    return f"{_named(thing, rng)} {at_place(thing.place, corner)}"
+    return f"{_named(thing, rng)} {place_words(thing.place, corner)}"
 
 
 def _pattern(name: str) -> str:

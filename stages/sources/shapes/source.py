@@ -43,22 +43,27 @@ class DrawnScene:
 
 
 class Shapes(Section):
-    """pictures: caption pairs for training. heldout: pairs whose scene as a whole is new; heldout_things: pairs with a thing
-    whose colour, shape and place were never drawn together (harder: the captions of training say that it does not exist).
-
-    interleaved, heldout_interleaved: stories of two or three pictures of one thing that changes. Every document is drawn
-    from a generator of its own, so that it does not depend on how many others there are.
-    """
+    """Drawn shapes with captions, and stories of a shape that changes. Every document is drawn from a random generator of its
+    own, so that it does not depend on how many others there are."""
 
     kind: Literal["shapes"] = "shapes"
+    """Drawn circles, squares, triangles and crosses with captions in plain English; an exact judge scores the results."""
     size: int = Field(64, ge=16, le=512)
+    """Pixels of a side at which the pictures are drawn."""
     pictures: int = Field(10_000, ge=1)
+    """Caption pairs for training."""
     heldout: int = Field(200, ge=0)
+    """Held-out pairs whose set of things (shape, colour and place of each) is never drawn for training."""
     heldout_things: int = Field(200, ge=0)
+    """Held-out pairs with a thing whose colour, shape and place are never drawn together for training; harder than heldout."""
     interleaved: int = Field(1_000, ge=0)
+    """Stories for training: two or three pictures of one thing, with a sentence about the change between them."""
     heldout_interleaved: int = Field(20, ge=0)
+    """Held-out stories."""
     max_things: int = Field(3, ge=1, le=3)
+    """The most things in a picture."""
     seed: int = Field(0, ge=0)
+    """Random seed of the documents; independent of the recipe's seed."""
 
     def documents(self) -> Iterator[Document]:
         """Held-out pairs, held-out stories, pairs, stories."""
@@ -96,7 +101,7 @@ class Shapes(Section):
         scene = draw_one(rng, self.max_things)
         key = f"{f'new-{new}' if new else 'pair'}-{index:06d}"
         segments = (TextSegment(caption(scene, rng)), ImageSegment(key, DrawnScene(scene, self.size)))
-        return Document(key, segments, heldout=new is not None, facts={"new": new, "scenes": [scene_to_json(scene)]})
+        return Document(key, segments, heldout=new is not None, labels={"new": new, "scenes": [scene_to_json(scene)]})
 
     def _story(self, index: int, *, heldout: bool) -> Document:
         """One thing, then the same thing after one or two changes."""
@@ -111,8 +116,8 @@ class Shapes(Section):
                 things.append(_changed(things[-1], rng))
                 segments.append(TextSegment(turn(things[-2], things[-1])))
             segments.append(ImageSegment(f"{key}-{number}", DrawnScene(Scene((things[-1],)), self.size)))
-        facts = {"scenes": [scene_to_json(Scene((thing,))) for thing in things]}
-        return Document(key, tuple(segments), fixed_order=True, heldout=heldout, facts=facts)
+        labels = {"scenes": [scene_to_json(Scene((thing,))) for thing in things]}
+        return Document(key, tuple(segments), fixed_order=True, heldout=heldout, labels=labels)
 
 
 def _changed(thing: Thing, rng: np.random.Generator) -> Thing:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "cross")
-# Red, green, blue, yellow, purple and cyan lie at least 23 degrees apart as seen from the near-white ground, so that a
+# Red, green, blue, yellow, purple and cyan are at least 23 degrees apart as seen from the near-white ground, so that a
 # blurred edge (a mixture with the ground) still points to its colour.
 COLOURS = {
     "red": (220, 40, 40),
@@ -146,7 +146,7 @@ def draw_scene_with_new_thing(rng: np.random.Generator, max_things: int = MAX_TH
         thing for thing in draw_scene(rng, max_things).things if (thing.column, thing.row) != divmod(cell, 3)[::-1]
     ]
     things = [special, *others[: max_things - 1]]
-    return Scene(tuple(things[place] for place in rng.permutation(len(things))))
+    return Scene(tuple(things[index] for index in rng.permutation(len(things))))
 
 
 def scene_to_json(scene: Scene) -> list[dict[str, Any]]:

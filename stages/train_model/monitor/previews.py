@@ -60,7 +60,7 @@ class Previews:
                     return  # the training itself ends at its next look, with its state saved
                 raise
         latents = [piece.latent for output in outputs for piece in output.pieces if isinstance(piece, ImagePiece)]
-        pictures = [loaded.draw_pictures(latent[None])[0] for latent in latents]
+        pictures = [loaded.decode_pictures(latent[None])[0] for latent in latents]
         if pictures:  # none where captions are longer than the rows
             write_atomic(self.folder / f"step-{state.step:08d}.png", _strip(pictures))
 
@@ -71,12 +71,12 @@ class Previews:
         self._loaded = loaded = assemble(checkpoint, self.sequences, state.model, device)
         pairs = list(islice((one for one in heldout_documents(loaded) if is_pair(one)), NUMBER))
         captions = [caption_of(pair) for pair in pairs]
-        self._prompts = [Prompt((TextPiece(caption),), draw=True) for caption in captions]
+        self._prompts = [Prompt((TextPiece(caption),), image_next=True) for caption in captions]
         if not pairs:
             self.runtime.report(Note("no previews: no held-out document is a caption with a picture"))
             return loaded
         pieces = [piece for pair in pairs for piece in pieces_of(pair, loaded)]
-        true = [loaded.draw_pictures(piece.latent[None])[0] for piece in pieces if isinstance(piece, ImagePiece)]
+        true = [loaded.decode_pictures(piece.latent[None])[0] for piece in pieces if isinstance(piece, ImagePiece)]
         self.folder.mkdir(exist_ok=True)
         write_json(self.folder / CAPTIONS, captions)
         write_atomic(self.folder / TRUTH, _strip(true))

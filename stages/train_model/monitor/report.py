@@ -57,7 +57,7 @@ def render(
     return render_html(
         _TEMPLATE,
         title=title,
-        facts=facts,
+        labels=facts,
         figures=[figure for figure in curves(journal.metrics, journal.timing) if figure],
         captions=drawn.captions,
         strips=drawn.strips,
