@@ -6,12 +6,15 @@ PYTHON ?= python3
 RECIPE ?= recipes/shapes.toml
 SECONDS ?= 600
 VENV := .venv
+# a file's tests stay in one process, so that what a module makes is made once; the longest files come first (tests/conftest.py)
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
 .PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table
-.PHONY: recipe-docs drawings docs vocabulary lint type check clean
+.PHONY: drawings docs recipe-docs vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -30,7 +33,7 @@ pipelines: $(READY) ## run every stage of RECIPE (default: recipes/shapes.toml)
 	$(BIN)/tfcli run "$(RECIPE)" $(ARGS)
 
 test: $(READY) ## run the fast tests and the smoke recipe, all stages
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 slow: $(READY) ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow
@@ -59,6 +62,9 @@ ablations: $(READY) ## variants of model and objective on work/shapes, three see
 table: $(READY) ## write docs/errors.md from what tfcli says of bad inputs and faults
 	$(BIN)/python -m tests.bad_inputs.write_table
 
+recipe-docs: $(READY) ## write docs/recipe.md, the reference of recipe keys
+	$(BIN)/python -m tfcli.recipe_page docs/recipe.md
+
 drawings: $(READY) ## write docs/drawings/*.svg from the pipeline and the mask of today's code
 	$(BIN)/python -m docs.drawings.draw
 
@@ -69,9 +75,6 @@ docs: $(DOCS) ## build the site of docs/ into build/docs; a dead link or an undo
 $(DOCS): $(READY) docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r docs/requirements.txt
 	touch $@
-
-recipe-docs: $(READY) ## write docs/recipe.md, the reference of recipe keys
-	$(BIN)/python -m tfcli.recipe_page docs/recipe.md
 
 vocabulary: $(READY) ## names and words that the project does not use
 	$(BIN)/python -m tests.vocabulary

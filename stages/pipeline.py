@@ -64,28 +64,30 @@ class Stage:
     kind: str
     sections: tuple[str, ...]
     inputs: tuple[str, ...]  # kinds of the artifacts that it reads
-    version: int = 1  # bump when the same settings give other bytes
-    beside: tuple[str, ...] = ()  # more of the recipe that it is handed, which cannot change the result
+    neutral_sections: tuple[str, ...] = ()  # more sections that it gets, which cannot change the result
+
+    @property
+    def version(self) -> int:
+        """VERSION in the stage's config.py."""
+        version: int = import_module(f"{self.module.rpartition('.')[0]}.config").VERSION
+        return version
 
 
 STAGES = (
     Stage("vae", "stages.train_autoencoder.stage", "autoencoder", ("source", "images", "vae"), ()),
-    Stage(
-        "encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",), version=4
-    ),
-    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",), version=5),
-    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents"), version=4),
+    Stage("encode", "stages.encode_images.stage", "latents", ("source", "images", "encode"), ("autoencoder",)),
+    Stage("tokenize", "stages.tokenize_text.stage", "tokens", ("tokenize",), ("latents",)),
+    Stage("pack", "stages.pack_sequences.stage", "sequences", ("pack",), ("tokens", "latents")),
     Stage(
         "train",
         "stages.train_model.stage",
         "checkpoint",
         ("model", "diffusion", "train"),
         ("sequences",),
-        version=4,
-        beside=("sample.generation",),
+        neutral_sections=("sample.generation",),
     ),
-    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",), version=7),
-    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",), version=6),
+    Stage("sample", "stages.sample_model.stage", "samples", ("sample",), ("checkpoint",)),
+    Stage("eval", "stages.evaluate_model.stage", "scores", ("eval",), ("checkpoint",)),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 
@@ -113,8 +115,14 @@ class Workspace:
         *,
         read_again: bool = False,
     ) -> None:
-        """samples: the name of that folder; samples of other prompts are next to the recipe's own. checkpoint: one from another
-        work folder. read_again: hash the source's files though they look as they did."""
+        """
+        Args:
+            recipe: of all stages.
+            work: folder of the artifacts.
+            samples: name of the folder of samples; samples of other prompts have a folder of their own next to the recipe's.
+            checkpoint: folder of a checkpoint outside `work`.
+            read_again: hash all files of the source, also those whose size and time have not changed.
+        """
         self.recipe = recipe
         self.work = work
         self.samples = samples
@@ -250,7 +258,7 @@ class Workspace:
         return next((refused for status in statuses if (refused := self._refusal_of(status)) is not None), None)
 
     def _refusal_of(self, status: Status) -> TfcliError | None:
-        """The refusal of one stage."""
+        """Why the run of one stage may not start; None where it may."""
         if status.state in ("fresh", "waits") or (status.damaged and status.stage.kind not in LEARNED):
             return None  # what is damaged gives the same again
         if (lost := self._trained_on(status.target)) is not None:
@@ -285,22 +293,22 @@ class Workspace:
         )
 
     def plan(self, names: tuple[str, ...] = ()) -> Iterator[Status]:
-        """The status of each stage in order; a stage behind one that is not fresh is reported as such."""
+        """The status of each stage in order; a stage after one that is not fresh is reported as such."""
         unsettled: dict[str, str] = {}
         for stage in STAGES:
             if names and stage.name not in names:
                 continue
-            behind = next((unsettled[kind] for kind in stage.inputs if kind in unsettled), None)
+            upstream = next((unsettled[kind] for kind in stage.inputs if kind in unsettled), None)
             try:
                 status = self.status(stage)
             except TfcliError:
-                if behind is None:
+                if upstream is None:
                     raise
-                status = Status(stage, "waits", f"its inputs are made again by {behind}", self.target(stage.kind))
-            if behind and status.state == "fresh":
-                status = Status(stage, "waits", f"runs again if {behind} gives another result", status.target)
+                status = Status(stage, "waits", f"its inputs are made again by {upstream}", self.target(stage.kind))
+            if upstream and status.state == "fresh":
+                status = Status(stage, "waits", f"runs again if {upstream} gives another result", status.target)
             if status.state != "fresh":
-                unsettled[stage.kind] = behind or stage.name
+                unsettled[stage.kind] = upstream or stage.name
             yield status
 
     def run(
@@ -344,7 +352,7 @@ class Workspace:
     def _call(self, stage: Stage, build: Build, runtime: Runtime) -> None:
         run: Callable[..., None] = import_module(stage.module).run
         sections: dict[str, Section] = {name: self.section(name) for name in stage.sections}
-        sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.beside}
+        sections |= {name.rpartition(".")[2]: attrgetter(name)(self.recipe) for name in stage.neutral_sections}
         inputs = {kind: self.target(kind) for kind in stage.inputs}
         runtime = with_changes(runtime, inputs_unchanged=partial(self._check_unchanged, stage))
         runtime.inputs_unchanged()  # they were hashed before the stages above were made, which may be days ago

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,8 @@ from stages.core.seeds import numpy_generator
 from stages.sources.shapes.drawing import draw
 from stages.sources.shapes.language import caption
 from stages.sources.shapes.world import draw_scene
+from tests.running import ROOT, Done, tfcli
 
-ROOT = Path(__file__).parents[1]
 # The template with everything made small.
 SMALL = [
     "images.size=32", "vae.channels=[8,16,16]", "vae.norm_groups=4", "vae.steps=20", "vae.heldout_pictures=8",
@@ -29,11 +26,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tfcli", "run", *arguments]
-    for setting in SMALL:
-        command += ["--set", setting]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), check=False)
+def run(*arguments: str) -> Done:
+    return tfcli("run", *arguments, *(word for setting in SMALL for word in ("--set", setting)))
 
 
 def picture(number: int) -> tuple[Image.Image, str]:
@@ -73,8 +67,15 @@ def make_folder(folder: Path) -> None:
 def test_a_folder_of_200_pictures_names_what_it_left_out(tmp_path: Path) -> None:
     make_folder(tmp_path / "my pictures")
     work = tmp_path / "work"
-    done = run("recipes/folder.toml", "--work", str(work), "--set", f"source.path={tmp_path / 'my pictures'}", "--json")
-    assert done.returncode == 0, done.stderr
+    done = run(
+        str(ROOT / "recipes" / "folder.toml"),
+        "--work",
+        str(work),
+        "--set",
+        f"source.path={tmp_path / 'my pictures'}",
+        "--json",
+    )
+    assert done.code == 0, done.stderr
     errors = {Path(row["path"]).name: row["reason"] for row in read_jsonl(work / "latents" / "errors.jsonl")}
     assert errors == {"010.jpg": "TRUNCATED", "020.png": "NOT_AN_IMAGE"}
     assert "2 left out" in done.stderr
@@ -106,7 +107,7 @@ def test_documents_with_none_to_four_images_go_through_and_are_continued(tmp_pat
     )
     work = tmp_path / "work"
     done = run(str(recipe), "--work", str(work), "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "no image was trained without its text" in done.stderr  # the order is fixed, so nothing is dropped
     content = json.loads((work / "latents" / "manifest.json").read_bytes())["content"]
     assert (content["num_documents"], content["num_images"]) == (60, 120)

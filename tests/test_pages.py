@@ -14,7 +14,7 @@ from stages.artifacts.samples import Part, Record
 from stages.preview.cards import ABOUT, Card
 from stages.preview.page import cards_page
 from stages.sample_model.page import render_page
-from stages.train_model.monitor.metrics import Journal
+from stages.train_model.monitor.metrics import MetricsLog
 from stages.train_model.monitor.report import Strips, render
 from tests.sample_model.browser import PROGRAM, Browser
 
@@ -38,12 +38,12 @@ def samples_page(folder: Path) -> str:
         output=[Part(text="a text")],
         ended="eos",
     )
-    return render_page("samples", "of a test", {"a": "b"}, journal(folder).metrics, {"Yours": [record]})
+    return render_page("samples", "of a test", {"a": "b"}, metrics_log(folder).metrics, {"Yours": [record]})
 
 
 def report_page(folder: Path) -> str:
     """report.html of 'tfcli train'."""
-    return render("training", "of a test", journal(folder), Strips(), {}, [("latents", "/a/b", "0123")])
+    return render("training", "of a test", metrics_log(folder), Strips(), {}, [("latents", "/a/b", "0123")])
 
 
 def cards(folder: Path) -> str:
@@ -62,9 +62,9 @@ PAGES = {"index.html": samples_page, "report.html": report_page, "inspect": card
 CURVES = {name: PAGES[name] for name in ("index.html", "report.html")}
 
 
-def journal(folder: Path) -> Journal:
+def metrics_log(folder: Path) -> MetricsLog:
     """A log of 400 steps: losses that fall, of training and held-out rows."""
-    made = Journal(folder, (), 0)
+    made = MetricsLog(folder, (), 0)
     for step in range(1, 401):
         made.add_metrics(step, {"text_loss": 3 / step**0.5, "image_loss": 1 / step**0.3, "grad_norm": 1.0})
         if step % 20 == 1:

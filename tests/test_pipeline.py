@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,21 +17,14 @@ from stages.artifacts.arrays import RowReader
 from stages.artifacts.checkpoint import Checkpoint
 from stages.artifacts.samples import Samples
 from stages.artifacts.scores import Scores
+from tests.running import Done, processor_seconds_below, signalled, stopped, tfcli, tfcli_process
 
-ROOT = Path(__file__).parents[1]
 STAGES = ("vae", "encode", "tokenize", "pack", "train", "sample", "eval")
 
 
-def tfcli(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tfcli", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, check=False
-    )
-
-
-def run_smoke(work: Path, *more: str) -> dict[str, Any]:
-    done = tfcli("run", "smoke", "--work", str(work), "--json", *more)
-    assert done.returncode == 0, done.stderr
+def run_smoke(work: Path, *more: str, run: Callable[..., Done] = tfcli) -> dict[str, Any]:
+    done = run("run", "smoke", "--work", str(work), "--json", *more)
+    assert done.code == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -45,10 +35,10 @@ def digests(work: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by processes of its own, as a user makes it."""
     work = tmp_path_factory.mktemp("smoke") / "work"
-    started = time.perf_counter()
-    run_smoke(work)
-    assert time.perf_counter() - started < 60
+    with processor_seconds_below(60):
+        run_smoke(work, run=tfcli_process)
     return work
 
 
@@ -92,9 +82,8 @@ def test_losses_fall_and_are_reported_apart(smoke: Path) -> None:
 
 def test_the_same_again_does_nothing_in_three_seconds(smoke: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()}
-    started = time.perf_counter()
-    result = run_smoke(smoke)
-    assert time.perf_counter() - started < 3
+    with processor_seconds_below(3):
+        result = run_smoke(smoke, run=tfcli_process)
     assert [stage["state"] for stage in result["stages"]] == ["fresh"] * 7
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()} == before
 
@@ -126,18 +115,16 @@ def ready_to_train(smoke: Path, work: Path) -> Path:
 
 def killed_then_finished(work: Path, stage: str, ready: Callable[[], bool], *more: str) -> None:
     """Run a stage, kill it as soon as `ready`, run it again to the end."""
-    command = [sys.executable, "-m", "tfcli", stage, "-r", "smoke", "--work", str(work), *more]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    while process.poll() is None and not ready():
-        time.sleep(0.002)
-    assert process.poll() is None, f"{stage} was over before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = tfcli(stage, "-r", "smoke", "--work", str(work), *more)
-    assert done.returncode == 0, done.stderr
+    command = (stage, "-r", "smoke", "--work", str(work), *more)
+    assert signalled(ready, *command).code == -signal.SIGKILL
+    done = tfcli(*command)
+    assert done.code == 0, done.stderr
     assert "going on" in done.stderr
+
+
+def has_saved(work: Path) -> Callable[[], bool]:
+    """Whether a training has saved."""
+    return lambda: any((work / "checkpoint.partial" / "saves").glob("step-*/state.json"))
 
 
 def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
@@ -151,9 +138,8 @@ def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -
     )
     killed_then_finished(work, "encode", lambda: (work / "latents.partial" / "units" / "shard-00000.json").exists())
     for stage in ("tokenize", "pack"):
-        assert tfcli(stage, "-r", "smoke", "--work", str(work)).returncode == 0
-    saves = work / "checkpoint.partial" / "saves"
-    killed_then_finished(work, "train", lambda: any(saves.glob("step-*/state.json")), "--set", "train.preview_every=15")
+        assert tfcli(stage, "-r", "smoke", "--work", str(work)).code == 0
+    killed_then_finished(work, "train", has_saved(work), "--set", "train.preview_every=15")
     expected = digests(smoke)
     assert digests(work) == {name: expected[name] for name in digests(work)}
     assert len(digests(work)) == 5
@@ -165,12 +151,13 @@ def test_killed_stages_finish_with_the_same_bytes(smoke: Path, tmp_path: Path) -
     assert len({(at / "checkpoint/previews" / drawn[0][-1]).read_bytes() for at in (smoke, work)}) == 1
 
 
-def test_a_killed_training_with_muon_in_bf16_finishes_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
+def test_a_stopped_training_with_muon_in_bf16_finishes_with_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
     settings = ("--set", 'train.optimizer="muon"', "--set", 'train.precision="bf16"')
     whole, cut = ready_to_train(smoke, tmp_path / "whole"), ready_to_train(smoke, tmp_path / "cut")
-    assert tfcli("train", "-r", "smoke", "--work", str(whole), *settings).returncode == 0
-    saves = cut / "checkpoint.partial" / "saves"
-    killed_then_finished(cut, "train", lambda: any(saves.glob("step-*/state.json")), *settings)
+    assert tfcli("train", "-r", "smoke", "--work", str(whole), *settings).code == 0
+    command = ("train", "-r", "smoke", "--work", str(cut), *settings)
+    assert stopped(has_saved(cut), *command, number=signal.SIGTERM).code == 75
+    assert tfcli(*command).code == 0
     assert digests(cut)["checkpoint"] == digests(whole)["checkpoint"]
 
 
@@ -207,23 +194,16 @@ def test_fine_tuning_takes_over_ids_latents_and_weights_and_says_from_where(smok
     plan = run_smoke(work, "--until", "train", *options[:-4], "--set", "train.steps=10", "--replace", "--dry-run")
     assert "start" in next(stage["reason"] for stage in plan["stages"] if stage["stage"] == "train")
     missing = tfcli("run", "smoke", "--work", str(work), "--set", f"train.start_from={tmp_path}/nowhere", "--dry-run")
-    assert missing.returncode == 4
+    assert missing.code == 4
     assert "no checkpoint" in missing.stderr
 
 
 def test_nothing_goes_on_with_latents_of_another_autoencoder(smoke: Path, tmp_path: Path) -> None:
     """Ids and rows have the same bytes whatever the latents are: a checkpoint, finished or begun, must notice all the same."""
     work = tmp_path / "work"
-    subprocess.run(["cp", "-r", str(smoke), str(work)], check=True)
+    shutil.copytree(smoke, work)
     long = ("-r", "smoke", "--work", str(work), "--replace", "--set", "train.steps=100000")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tfcli", "train", *long], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    while not any((work / "checkpoint.partial" / "saves").glob("step-*/state.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert stopped(has_saved(work), "train", *long, number=signal.SIGTERM).code == 75
     other = ("--set", "vae.steps=61")
     run_smoke(work, "--until", "pack", "--replace", *other)
     same = Path("train/ids/c/0/0")
@@ -232,50 +212,33 @@ def test_nothing_goes_on_with_latents_of_another_autoencoder(smoke: Path, tmp_pa
     assert [states[name]["state"] for name in STAGES] == ["fresh"] * 4 + ["stale", "waits", "waits"]
     assert "sequences" in states["train"]["reason"]
     sampled = tfcli("sample", "-r", "smoke", "--work", str(work), *other, "--force")
-    assert sampled.returncode == 4
+    assert sampled.code == 4
     assert "made from other sequences" in sampled.stderr
     refused = tfcli("train", *(word for word in long if word != "--replace"), *other)
-    assert refused.returncode == 4
+    assert refused.code == 4
     assert "sequences changed" in refused.stderr
 
 
 def test_sigterm_saves_and_says_how_to_go_on(smoke: Path, tmp_path: Path) -> None:
     work = ready_to_train(smoke, tmp_path / "work")
-    command = [
-        sys.executable,
-        "-m",
-        "tfcli",
-        "train",
-        "-r",
-        "smoke",
-        "--work",
-        str(work),
-        "--set",
-        "train.steps=100000",
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    saves = work / "checkpoint.partial" / "saves"
-    while not any(saves.glob("step-*/state.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert "state saved" in errors
-    assert "run the same command again" in errors
+    command = ("train", "-r", "smoke", "--work", str(work), "--set", "train.steps=100000")
+    done = signalled(has_saved(work), *command, number=signal.SIGTERM)
+    assert done.code == 75
+    assert "state saved" in done.stderr
+    assert "run the same command again" in done.stderr
 
 
 def test_a_damaged_artifact_is_named_before_it_is_used(smoke: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    subprocess.run(["cp", "-r", str(smoke), str(work)], check=True)
+    shutil.copytree(smoke, work)
     shard = next(path for path in (work / "latents" / "arrays" / "8x8" / "c").rglob("*") if path.is_file())
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 1
     shard.write_bytes(bytes(data))
     verified = tfcli("verify", str(work / "latents"))
-    assert verified.returncode == 4
+    assert verified.code == 4
     assert shard.name in verified.stderr + verified.stdout
     shard.write_bytes(bytes(data[:-1]))
     trained = tfcli("train", "-r", "smoke", "--work", str(work), "--set", "train.steps=5", "--replace")
-    assert trained.returncode == 4
+    assert trained.code == 4
     assert "is damaged" in trained.stderr

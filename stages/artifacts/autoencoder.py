@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
+from stages.artifacts.schema import Schema
 
 MODEL, SHEET, METRICS, GROWING = "model", "reconstruction.png", "metrics.jsonl", "state"
 WEIGHTS = "diffusion_pytorch_model"  # diffusers cuts large ones into several files, with an index
+SCHEMA = Schema(2)
 FORM = Form(
     files=(f"{MODEL}/config.json", f"{MODEL}/{WEIGHTS}*.safetensors", f"{MODEL}/{WEIGHTS}*.index.json", SHEET, METRICS),
     growing=(f"{GROWING}/state.json", f"{GROWING}/step-#.safetensors"),

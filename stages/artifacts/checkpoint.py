@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
+from stages.artifacts.schema import Schema
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import disk_errors, replacing
 from stages.core.system import refuse_unreadable
@@ -34,6 +35,7 @@ CAPTIONS, TRUTH, TENSORBOARD = "captions.json", "truth.png", "tensorboard"
 SAVES, BEST = "saves", "best"  # of a training that takes days: never thrown away without --force
 SHARD = "shard-#-model-#-of-#.safetensors"  # as torch names the parts of weights that are cut over processes
 STATE_FILES = (WEIGHTS, EMA, OPTIMIZER, STATE, METRICS, SHARD)  # of a saved state
+SCHEMA = Schema(2)
 FORM = Form(
     files=(
         *(WEIGHTS, EMA, OPTIMIZER, STATE, METRICS, TIMING, REPORT),

@@ -1,4 +1,4 @@
-"""What every stage's `run` gets in addition to its recipe sections and its inputs."""
+"""What every stage's `run` gets in addition to its recipe sections and inputs."""
 
 from __future__ import annotations
 

@@ -25,9 +25,11 @@ from stages.artifacts.autoencoder import Autoencoder, Identity
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
+from stages.artifacts.schema import Schema
 from stages.core.errors import ExitCode, TfcliError
 
 ARRAYS, GRIDS, DOCUMENTS, ERRORS, SHEET = "arrays", "grids", "documents", "errors.jsonl", "check.png"
+SCHEMA = Schema(2)
 FORM = Form(
     files=(
         *(f"{ARRAYS}/{grid}/{file}" for grid in ("#x#", "#x#-mirrored") for file in (DESCRIPTION, "c/#/0/0/0/0")),

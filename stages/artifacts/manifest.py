@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stages.artifacts.changes import what_changed, without
+from stages.artifacts.schema import schema_of
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import check_sum, read_json, with_sum, write_json
 from stages.core.hashing import hash_value
@@ -24,9 +25,7 @@ Content = TypeVar("Content", bound=BaseModel)
 ENVELOPE = 3  # 1: the digest covered the files alone; 2: no sum over the manifest itself
 _FIRST_WITH_SUM = 3
 MANIFEST = "manifest.json"
-# The content schema of each kind. A change of the files or of `content` bumps it.
-SCHEMAS = {"autoencoder": 2, "latents": 2, "tokens": 2, "sequences": 2, "checkpoint": 2, "samples": 3, "scores": 1}
-# The command that makes each kind: error messages name it.
+# All kinds, and the command that makes each: error messages name it.
 MAKERS = {
     "autoencoder": "vae",
     "latents": "encode",
@@ -73,7 +72,7 @@ class InputEntry(BaseModel):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in SCHEMAS:
+        if kind not in MAKERS:
             raise ValueError("no such kind of artifact")
         return kind
 
@@ -137,7 +136,7 @@ class Stamp:
 
     def fingerprint_inputs(self) -> dict[str, Any]:
         """What the fingerprint is a hash of, by name; comparing two of these says what changed."""
-        return _fingerprint_inputs(self, SCHEMAS[self.kind])
+        return _fingerprint_inputs(self, schema_of(self.kind).version)
 
     def is_of(self, fingerprint: str, inputs: dict[str, Any]) -> bool:
         """Whether something with this fingerprint of these inputs was made, or is being made, as this says."""
@@ -148,7 +147,10 @@ class Stamp:
         return what_changed(self._counted(inputs), self.fingerprint_inputs())
 
     def _counted(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {**inputs, "config": without(inputs["config"], self.neutral)}
+        schema, version = schema_of(self.kind), inputs["schema_version"]
+        # what an upgrade makes readable need not be made again
+        version = schema.version if isinstance(version, int) and schema.reads(version) else version
+        return {**inputs, "schema_version": version, "config": without(inputs["config"], self.neutral)}
 
 
 def _fingerprint_inputs(of: Manifest | Stamp, schema_version: int) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def make_manifest(
     return Manifest(
         envelope=ENVELOPE,
         kind=stamp.kind,
-        schema_version=SCHEMAS[stamp.kind],
+        schema_version=schema_of(stamp.kind).version,
         stage=stamp.stage,
         stage_version=stamp.stage_version,
         fingerprint=stamp.fingerprint,
@@ -232,8 +234,7 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise _unreadable(path, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
-    known = SCHEMAS.get(manifest.kind)
-    if known is None or manifest.schema_version > known:
+    if manifest.kind not in MAKERS or manifest.schema_version > schema_of(manifest.kind).version:
         raise _unreadable(path, f"made by a newer tfcli ({manifest.kind}, schema {manifest.schema_version})")
     if check and not manifest.has_sum:
         _check_hashes(path, manifest)
@@ -276,8 +277,8 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
         raise TfcliError(
             f"{folder} holds {manifest.kind}, not {kind}", fix=f"give the folder of a {kind}", code=ExitCode.ARTIFACT
         )
-    if manifest.schema_version < SCHEMAS[kind]:
-        why = f"{kind} of schema {manifest.schema_version}, this tfcli reads {SCHEMAS[kind]}"
+    if not (schema := schema_of(kind)).reads(manifest.schema_version):
+        why = f"{kind} of schema {manifest.schema_version}, this tfcli reads {schema.version}"
         raise TfcliError(
             f"{folder} was made by an older tfcli", why=why, fix=f"run '{command}'", code=ExitCode.ARTIFACT
         )
@@ -287,9 +288,10 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
 
 
 def read_content(folder: Path, manifest: Manifest, model: type[Content]) -> Content:
-    """The facts of a manifest as its kind has them. Raises TfcliError (ARTIFACT) where they are something else."""
+    """The content of a manifest as its kind has it, upgraded where its schema is an older one. Raises TfcliError (ARTIFACT) where
+    it is something else."""
     try:
-        return model.model_validate(manifest.content)
+        return model.model_validate(schema_of(manifest.kind).upgraded(manifest.content, manifest.schema_version))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["content", *(str(part) for part in first["loc"])])

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact
+from stages.artifacts.schema import Schema
 
 RECORDS, GRID, PAGE, IMAGES = "records.jsonl", "grid.png", "index.html", "images"
 MODES = ("prompts", "heldout_prompts", "captions", "continued", "free")
+SCHEMA = Schema(3)
 FORM = Form(
     files=(RECORDS, GRID, PAGE, *(f"{IMAGES}/{mode}-#*.{end}" for mode in MODES for end in ("png", "gif"))),
 )

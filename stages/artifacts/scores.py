@@ -13,9 +13,11 @@ from typing import Any
 
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact
+from stages.artifacts.schema import Schema
 from stages.core.reading import read_bounded
 
 SCORES, JUDGED, MISTAKES = "scores.json", "judged.jsonl", "mistakes.png"
+SCHEMA = Schema(1)
 FORM = Form(files=(SCORES, JUDGED, MISTAKES))
 
 

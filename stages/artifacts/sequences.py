@@ -25,6 +25,7 @@ from stages.artifacts.form import Form
 from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.artifacts.rows import Broken, Frames, broken_rule
+from stages.artifacts.schema import Schema
 from stages.artifacts.tokens import SpecialTokens
 from stages.core.errors import ExitCode, TfcliError
 
@@ -33,6 +34,7 @@ REPORT, REPORT_TEXT = "report.json", "report.txt"
 TABLES = ("ids", "documents", "images", "row_documents", "row_images")
 Side = Literal["train", "heldout", "late"]
 SIDES: tuple[Side, ...] = ("train", "heldout", "late")
+SCHEMA = Schema(2)
 FORM = Form(
     files=(
         *(file for side in SIDES for name in TABLES for file in flat_files(f"{side}/{name}")),

@@ -25,6 +25,7 @@ from stages.artifacts.arrays import flat_files
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import MANIFEST, Manifest, open_artifact, read_content
+from stages.artifacts.schema import Schema
 from stages.artifacts.tables import IntArray, SegmentTable
 from stages.core.errors import ExitCode, TfcliError
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 TOKENIZER, ARRAYS, CAPTIONS, ERRORS = "tokenizer.model", "arrays", "captions.jsonl", "errors.jsonl"
 NAMES = ("ids", "segments", "offsets", "flags", "groups", "keys", "sources")
+SCHEMA = Schema(2)
 FORM = Form(
     files=(TOKENIZER, CAPTIONS, ERRORS, *(file for name in NAMES for file in flat_files(f"{ARRAYS}/{name}"))),
 )

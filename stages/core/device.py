@@ -1,4 +1,4 @@
-"""Where tensors live and in which precision they multiply. torch is imported inside: command-line code may import this."""
+"""Devices and autocast. torch is imported inside functions, so that command-line code can import this module quickly."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_device(name: str) -> None:
-    """Raises TfcliError (USAGE) where no machine has such a device: before work that would not ask for it."""
+    """Raise TfcliError (USAGE) for a name that is no device on any machine; checked before work that does not use the device."""
     if not re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
         fix = "--device auto, cpu, cuda or cuda:0"
         raise TfcliError(f"--device {name}: no such device", fix=fix, code=ExitCode.USAGE)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bf16 autocast over fp32 weights where precision is "bf16", else nothing."""
+    """bf16 autocast over float32 weights where precision is "bf16"; no autocast for "fp32"."""
     import torch
 
     if precision == "fp32":
@@ -44,15 +44,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
-    """Floating-point operations a second of a large matrix product here, the best of half a second: what a training step's
-    speed is a share of (model FLOPs utilisation)."""
+    """Floating-point operations per second of a large matrix product, the best within half a second: the peak speed that model
+    FLOPs utilisation is relative to."""
     import torch
 
     side = 1536 if device.type == "cpu" else 8192
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best, start = float("inf"), time.perf_counter()
-    while best == float("inf") or time.perf_counter() - start < 0.5:
+    best, first_start = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - first_start < 0.5:
         started = time.perf_counter()
         torch.mm(first, second)
         if device.type == "cuda":

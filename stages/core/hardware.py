@@ -1,4 +1,4 @@
-"""Devices: how much they hold, and how fast they multiply at their best, by data sheet or measured."""
+"""Devices: their memory and their peak speed, from data sheets or measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """count devices of one kind: bytes of memory, and floating-point operations a second at their best."""
+    """Devices of one kind.
+
+    Args:
+        name: "cpu", or that of the GPU.
+        count: number of devices.
+        memory: bytes of each.
+        peak: floating-point operations per second of each, at most.
+        measured: whether `peak` was measured; otherwise it is from a data sheet.
+    """
 
     name: str
     count: int
@@ -36,7 +44,7 @@ class Machine:
 
 
 def machine_of(text: str, precision: str) -> Machine:
-    """ "8xH100", "H100". Raises TfcliError (USAGE)."""
+    """The GPUs of an option such as "8xH100" or "H100". Raises TfcliError (USAGE) for a GPU without a data sheet here."""
     found = re.fullmatch(r"(?:(\d{1,6})x)?([A-Za-z0-9-]+)", text)
     name = found[2].upper() if found else ""
     if not found or name not in GPUS or found[1] == "0":
@@ -47,7 +55,7 @@ def machine_of(text: str, precision: str) -> Machine:
 
 
 def this_machine(device_name: str, precision: str) -> Machine:
-    """The device itself: a CPU's matrix products measured, a GPU's by its data sheet where there is one."""
+    """One device of this machine. The peak speed of a GPU is from its data sheet where there is one, otherwise it is measured."""
     device = resolve_device(device_name)
     if device.type == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -60,7 +68,7 @@ def this_machine(device_name: str, precision: str) -> Machine:
 
 
 def sheet_of(device_name: str) -> str | None:
-    """The data sheet of a device as CUDA names it: "NVIDIA H100 80GB HBM3" is an H100; None for one that is not here."""
+    """The data sheet of a device by its CUDA name, such as H100 for "NVIDIA H100 80GB HBM3"; None without one."""
     words = device_name.upper().replace("RTX ", "RTX").split("-")
-    found = {word for part in words for word in part.split()} & GPUS.keys()
+    found = {word for group in words for word in group.split()} & GPUS.keys()
     return found.pop() if found else None

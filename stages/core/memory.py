@@ -1,4 +1,4 @@
-"""What memory this process holds, and how much it may still take before others have to go. From Linux's own files."""
+"""Memory of this process, and memory that is still available, from the files of /proc on Linux."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """What Linux calls MemAvailable; None where it cannot be known."""
+    """MemAvailable of Linux, in bytes; None where it is unknown."""
     return _kib(meminfo, "MemAvailable:")
 
 
@@ -21,30 +21,30 @@ def meminfo_bytes(name: str, meminfo: Path = Path("/proc/meminfo")) -> int | Non
 
 
 def all_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """All memory of the machine, swap included; None where it cannot be known."""
+    """Memory of the machine including swap, in bytes; None where it is unknown."""
     memory, swap = _kib(meminfo, "MemTotal:"), _kib(meminfo, "SwapTotal:")
     return None if memory is None else memory + (swap or 0)
 
 
 def require_memory(needed: int, what: str, fix: str) -> None:
-    """Raise TfcliError (ENVIRONMENT) where `what` takes more than the machine has, were nothing else in it: Linux grants such
-    memory and ends the process once it is used. Less than that is never refused here."""
-    there = all_bytes()
-    if there is not None and needed > there:
-        size, whole = (f"{number / 2**30:,.1f} GiB" for number in (needed, there))
-        why = f"it takes at least {size}, this machine has {whole} of memory and swap"
+    """Raise TfcliError (ENVIRONMENT) where `what` needs more than all memory of the machine: Linux would grant it and kill the
+    process once it is used. Nothing else is refused here."""
+    present = all_bytes()
+    if present is not None and needed > present:
+        size, limit = (f"{number / 2**30:,.1f} GiB" for number in (needed, present))
+        why = f"it takes at least {size}, this machine has {limit} of memory and swap"
         raise TfcliError(f"{what} does not fit into memory", why=why, fix=fix, code=ExitCode.ENVIRONMENT)
 
 
 def resident_bytes() -> int:
-    """What the process holds in memory now; 0 where it cannot be known."""
+    """Resident memory of the process, in bytes; 0 where it is unknown."""
     return _kib(_STATUS, "VmRSS:") or 0
 
 
 def peak_bytes() -> int:
-    """The most that the process ever held in memory, since `reset_peak` where that works; 0 where it cannot be known.
+    """Peak resident memory of the process, in bytes, since `reset_peak` where Linux allows it; 0 where it is unknown.
 
-    Not getrusage: its maximum goes back to the program that started this one.
+    getrusage cannot be used: its maximum includes the program that started this one.
     """
     return _kib(_STATUS, "VmHWM:") or 0
 

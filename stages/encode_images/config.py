@@ -9,6 +9,8 @@ from pydantic import Field
 from stages.coders.quality import FLOOR_DB
 from stages.core.config import Section, neutral
 
+VERSION = 4  # of the stage; raised where the same settings give other bytes
+
 
 class EncodeConfig(Section):
     """How pictures become latents, and when the stage stops because too many cannot be used."""

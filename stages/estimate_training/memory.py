@@ -1,6 +1,7 @@
-"""What a training step costs, found without doing it: the real step on tensors that have shapes but no memory.
+"""The memory and operations of a training step, found by running it on fake tensors, which have shapes but no memory.
 
-Every operator of the forward pass, the backward pass and the optimizer is seen, and the bytes of what is alive are counted.
+Every operator of the forward pass, the backward pass and the optimizer is intercepted, and the bytes of all live tensors are
+counted.
 """
 
 from __future__ import annotations
@@ -19,19 +20,27 @@ from stages.model.attention import group_mask
 from stages.model.config import ModelConfig
 from stages.model.cpu.attention import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
-from stages.train_model.batches import LENGTH_STEP, Batch, Elements, ImageTruth
+from stages.train_model.batches import Batch, Elements, ImageTruth
 from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
 from stages.train_model.flops import Work, model_flops
+from stages.train_model.layout import LENGTH_STEP
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimizer import build_optimizers, update_average
 
-_CAPTION = 30  # pieces of a caption in the documents that stand for data which is not there yet
+_CAPTION = 30  # tokens of a caption in a stand-in for data that does not exist yet
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """One training step. memory: bytes by kind; `activations` is all that the peak holds beside the kinds before it."""
+    """The cost of one training step on one device.
+
+    Args:
+        parameters: number of weights by part of the model.
+        memory: bytes by kind; `activations` is what the peak holds in addition to the other kinds.
+        flops: floating-point operations, by the formula of flops.py.
+        elements: of the batch, without padding.
+    """
 
     parameters: dict[str, int]
     memory: dict[str, int]
@@ -43,19 +52,19 @@ class Footprint:
         return sum(self.memory.values())
 
 
-def footprint(model: ModelConfig, facts: ModelDims, train: TrainConfig, batches: list[Batch]) -> Footprint:
-    """The cost of a step over `batches` (its micro-batches, real ones or from `stand_in`), as on CPU with `train`'s precision."""
+def footprint(model: ModelConfig, dims: ModelDims, train: TrainConfig, batches: list[Batch]) -> Footprint:
+    """The cost of a step over the micro-batches `batches` (real ones or from `stand_in`) on CPU, with train.precision."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     alive = _Alive()
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, alive:
-        network = Transfusion(model, facts)
+        network = Transfusion(model, dims)
         prepare_blocks(network, train, torch.device("cpu"))
         weights = alive.bytes
         average = {name: weight.detach().clone() for name, weight in network.named_parameters() if train.ema_decay}
         averages = alive.bytes - weights
         optimizers = build_optimizers(network, train)
-        for _ in range(2):  # in the first step the optimizer does not keep anything yet
+        for _ in range(2):  # before the first step the optimizer has no state
             alive.peak = alive.bytes
             for batch in batches:
                 with autocast(torch.device("cpu"), train.precision):
@@ -70,55 +79,54 @@ def footprint(model: ModelConfig, facts: ModelDims, train: TrainConfig, batches:
             update_average(average, network, 0, train.ema_decay)
         states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
         kept = sum(value.nbytes for values in states for value in values if isinstance(value, Tensor))
-        parameters = _parts(network)
+        parameters = parameters_by_part(network)
     memory = {"weights": weights, "running average": averages, "optimizer": kept, "gradients": gradients}
     memory["activations"] = max(0, alive.peak - sum(memory.values()))
     work = Work.of(batches)
-    return Footprint(parameters, memory, model_flops(model, facts, work), work.elements)
+    return Footprint(parameters, memory, model_flops(model, dims, work), work.elements)
 
 
-def stand_in(facts: ModelDims, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False) -> Batch:
-    """A batch like one of pairs and texts in equal parts (paper, section 4.1): in each row as many captions with an image as
-    fill half of it, and one text. grid: height and width of the latents. copies: each image also stands there clean, which
-    makes the batch longer, not the row. Values are zeros."""
-    num_patches = grid[0] * grid[1] // facts.patch_side**2
+def stand_in(dims: ModelDims, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False) -> Batch:
+    """A batch of zeros with the shapes of equal parts of pairs and texts (paper, section 4.1): each row has as many captions with
+    an image as fill half of it, and one text.
+
+    Args:
+        dims: sizes of the vocabulary, latents and patches.
+        grid: height and width of the latents.
+        row_length: elements in a packed row.
+        rows: number of rows.
+        copies: whether each image has a clean copy, which makes the batch longer, not the row.
+    """
+    num_patches = grid[0] * grid[1] // dims.patch_side**2
     pair = _CAPTION + num_patches + 3
     num_pairs = rows * max(1, row_length // 2 // pair)
     rest = max(1, row_length - num_pairs // rows * pair)
     pair += num_patches * copies
-    long_pair, long_rest = (-(-length // LENGTH_STEP) * LENGTH_STEP for length in (pair, rest))
-    behind = num_pairs * long_pair
-    images = torch.full((num_pairs, long_pair), -1)
-    no_images = torch.full((rows, long_rest), -1)
-    first_patch = _CAPTION + 2  # behind BOS, the caption and BOI
+    pair_step, rest_step = (-(-length // LENGTH_STEP) * LENGTH_STEP for length in (pair, rest))
+    first_patch = _CAPTION + 2  # after BOS, the caption and BOI
     numbers = torch.arange(num_pairs)[:, None]
+    images = torch.full((num_pairs, pair_step), -1)
     images[:, first_patch : first_patch + num_patches] = numbers
-    hidden = (images >= 0) if copies else None
+    private = (images >= 0) if copies else None
     if copies:
         images[:, first_patch + num_patches : first_patch + 2 * num_patches] = num_pairs + numbers
-    is_text = torch.cat((images.flatten(), no_images.flatten())) < 0
-    text_places = is_text.nonzero()[:, 0]
-    places = numbers * long_pair + first_patch + torch.arange(num_patches)
-    latents, ones = torch.zeros(num_pairs, facts.latent_channels, *grid), torch.ones(num_pairs)
-    ids = torch.zeros(len(text_places), dtype=torch.long)
-    groups = GroupedAttention((Group.of(0, group_mask(images, hidden)), Group.of(behind, group_mask(no_images))))
-    owners = torch.tensor([long_pair] * num_pairs + [long_rest] * rows)
-    documents = torch.arange(num_pairs + rows).repeat_interleave(owners)
-    hidden_N = (
-        None if hidden is None else torch.cat((hidden.flatten(), torch.zeros(rows * long_rest, dtype=torch.bool)))
-    )
+    elements = _stand_in_elements(images, private, rows, rest_step)
+    text_index = (elements.images_N < 0).nonzero()[:, 0]
+    ids = torch.zeros(len(text_index), dtype=torch.long)
+    patch_index = numbers * pair_step + first_patch + torch.arange(num_patches)
+    latents, ones = torch.zeros(num_pairs, dims.latent_channels, *grid), torch.ones(num_pairs)
     times = torch.ones(num_pairs, dtype=torch.long)
     return Batch(
         Inputs(
-            torch.cat((torch.arange(long_pair).repeat(num_pairs), torch.arange(long_rest).repeat(rows))),
+            torch.cat((torch.arange(pair_step).repeat(num_pairs), torch.arange(rest_step).repeat(rows))),
             ids,
-            text_places,
-            (ImageInputs(latents, times, places),),
-            (ImageInputs(latents, 0 * times, places + num_patches),) if copies else (),
+            text_index,
+            (ImageInputs(latents, times, patch_index),),
+            (ImageInputs(latents, 0 * times, patch_index + num_patches),) if copies else (),
         ),
-        Elements(documents, torch.cat((images.flatten(), no_images.flatten())), groups, True, hidden_N),
-        groups,
-        text_places,
+        elements,
+        elements.groups,
+        text_index,
         ids,
         (ImageTruth(latents, ones, ones),),
         num_pairs * pair + rows * rest,
@@ -126,8 +134,24 @@ def stand_in(facts: ModelDims, grid: tuple[int, int], row_length: int, rows: int
     )
 
 
+def _stand_in_elements(images: Tensor, private: Tensor | None, rows: int, text_length: int) -> Elements:
+    """What the mask of a stand-in follows from. images: image of each element of the pairs, -1 for text, (pairs, length).
+    private: patches that only their own image sees, of the same shape. The texts follow the pairs."""
+    num_pairs, pair_length = images.shape
+    no_images = torch.full((rows, text_length), -1)
+    lengths = torch.tensor([pair_length] * num_pairs + [text_length] * rows)
+    groups = GroupedAttention(
+        (Group.of(0, group_mask(images, private)), Group.of(num_pairs * pair_length, group_mask(no_images)))
+    )
+    private_N = None
+    if private is not None:
+        private_N = torch.cat((private.flatten(), torch.zeros(rows * text_length, dtype=torch.bool)))
+    documents = torch.arange(num_pairs + rows).repeat_interleave(lengths)
+    return Elements(documents, torch.cat((images.flatten(), no_images.flatten())), groups, True, private_N)
+
+
 class _Alive(TorchDispatchMode):
-    """Bytes of the tensors that are alive, and the most there ever were."""
+    """Bytes of the live tensors, now and at most."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -156,8 +180,8 @@ class _Alive(TorchDispatchMode):
         self.bytes -= size
 
 
-def _parts(network: Transfusion) -> dict[str, int]:
-    """Weights of the blocks, of text in and out, and of the patch codec with its time."""
+def parameters_by_part(network: Transfusion) -> dict[str, int]:
+    """Number of weights of the blocks, of text embedding and head, and of the patch codec with its time embedding."""
 
     def count(*modules: nn.Module) -> int:
         return sum(weight.numel() for module in modules for weight in module.parameters())

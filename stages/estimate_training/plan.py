@@ -1,4 +1,4 @@
-"""What a training would take: weights, memory by kind, speed and days, for this machine or a named GPU. Trains nothing."""
+"""An estimate of a training: weights, memory by kind, speed and duration, on this machine or a named GPU. Trains nothing."""
 
 from __future__ import annotations
 
@@ -15,34 +15,51 @@ from stages.model.config import ModelConfig
 from stages.model.transformer import ModelDims
 from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
+from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks
-from stages.train_model.stage import Data
 
-MFU = 0.4  # a guess, where nothing was measured
-# A trial takes some half a minute at the slow end of what was seen of CPUs (15 % of their best), and at most 100 steps.
+MFU = 0.4  # assumed where nothing was measured
+# A trial takes about half a minute on the slowest CPUs that were measured (15 % of their peak), and at most 100 steps.
 _SLOW, _TRIAL_SECONDS, _TRIAL_STEPS = 0.15, 30.0, 100
-_FEW = 4  # rows of a stand-in, and forward passes of finished data, that are looked at
-# Python, torch and its kernels: measured on CPU; for CUDA, where nothing was measured, a guess.
+_FEW = 4  # rows of a stand-in, and micro-batches of finished data, that are analysed
+# Python, torch and its kernels: measured on CPU, assumed for CUDA.
 _PROCESS = {"cpu": 370_000_000, "cuda": 1_000_000_000}
 
 
 @dataclass(frozen=True)
 class DataPlan:
-    """What the data says: facts, the latents' grid, and elements in a row."""
+    """What is known of data that does not exist yet.
 
-    facts: ModelDims
+    Args:
+        dims: sizes of the vocabulary, latents and patches.
+        grid: height and width of the latents.
+        row_length: elements in a packed row.
+    """
+
+    dims: ModelDims
     grid: tuple[int, int]
     row_length: int
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """memory: bytes by kind on each device, of tensors, and what the process holds beside them. Where train.sharding cuts
-    weights, what each device keeps of them, and under "gathered" what is whole for the length of a step or a block.
+    """The estimate.
 
-    trial: some steps that were taken on this CPU to measure memory and speed; without one memory is a count, and on a CPU the
-    allocator and oneDNN's store of compiled kernels keep more: peaks of 1.5 (float32) to 2.7 times (bf16) the count were
-    seen. busy: the share of the devices that have rows. advice: what to change where it does not fit.
+    Args:
+        machine: the devices.
+        parameters: number of weights by part of the model.
+        memory: bytes by kind on each device. With sharded weights, what each device keeps of them, and as "gathered" the full
+            weights of a block or of a step.
+        flops_per_element: floating-point operations.
+        elements_per_step: of the global batch, without padding.
+        micro_rows: rows in a micro-batch.
+        mfu: share of the device's peak speed.
+        steps: of the training.
+        from_data: whether finished data was read.
+        busy: share of the devices that have rows.
+        advice: what to change where it does not fit.
+        trial: steps on this CPU that measured memory and speed. Without a trial memory is a count, and on a CPU the allocator
+            and oneDNN's cache of compiled kernels need more: 1.5 times (float32) to 2.7 times (bf16) the count was measured.
     """
 
     machine: Machine
@@ -60,7 +77,7 @@ class TrainingPlan:
 
     @property
     def speed(self) -> float:
-        """Elements a second on all devices, which wait for the one with the most rows."""
+        """Elements per second on all devices, which wait for the one with the most rows."""
         return self.mfu * self.machine.peak * self.machine.count * self.busy / self.flops_per_element
 
     @property
@@ -82,30 +99,39 @@ def plan_training(
     mfu: float | None = None,
     seed: int = 0,
 ) -> TrainingPlan:
-    """data: finished Sequences, whose first step is taken as it is; or what is known before there are any. mfu: the share of
-    the device's best speed, None for what is measured on trial, or MFU."""
+    """Estimate a training.
+
+    Args:
+        model: the recipe section.
+        diffusion: the recipe section.
+        train: the recipe section.
+        data: the folder of finished Sequences, whose first step is analysed; or what is known before there are any.
+        machine: the devices.
+        mfu: share of the device's peak speed; None: measured by a trial where possible, otherwise MFU.
+        seed: of the recipe.
+
+    Raises TfcliError (USAGE) where the devices are not divisible by train.shard_group.
+    """
     if train.sharding == "hybrid" and machine.count % train.shard_group:
         what = f"the number of devices, {machine.count}, is not divisible by train.shard_group = {train.shard_group}"
         raise TfcliError(what, fix='another group, or train.sharding = "full"', code=ExitCode.USAGE)
-    rows = -(-train.batch_rows // machine.count)  # of the fullest share
+    rows = -(-train.batch_rows // machine.count)  # of the device with the most
     micro = min(train.micro_rows or rows, rows)
     if isinstance(data, Path):
-        found, batches = _first_batches(model, diffusion, train, data, seed, micro)
-        cost = max((footprint(model, found, train, [batch]) for batch in batches), key=lambda one: one.peak_bytes)
+        dims, batches = _first_batches(model, diffusion, train, data, seed, micro)
+        cost = max((footprint(model, dims, train, [batch]) for batch in batches), key=lambda one: one.peak_bytes)
     else:
         cost = _of_rows(model, diffusion, train, data, micro)
     memory = _on_each(cost, model, train, machine.count)
+    tensors = sum(memory.values())
     memory["process"] = _PROCESS["cpu" if machine.name == "cpu" else "cuda"]
     trial = None
-    if machine.name == "cpu" and machine.count == 1 and isinstance(data, Path):
-        step_seconds = cost.flops * (rows // micro) / (_SLOW * machine.peak)
-        count = min(train.steps, int(_TRIAL_SECONDS / step_seconds), _TRIAL_STEPS)
-        if count >= 2 and 3 * sum(memory.values()) < (available_bytes() or 0):
-            trial = try_out(model, diffusion, train, data, seed, count)
-            tensors = sum(memory.values()) - memory["process"]
-            memory["process"] = max(0, trial.peak_after(train.steps) - tensors)
-            reached = trial.elements_per_second * cost.flops / cost.elements / machine.peak
-            mfu = reached if mfu is None else mfu
+    steps = _trial_steps(cost, train, machine, rows // micro, sum(memory.values()))
+    if steps and isinstance(data, Path):
+        trial = try_out(model, diffusion, train, data, seed, steps)
+        memory["process"] = max(0, trial.peak_after(train.steps) - tensors)
+        measured = trial.elements_per_second * cost.flops / cost.elements / machine.peak
+        mfu = measured if mfu is None else mfu
     return TrainingPlan(
         machine=machine,
         parameters=cost.parameters,
@@ -122,14 +148,31 @@ def plan_training(
     )
 
 
+def _trial_steps(cost: Footprint, train: TrainConfig, machine: Machine, micro_batches: int, memory: int) -> int:
+    """Steps of a trial on this machine, 0 for none: on a single CPU, where a trial is short and there is enough free memory.
+
+    Args:
+        cost: of a micro-batch.
+        train: the recipe section.
+        machine: the devices.
+        micro_batches: in each step.
+        memory: the estimated bytes of the training.
+    """
+    if machine.name != "cpu" or machine.count != 1:
+        return 0
+    step_seconds = cost.flops * micro_batches / (_SLOW * machine.peak)
+    steps = min(train.steps, int(_TRIAL_SECONDS / step_seconds), _TRIAL_STEPS)
+    return steps if steps >= 2 and 3 * memory < (available_bytes() or 0) else 0
+
+
 def _on_each(cost: Footprint, model: ModelConfig, train: TrainConfig, devices: int) -> dict[str, int]:
-    """Memory by kind on each of many devices. Gathered at the worst moment of a backward pass: what lies around the blocks with
-    its gradient, the block at work with its gradient and the copy of it that is sent, and the block that comes next."""
+    """Memory by kind on each of several devices. "gathered" is the peak of a backward pass: the weights outside the blocks with
+    their gradients, the current block with its gradient and the copy of it that is sent, and the next block."""
     group = {"none": 1, "full": devices, "hybrid": train.shard_group}[train.sharding]
     if group == 1:
         return dict(cost.memory)
-    cut = ("weights", "running average", "optimizer", "gradients")
-    memory = {kind: -(-size // group) if kind in cut else size for kind, size in cost.memory.items()}
+    sharded = ("weights", "running average", "optimizer", "gradients")
+    memory = {kind: -(-size // group) if kind in sharded else size for kind, size in cost.memory.items()}
     block = cost.memory["weights"] * cost.parameters["blocks"] // sum(cost.parameters.values()) // model.layers
     around = cost.memory["weights"] - block * model.layers
     return memory | {"gathered": 2 * around + 4 * block}
@@ -138,11 +181,11 @@ def _on_each(cost: Footprint, model: ModelConfig, train: TrainConfig, devices: i
 def _of_rows(
     model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, data: DataPlan, rows: int
 ) -> Footprint:
-    """The cost of a forward pass of `rows` rows. Beyond a few it is drawn on as a straight line, as the masks of a stand-in are
-    real: with thousands of rows they would take the memory that the plan is about."""
+    """The cost of a micro-batch of `rows` rows. Beyond a few rows it is extrapolated linearly: the masks of a stand-in are real
+    tensors, which with thousands of rows would take as much memory as the training itself."""
     copies = diffusion.context_images == "clean"
     few = [
-        footprint(model, data.facts, train, [stand_in(data.facts, data.grid, data.row_length, number, copies=copies)])
+        footprint(model, data.dims, train, [stand_in(data.dims, data.grid, data.row_length, number, copies=copies)])
         for number in ([rows] if rows <= _FEW else [_FEW // 2, _FEW])
     ]
     last = few[-1]
@@ -160,7 +203,7 @@ def _first_batches(
     data = Data(sequences, diffusion, model)
     rows = rows_of_step(data.content.num_rows, train.batch_rows, seed, 0)[: _FEW * micro]
     wanted = train.model_copy(update={"micro_rows": micro})
-    return data.facts, data.batches(wanted, rows, 0, seed, Ranks())
+    return data.dims, data.batches(wanted, rows, 0, seed, Ranks())
 
 
 def _advice(machine: Machine, memory: dict[str, int], micro: int, train: TrainConfig) -> str:
@@ -173,7 +216,7 @@ def _advice(machine: Machine, memory: dict[str, int], micro: int, train: TrainCo
     if fitting >= 1:
         return f"set train.micro_rows = {fitting}: the same steps in smaller forward passes"
     if train.sharding == "none" and machine.count > 1:
-        return 'set train.sharding = "full": each device keeps a part of weights, gradients and optimizer'
+        return 'set train.sharding = "full": each device keeps a shard of weights, gradients and optimizer'
     if train.checkpointing != "full" and room > 0:
         more = "selective" if train.checkpointing == "none" else "full"
         return f'set train.checkpointing = "{more}": activations are computed again in the backward pass'

@@ -1,8 +1,8 @@
-"""Some real steps of a training on this CPU, in a process of its own: what memory and time they take.
+"""Some real steps of a training on this CPU, in a separate process, to measure memory and speed.
 
-Counting tensors is not enough on a CPU: glibc keeps freed blocks whose sizes no later batch asks for, and oneDNN keeps a
-compiled kernel for every shape that it met. Both depend on the batches, so that they are measured and not guessed. The
-process is this file: `python -m stages.estimate_training.probe`, with the settings on stdin and the figures on stdout.
+Counting tensors is not enough on a CPU: glibc keeps freed blocks of sizes that no later batch needs, and oneDNN keeps a compiled
+kernel for every shape that it has seen. Both depend on the batches, so they are measured. The process is this file:
+`python -m stages.estimate_training.probe`, with the settings on stdin and the measurements on stdout.
 """
 
 from __future__ import annotations
@@ -33,8 +33,14 @@ _KNEE = 100  # steps after which memory grows more slowly
 
 @dataclass(frozen=True)
 class Trial:
-    """What was measured over `steps` steps, held-out losses and a save among them: the most memory that the process held, in
-    all and in the first half, and content elements a second of the later half."""
+    """Measurements over `steps` steps, which include held-out losses and a save.
+
+    Args:
+        steps: that were run.
+        peak_bytes: peak memory of the process.
+        peak_of_half: peak memory after the first half of the steps.
+        elements_per_second: in the second half of the steps, without padding.
+    """
 
     steps: int
     peak_bytes: int
@@ -42,10 +48,10 @@ class Trial:
     elements_per_second: float
 
     def peak_after(self, steps: int) -> int:
-        """The most memory of a training of `steps` steps.
+        """Estimated peak memory of a training of `steps` steps, in bytes.
 
-        Batches of new shapes come ever more seldom: up to step 100 each doubling adds what the last one did, then at most 6 %.
-        That is fitted to four trainings of `shapes` and its like, 600 to 1,500 steps in bf16: within 7 % of each.
+        Batches of new shapes become rarer: up to step 100 each doubling of the steps adds as much as the one before, later at
+        most 6 %. This was fitted to four trainings like `shapes`, 600 to 1,500 steps in bf16: within 7 % of each.
         """
         last = self.peak_bytes - self.peak_of_half
         early = math.log2(max(1.0, min(steps, _KNEE) / self.steps))
@@ -56,8 +62,8 @@ class Trial:
 def try_out(
     model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, sequences: Path, seed: int, steps: int
 ) -> Trial:
-    """The first `steps` steps of the training. Raises TfcliError (ENVIRONMENT) where they fail."""
-    given = {
+    """Run the first `steps` steps of a training. Raises TfcliError (ENVIRONMENT) where they fail."""
+    settings = {
         "model": model.model_dump(mode="json"),
         "diffusion": diffusion.model_dump(mode="json"),
         "train": train.model_dump(mode="json"),
@@ -66,38 +72,38 @@ def try_out(
         "steps": steps,
     }
     command = [sys.executable, "-m", "stages.estimate_training.probe"]
-    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=json.dumps(settings), capture_output=True, text=True, check=False)
     try:
         return Trial(**json.loads(done.stdout))
     except (ValueError, TypeError) as error:
         why = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-        what = f"{steps} steps on trial failed"
+        what = f"{steps} trial steps failed"
         raise TfcliError(what, why=why, fix="try 'tfcli train' itself", code=ExitCode.ENVIRONMENT) from error
 
 
-def _measure(given: dict[str, Any]) -> Trial:
+def _measure(settings: dict[str, Any]) -> Trial:
     from stages.train_model.stage import run
 
-    steps = given["steps"]
-    wanted = {"steps": steps, "eval_every": steps, "save_every": max(1, steps - 1), "log_every": 1, "preview_every": 0}
-    train = TrainConfig.model_validate({**given["train"], **wanted, "trackers": []})
-    stamp = Stamp("checkpoint", "trial", 1, given["seed"], {})
+    steps = settings["steps"]
+    changes = {"steps": steps, "eval_every": steps, "save_every": max(1, steps - 1), "log_every": 1, "preview_every": 0}
+    train = TrainConfig.model_validate({**settings["train"], **changes, "trackers": []})
+    stamp = Stamp("checkpoint", "trial", 1, settings["seed"], {})
     with tempfile.TemporaryDirectory(prefix="tfcli-trial-") as folder:
         target = Path(folder) / "checkpoint"
         runtime = Runtime(device="cpu", workers=0)
         with building(target, stamp, runtime) as build:
             run(
-                model=ModelConfig.model_validate(given["model"]),
-                diffusion=DiffusionConfig.model_validate(given["diffusion"]),
+                model=ModelConfig.model_validate(settings["model"]),
+                diffusion=DiffusionConfig.model_validate(settings["diffusion"]),
                 train=train,
                 generation=GenerationConfig(),
-                sequences=Path(given["sequences"]),
-                context=StageContext(build, runtime, given["seed"]),
+                sequences=Path(settings["sequences"]),
+                context=StageContext(build, runtime, settings["seed"]),
             )
         rows = list(read_jsonl(target / TIMING))
     later = rows[len(rows) // 2 :]
     elements = sum(row["elements_per_second"] * row["seconds"] for row in later)
-    half, peak = (int(rows[place]["peak_memory_bytes"]) for place in ((len(rows) - 1) // 2, -1))
+    half, peak = (int(rows[index]["peak_memory_bytes"]) for index in ((len(rows) - 1) // 2, -1))
     return Trial(steps, peak, half, elements / sum(row["seconds"] for row in later))
 
 

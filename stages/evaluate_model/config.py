@@ -7,6 +7,8 @@ from pydantic import Field
 from stages.core.config import Section
 from stages.generation.config import GenerationConfig
 
+VERSION = 6  # of the stage; raised where the same settings give other bytes
+
 
 class EvalConfig(Section):
     """How many held-out documents are generated and judged. The judge knows the sources "shapes" and "shapes-edits"; for others

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from stages.core.config import Section
 
+VERSION = 4  # of the stage; raised where the same settings give other bytes
+
 
 class PackConfig(Section):
     """How documents are put into rows of a fixed length."""

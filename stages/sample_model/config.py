@@ -9,6 +9,8 @@ from pydantic import Field, StrictBool, model_validator
 from stages.core.config import Section
 from stages.generation.config import GenerationConfig
 
+VERSION = 7  # of the stage; raised where the same settings give other bytes
+
 MAX_COUNT = 1000  # samples of a prompt; a part of the names of random draws (tasks.py)
 
 

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from stages.core.config import Section, neutral
 
+VERSION = 1  # of the stage; raised where the same settings give other bytes
+
 
 class TrainVae(Section):
     """A diffusers AutoencoderKL trained from scratch on pictures of the source (paper, appendix A)."""

@@ -18,7 +18,7 @@ _LAYERS = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256,
 
 
 class Perceptual(nn.Module):
-    """LPIPS (Zhang et al. 2018): weighted distance of unit-normed features, mean over places, sum over layers."""
+    """LPIPS (Zhang et al. 2018): weighted distance of unit-normed features, mean over positions, sum over layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,12 +92,12 @@ class Discriminator(nn.Module):
         return logits
 
 
-def adversarial_loss(discriminator: Discriminator, drawn: Tensor) -> Tensor:
-    """What the autoencoder minimises: the discriminator should call its pictures real."""
-    loss: Tensor = -discriminator(drawn).mean()
+def adversarial_loss(discriminator: Discriminator, reconstruction: Tensor) -> Tensor:
+    """The term of the autoencoder's loss that is small where the discriminator takes its pictures for real ones."""
+    loss: Tensor = -discriminator(reconstruction).mean()
     return loss
 
 
-def discriminator_loss(discriminator: Discriminator, real: Tensor, drawn: Tensor) -> Tensor:
+def discriminator_loss(discriminator: Discriminator, real: Tensor, reconstruction: Tensor) -> Tensor:
     """Hinge loss (VQGAN, Esser et al. 2021)."""
-    return 0.5 * (F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(drawn)).mean())
+    return 0.5 * (F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(reconstruction)).mean())

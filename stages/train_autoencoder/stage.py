@@ -1,12 +1,10 @@
-"""Make the autoencoder: pictures -> Autoencoder, trained here or checked and copied. `run` decides, `_train` is the loop."""
+"""Make the autoencoder: pictures -> Autoencoder, trained here or checked and copied. `_train` is the loop over steps."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stages.artifacts.autoencoder import FORM, GROWING, METRICS, MODEL, SHEET, AutoencoderContent, Identity, weights_at
-from stages.artifacts.checkpoint import read_tensors, write_tensors, writing_tensors
+from stages.artifacts.checkpoint import writing_tensors
 from stages.artifacts.context import StageContext
 from stages.artifacts.folder import Build
 from stages.coders.config import Images
@@ -26,17 +24,11 @@ from stages.core.device import autocast, resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.files import (
-    disk_errors,
     read_jsonl,
-    read_record,
-    sync_folder,
     sync_up,
     write_atomic,
     write_jsonl,
-    write_record,
 )
-from stages.core.hashing import hash_file
-from stages.core.reading import inside
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
 from stages.sources.decoding import PictureReader
@@ -44,18 +36,23 @@ from stages.sources.document import Picture, Source
 from stages.sources.reasons import LeftOut
 from stages.train_autoencoder.config import PretrainedVae, TrainVae
 from stages.train_autoencoder.losses import Discriminator, Perceptual, adversarial_loss, discriminator_loss
+from stages.train_autoencoder.saving import State, resume, save
 
 
 def run(source: Source, images: Images, vae: TrainVae | PretrainedVae, context: StageContext) -> None:
-    """Train or take over an autoencoder, measure it on held-out pictures, draw the before/after sheet, seal."""
-    build, runtime, seed = context.build, context.runtime, context.seed
-    wanted = vae.heldout_pictures + (vae.max_pictures if isinstance(vae, TrainVae) else 0)
-    pictures = _load_pictures(source, images, wanted, runtime)
-    # a finished autoencoder learns nothing here: all its pictures are for measuring
-    share = len(pictures) // 5 if isinstance(vae, TrainVae) else len(pictures)
-    heldout_count = min(vae.heldout_pictures, max(1, share))
-    order = numpy_generator(seed, "vae heldout").permutation(len(pictures))
-    heldout, training = pictures[order[:heldout_count]], pictures[order[heldout_count:]]
+    """Train an autoencoder or use a finished one, measure it on held-out pictures, write the before/after sheet, seal.
+
+    Args:
+        source: of the pictures.
+        images: the recipe section.
+        vae: the recipe section.
+        context: what all stages get.
+
+    Raises TfcliError: INPUT without usable pictures or with an autoencoder that gives constant latents, DIVERGED on a loss or
+    gradient that is not finite.
+    """
+    build, runtime = context.build, context.runtime
+    heldout, training = _split_pictures(source, images, vae, context)
     history: list[dict[str, Any]] = []
     if isinstance(vae, PretrainedVae):
         coder = load_vae(weights_at(vae.path), revision=vae.revision, device=runtime.device)
@@ -63,53 +60,77 @@ def run(source: Source, images: Images, vae: TrainVae | PretrainedVae, context: 
         refuse_silent([coder.encode(heldout[:32])[0]], list(heldout[:32]))
     else:
         runtime.inputs_unchanged()  # here, not before the seal: training takes hours and reads no picture
-        coder = _train(vae, training if len(training) else heldout, heldout, build, runtime, seed)
+        coder = _train(vae, training if len(training) else heldout, heldout, context)
         history = list(read_jsonl(build.folder / METRICS))
-    after = _reconstruct(coder, heldout)
-    quality = psnr(heldout, after)
-    runtime.report(Note(f"autoencoder: {quality:.2f} dB PSNR on {len(heldout)} held-out pictures"))
-    if why := too_low(quality, "held-out pictures"):
-        runtime.report(Warn(f"{why}; {ADVICE}"))
-    shown = min(8, len(heldout))
-    sheet = contact_sheet([*heldout[:shown], *after[:shown]], columns=shown)
-    write_atomic(build.folder / SHEET, encode_png(sheet))
-    facts = _write_model(coder, build)
-    # the commit goes first: a kill between the two must not leave a state.json that names a file already gone
+    quality = _measure(coder, heldout, context)
+    identity = _write_model(coder, build)
+    # the record is deleted first: a kill between the two must not leave a state.json that names a deleted file
     (build.folder / GROWING / "state.json").unlink(missing_ok=True)
     build.remove(GROWING)
-    parameters = sum(weight.numel() for weight in coder.model.parameters())
     content = AutoencoderContent(
-        identity=Identity.model_validate(facts),
+        identity=Identity.model_validate(identity),
         latent_channels=coder.latent_channels,
         downsampling=coder.downsampling(),
         picture_size=images.size,
         fit=images.fit,
     )
-    stats = {"psnr_heldout": quality, "parameters": parameters, "pictures": len(pictures), "history": history[-50:]}
+    stats = {
+        "psnr_heldout": quality,
+        "parameters": sum(weight.numel() for weight in coder.model.parameters()),
+        "pictures": len(heldout) + len(training),
+        "history": history[-50:],
+    }
     files = [name for name in FORM.files if name != METRICS or isinstance(vae, TrainVae)]
     build.seal(content.model_dump(), stats, files=files)
 
 
+def _split_pictures(
+    source: Source, images: Images, vae: TrainVae | PretrainedVae, context: StageContext
+) -> tuple[Pixels, Pixels]:
+    """Held-out pictures and training pictures, each (N, height, width, 3), uint8."""
+    wanted = vae.heldout_pictures + (vae.max_pictures if isinstance(vae, TrainVae) else 0)
+    pictures = _load_pictures(source, images, wanted, context.runtime)
+    # a finished autoencoder is not trained here: all its pictures are for measuring
+    most = len(pictures) // 5 if isinstance(vae, TrainVae) else len(pictures)
+    count = min(vae.heldout_pictures, max(1, most))
+    order = numpy_generator(context.seed, "vae heldout").permutation(len(pictures))
+    return pictures[order[:count]], pictures[order[count:]]
+
+
+def _measure(coder: Vae, heldout: Pixels, context: StageContext) -> float:
+    """PSNR on the held-out pictures, in dB, reported; and the sheet of pictures before and after the autoencoder."""
+    after = _reconstruct(coder, heldout)
+    quality = psnr(heldout, after)
+    context.runtime.report(Note(f"autoencoder: {quality:.2f} dB PSNR on {len(heldout)} held-out pictures"))
+    if why := too_low(quality, "held-out pictures"):
+        context.runtime.report(Warn(f"{why}; {ADVICE}"))
+    columns = min(8, len(heldout))
+    sheet = contact_sheet([*heldout[:columns], *after[:columns]], columns=columns)
+    write_atomic(context.build.folder / SHEET, encode_png(sheet))
+    return quality
+
+
 def _write_model(coder: Vae, build: Build) -> dict[str, Any]:
-    """Write the autoencoder and flush it: the saved state, from which it could be made again, is deleted next. Where that
-    fails nothing of it stays on a disk that may be full."""
+    """Write the autoencoder and flush it, because the saved state is deleted next. Where that fails, what was written is removed:
+    the disk may be full. Returns its identity."""
     folder = build.folder / MODEL
-    build.remove(MODEL)  # what a kill left half written
+    build.remove(MODEL)  # what a kill left unfinished
     try:
         with writing_tensors(folder):
-            facts = save_vae(coder, folder)
+            identity = save_vae(coder, folder)
         sync_up(sorted(path for path in folder.iterdir() if path.is_file()), folder.parent)
     except BaseException:
         build.remove(MODEL)
         raise
-    return facts
+    return identity
 
 
 def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime) -> Pixels:
-    """Up to `limit` good pictures from the start of the source, without those it holds out. Raises TfcliError (INPUT)."""
+    """Up to `limit` good pictures from the start of the source, without held-out documents, (N, height, width, 3), uint8. Raises
+    TfcliError (INPUT) where there is none."""
     left_out = LeftOut()
     documents = (item for item in left_out.kept(source.documents()) if not item.heldout)
-    names: list[str] = []  # of those that were given to the reader and have not come back
+    names: list[str] = []  # of the pictures that the reader is working on
 
     def pictures() -> Iterator[Picture]:
         for image in (image for document in documents for image in document.images):
@@ -135,76 +156,101 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
     return np.stack(found)
 
 
-@dataclass
-class _State:
-    """What changes while training, saved whole every save_every steps."""
-
-    model: Any
-    optimizer: torch.optim.AdamW
-    ema: dict[str, Tensor]
-    discriminator: Discriminator | None
-    discriminator_optimizer: torch.optim.AdamW | None
-    step: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    saved: str = ""  # the file that state.json names
-
-
-def _train(vae: TrainVae, training: Pixels, heldout: Pixels, build: Build, runtime: Runtime, seed: int) -> Vae:
-    """L1 + LPIPS + GAN + KL (paper, appendix A) with AdamW; exact resume: batches and noise are functions of (seed, step)."""
+def _train(vae: TrainVae, training: Pixels, heldout: Pixels, context: StageContext) -> Vae:
+    """Train with L1 + LPIPS + GAN + KL (paper, appendix A) and AdamW. A resumed run is exact, because batches and noise are
+    functions of (seed, step)."""
+    build, runtime, seed = context.build, context.runtime, context.seed
     device = resolve_device(runtime.device)
-    state = _start(vae, device, seed)
+    state = _initial_state(vae, device, seed)
     perceptual = Perceptual.load(vae.lpips_weights, device) if vae.lpips_weight else None
-    _resume(build.folder, state, runtime)
+    resume(build.folder, state, runtime)
     while state.step < vae.steps:
+        # save
         if state.step % vae.save_every == 0 or runtime.interrupts.requested:
-            _save(build.folder, state)
+            save(build.folder, state)
         runtime.interrupts.check(f"state saved at step {state.step}")
 
+        # load a batch
         step = state.step
         chosen = numpy_generator(seed, "vae batch", step).integers(len(training), size=vae.batch_size)
         truth = to_signed(torch.from_numpy(training[chosen]).to(device))
-        for group in state.optimizer.param_groups:
-            group["lr"] = _rate(step, vae)
-        with autocast(device, vae.precision):
-            posterior = state.model.encode(truth).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=torch_generator(seed, "vae noise", step)).to(device)
-            drawn = state.model.decode(posterior.mean + posterior.std * noise).sample
-        drawn = drawn.float()
-        l1 = (drawn - truth).abs().mean()
-        loss = vae.l1_weight * l1 + vae.kl_weight * posterior.kl().mean()
-        if vae.rmse_weight:
-            loss = loss + vae.rmse_weight * ((drawn - truth).square().mean((1, 2, 3)) + 1e-6).sqrt().mean()
-        if perceptual is not None:
-            loss = loss + vae.lpips_weight * perceptual(drawn, truth)
+
+        # forward and backward
         adversary = state.discriminator if step >= vae.gan_start_step else None
-        if adversary is not None:
-            loss = loss + vae.gan_weight * adversarial_loss(adversary, drawn)
+        generator = torch_generator(seed, "vae noise", step)
+        loss, l1, reconstruction = _losses(vae, state, truth, generator, perceptual, adversary)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+
+        # clip
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
         if not math.isfinite(loss.item() + norm.item()):
             fix = "lower vae.learning_rate; the last save is from before this step"
             raise TfcliError(f"autoencoder training diverged at step {step}", fix=fix, code=ExitCode.DIVERGED)
+
+        # optimizer
+        for group in state.optimizer.param_groups:
+            group["lr"] = _rate(step, vae)
         state.optimizer.step()
         if adversary is not None:
-            assert state.discriminator_optimizer is not None
-            state.discriminator_optimizer.zero_grad(set_to_none=True)
-            discriminator_loss(adversary, truth, drawn.detach()).backward()
-            state.discriminator_optimizer.step()
+            _step_discriminator(state, adversary, truth, reconstruction)
         decay = min(vae.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
         state.step += 1
+
+        # evaluate, log
         if state.step % 100 == 0 or state.step == vae.steps:
             row = {"step": state.step, "l1": l1.item(), "loss": loss.item()}
             if state.step % 500 == 0 or state.step == vae.steps:
                 row["psnr"] = _psnr_of_average(state, heldout, device)
             state.rows.append(row)
             runtime.report(Progress("vae", state.step, vae.steps, "steps", {"l1": f"{l1.item():.4f}"}))
-    _save(build.folder, state)
+    save(build.folder, state)
     write_jsonl(build.folder / METRICS, state.rows)
     _load_average(state.model, state.ema)
     return Vae(state.model, device)
+
+
+def _losses(
+    vae: TrainVae,
+    state: State,
+    truth: Tensor,
+    generator: torch.Generator,
+    perceptual: Perceptual | None,
+    adversary: Discriminator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, its L1 term, both float32 scalars, and the reconstruction, float32, (N, 3, height, width) in [-1, 1].
+
+    Args:
+        vae: weights of the terms, and the precision.
+        state: the autoencoder.
+        truth: pictures, (N, 3, height, width) in [-1, 1].
+        generator: of the noise that is added to the latents.
+        perceptual: LPIPS, None without that term.
+        adversary: the discriminator, None without that term or before vae.gan_start_step.
+    """
+    with autocast(truth.device, vae.precision):
+        posterior = state.model.encode(truth).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(truth.device)
+        reconstruction = state.model.decode(posterior.mean + posterior.std * noise).sample
+    reconstruction = reconstruction.float()
+    l1 = (reconstruction - truth).abs().mean()
+    loss = vae.l1_weight * l1 + vae.kl_weight * posterior.kl().mean()
+    if vae.rmse_weight:
+        loss = loss + vae.rmse_weight * ((reconstruction - truth).square().mean((1, 2, 3)) + 1e-6).sqrt().mean()
+    if perceptual is not None:
+        loss = loss + vae.lpips_weight * perceptual(reconstruction, truth)
+    if adversary is not None:
+        loss = loss + vae.gan_weight * adversarial_loss(adversary, reconstruction)
+    return loss, l1, reconstruction
+
+
+def _step_discriminator(state: State, adversary: Discriminator, truth: Tensor, reconstruction: Tensor) -> None:
+    assert state.discriminator_optimizer is not None
+    state.discriminator_optimizer.zero_grad(set_to_none=True)
+    discriminator_loss(adversary, truth, reconstruction.detach()).backward()
+    state.discriminator_optimizer.step()
 
 
 def _load_average(model: Any, ema: dict[str, Tensor]) -> None:
@@ -213,14 +259,14 @@ def _load_average(model: Any, ema: dict[str, Tensor]) -> None:
             weight.copy_(ema[name])
 
 
-def _psnr_of_average(state: _State, heldout: Pixels, device: torch.device) -> float:
-    """PSNR of the running average, on a copy: the weights that train stay as they are."""
+def _psnr_of_average(state: State, heldout: Pixels, device: torch.device) -> float:
+    """PSNR of the running average in dB, on a copy, so that the trained weights do not change."""
     model = copy.deepcopy(state.model)
     _load_average(model, state.ema)
     return psnr(heldout, _reconstruct(Vae(model, device), heldout))
 
 
-def _start(vae: TrainVae, device: torch.device, seed: int) -> _State:
+def _initial_state(vae: TrainVae, device: torch.device, seed: int) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "vae weights"))
         model = build_vae(vae.channels, vae.layers_per_block, vae.latent_channels, vae.norm_groups)
@@ -234,7 +280,7 @@ def _start(vae: TrainVae, device: torch.device, seed: int) -> _State:
     if discriminator is not None:
         second = torch.optim.AdamW(discriminator.parameters(), lr=vae.gan_learning_rate, betas=(0.5, 0.9), fused=True)
     ema = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    return _State(model, optimizer, ema, discriminator, second)
+    return State(model, optimizer, ema, discriminator, second)
 
 
 def _rate(step: int, vae: TrainVae) -> float:
@@ -243,94 +289,6 @@ def _rate(step: int, vae: TrainVae) -> float:
         return vae.learning_rate * (step + 1) / vae.warmup_steps
     progress = (step - vae.warmup_steps) / max(1, vae.steps - vae.warmup_steps)
     return vae.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def _save(folder: Path, state: _State) -> None:
-    """One safetensors file with everything, then a JSON that names it: the JSON is the commit."""
-    place = folder / GROWING
-    with disk_errors(place):
-        place.mkdir(exist_ok=True)
-    sync_folder(folder)
-    file = f"step-{state.step:08d}.safetensors"
-    if state.saved == file:
-        return  # committed: writing it again in place could tear it
-    tensors = {f"ema/{name}": tensor for name, tensor in state.ema.items()}
-    for prefix, module, optimizer in _parts(state):
-        for name, weight in module.named_parameters():
-            tensors[f"{prefix}/{name}"] = weight
-            slots = optimizer.state.get(weight, {})
-            tensors.update(
-                {f"{prefix}/{slot}/{name}": slots[slot] for slot in ("step", "exp_avg", "exp_avg_sq") if slot in slots}
-            )
-    write_tensors(place / file, tensors)
-    record = {"step": state.step, "file": file, "file_sha256": hash_file(place / file), "rows": state.rows}
-    write_record(place / "state.json", record)
-    state.saved = file
-    for old in place.glob("step-*.safetensors"):
-        if old.name != file:
-            old.unlink()
-
-
-def _resume(folder: Path, state: _State, runtime: Runtime) -> None:
-    """Load the saved state, if there is one that is whole; one that is damaged is reported, and the training starts again."""
-    path = folder / GROWING / "state.json"
-    try:
-        record = read_record(path, frozenset({"step", "file", "rows"}))
-        tensors = _saved_tensors(path, record, state)
-    except FileNotFoundError:
-        return
-    except TfcliError as error:
-        if error.code != ExitCode.ARTIFACT:
-            raise
-        why = f"{error.what}: {error.why}"
-        runtime.report(Warn(f"the saved state of the autoencoder cannot be used, its training starts again ({why})"))
-        path.unlink(missing_ok=True)
-        return
-    state.step, state.rows, state.saved = record["step"], record["rows"], record["file"]
-    with torch.no_grad():
-        for name, tensor in state.ema.items():
-            tensor.copy_(tensors[f"ema/{name}"])
-        for prefix, module, optimizer in _parts(state):
-            for name, weight in module.named_parameters():
-                weight.copy_(tensors[f"{prefix}/{name}"])
-                if f"{prefix}/exp_avg/{name}" in tensors:
-                    # The moments must lie in memory as the weight does (channels_last): fused AdamW walks over both.
-                    slots = {slot: tensors[f"{prefix}/{slot}/{name}"] for slot in ("exp_avg", "exp_avg_sq")}
-                    optimizer.state[weight] = {
-                        "step": tensors[f"{prefix}/step/{name}"],
-                        **{slot: torch.empty_like(weight).copy_(values) for slot, values in slots.items()},
-                    }
-    runtime.report(Note(f"going on from step {state.step}"))
-
-
-def _saved_tensors(path: Path, record: dict[str, Any], state: _State) -> dict[str, Tensor]:
-    """The tensors that a record names. Raises TfcliError (ARTIFACT) where they are not those of this training."""
-    step, file, rows = record.get("step"), record.get("file"), record.get("rows")
-    whole = isinstance(step, int) and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
-    if not whole or file != f"step-{step:08d}.safetensors":
-        raise TfcliError(f"{path} is damaged", why=f"it is of step {step} and names {file!a}", code=ExitCode.ARTIFACT)
-    tensors_file = inside(path.parent, file)
-    tensors = read_tensors(tensors_file)
-    wanted = {f"ema/{name}": tensor.shape for name, tensor in state.ema.items()}
-    for prefix, module, _ in _parts(state):
-        for name, weight in module.named_parameters():
-            keys = [f"{prefix}/{name}"]
-            if any(f"{prefix}/{slot}/{name}" in tensors for slot in ("step", "exp_avg", "exp_avg_sq")):
-                keys += [f"{prefix}/{slot}/{name}" for slot in ("exp_avg", "exp_avg_sq")]
-            wanted |= dict.fromkeys(keys, weight.shape)
-    bad = next((name for name, shape in wanted.items() if name not in tensors or tensors[name].shape != shape), None)
-    is_other = "file_sha256" in record and record["file_sha256"] != hash_file(tensors_file)
-    if bad is not None or is_other:
-        why = "its sha256 differs" if is_other else f"{bad} is missing or has another shape"
-        raise TfcliError(f"{tensors_file} is damaged", why=why, code=ExitCode.ARTIFACT)
-    return tensors
-
-
-def _parts(state: _State) -> list[tuple[str, torch.nn.Module, torch.optim.AdamW]]:
-    parts: list[tuple[str, torch.nn.Module, torch.optim.AdamW]] = [("model", state.model, state.optimizer)]
-    if state.discriminator is not None and state.discriminator_optimizer is not None:
-        parts.append(("discriminator", state.discriminator, state.discriminator_optimizer))
-    return parts
 
 
 def _reconstruct(vae: Vae, pictures: Pixels) -> Pixels:

@@ -1,10 +1,10 @@
-"""Packed rows -> flat batches for the model: documents sorted by length, loss places, and the draws of noise.
+"""Packed rows -> flat batches for the model: documents sorted by length, targets, noised latents and what the mask follows from.
 
-The rows of step s are a pure function of (seed, s); the noise of a row of (seed, s, its place in the batch). So the
-result depends neither on micro-batches nor on workers, and a resumed run draws what the first one would have drawn.
+The rows of step s are a pure function of (seed, s), and the noise of a row is one of (seed, s, its index in the batch). So the
+result depends neither on micro-batches nor on workers, and a resumed run draws the same numbers as one without a stop.
 
-Rows on disk hold each image once. Where later elements read images clean, a copy is put behind the patches of each image
-that a loss depends on, with the same positions; what comes behind keeps the position that it has on disk.
+Rows on disk hold each image once. With diffusion.context_images = "clean", a clean copy of each image that later text depends on
+is inserted after its noised patches, with the same positions; later elements keep the positions that they have on disk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,96 +28,115 @@ from stages.model.attention import Attention, DenseAttention, FlexAttention, all
 from stages.model.cpu.attention import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs
 from stages.train_model.config import Kernel
-
-# Document lengths are rounded up to a multiple of this, so that few groups remain: 1.15 times faster than 4 on `shapes`,
-# though more places are empty.
-LENGTH_STEP = 8
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+from stages.train_model.layout import BoolArray, IntArray, Layout
 
 
 @dataclass(frozen=True)
 class ImageTruth:
-    """What the model should predict of the images of one entry of Inputs.images, how much each counts in training, and
-    the factor from its error to that of the noise."""
+    """What the model should predict for the images of one entry of Inputs.images.
+
+    Args:
+        target_IChw: eps, x0 or v, as diffusion.target says.
+        weights_I: weight of each image in the training loss.
+        eps_mse_factor_I: what turns the squared error of the output into that of eps, which logs report.
+    """
 
     target_IChw: Tensor
     weights_I: Tensor
-    noise_errors_I: Tensor
+    eps_mse_factor_I: Tensor
 
 
 @dataclass(frozen=True)
 class Elements:
-    """Document and image (-1: none) of each element, numbered within the batch; the groups of documents of one length; and
-    which patches only their own image sees (None: no such)."""
+    """What the attention mask follows from.
+
+    Args:
+        documents_N: document of each element, numbered within the batch.
+        images_N: image of each element, numbered within the batch; -1 outside images.
+        groups: the grouped kernel over documents of one length.
+        bidirectional: whether patches of an image attend to each other in both directions.
+        private_N: True for patches that only their own image sees; None: there are none.
+    """
 
     documents_N: Tensor
     images_N: Tensor
     groups: GroupedAttention
     bidirectional: bool
-    hidden_N: Tensor | None = None
+    private_N: Tensor | None = None
 
     def attention(self, kernel: Kernel, device: torch.device) -> Attention:
         """The kernel over these elements, on their device. "auto": grouped on CPU, flex on CUDA. Raises TfcliError (USAGE)
-        where it cannot learn."""
+        for "flex" on CPU, which has no backward pass."""
         if kernel == "flex" and device.type == "cpu":
             why, fix = "FlexAttention has no backward pass on CPU", "leave train.attention at auto"
             raise TfcliError('train.attention = "flex" needs CUDA', why=why, fix=fix, code=ExitCode.USAGE)
-        facts = (self.documents_N, self.images_N, self.hidden_N)
+        elements = (self.documents_N, self.images_N, self.private_N)
         if kernel == "dense":
-            return DenseAttention(allowed(*facts, bidirectional=self.bidirectional))
+            return DenseAttention(allowed(*elements, bidirectional=self.bidirectional))
         if kernel == "flex" or (kernel == "auto" and device.type == "cuda"):
-            return FlexAttention.build(*facts, bidirectional=self.bidirectional)
+            return FlexAttention.build(*elements, bidirectional=self.bidirectional)
         return self.groups
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Elements:
-        """The same with `move` of each tensor."""
+        """A copy with `move` applied to each tensor."""
         return Elements(
             move(self.documents_N),
             move(self.images_N),
             GroupedAttention(tuple(group.map(move) for group in self.groups.groups)),
             self.bidirectional,
-            None if self.hidden_N is None else move(self.hidden_N),
+            None if self.private_N is None else move(self.private_N),
         )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass needs. images: beside inputs.images. elements: what the mask follows from."""
+    """What one forward pass needs.
+
+    Args:
+        inputs: of the model.
+        elements: what the mask follows from.
+        attention: the kernel, with the mask.
+        loss_index: int64, indices of the elements whose next element is a text target.
+        targets: int64, the ids of those next elements, as many as loss_index.
+        images: the truth for each entry of inputs.images.
+        num_elements: number of elements, clean copies included, without padding.
+        squared_lengths: sum over the documents of the square of their elements, without padding.
+    """
 
     inputs: Inputs
     elements: Elements
     attention: Attention
-    loss_places: Tensor  # int64: elements whose next element is a text target
-    targets: Tensor  # int64: the ids of those next elements
+    loss_index: Tensor
+    targets: Tensor
     images: tuple[ImageTruth, ...]
-    num_elements: int  # real elements and clean copies, without padding
-    squared_lengths: int  # sum over the documents of the square of these elements
+    num_elements: int
+    squared_lengths: int
 
     @property
     def num_images(self) -> int:
+        """Images with a loss."""
         return sum(len(image.weights_I) for image in self.images)
 
     @property
-    def num_read(self) -> int:
-        """Images without a loss: given ones and clean copies."""
+    def num_context(self) -> int:
+        """Images without a loss, which are only read: conditioning images and clean copies."""
         return sum(len(image.t_I) for image in self.inputs.context)
 
     def to(self, device: torch.device, kernel: Kernel = "auto") -> Batch:
-        """The batch on `device`, with that attention kernel."""
+        """The batch on `device`, with the attention kernel `kernel`."""
         moved = self
         if device.type == "cuda":
             moved = self.map(lambda value: value.pin_memory().to(device, non_blocking=True))
         return replace(moved, attention=moved.elements.attention(kernel, device))
 
     def emptied(self) -> Batch:
-        """The same pass without anything that counts: no images, no targets. Its gradient is zero for every weight that it
-        reaches. For a process that has to take part in an exchange of weights and has no rows."""
+        """The batch without images and targets: its gradient is zero for every weight that it reaches. For a rank without rows,
+        which must take part when weights are gathered."""
         inputs = replace(self.inputs, images=(), context=())
         return replace(
             self,
             inputs=inputs,
-            loss_places=self.loss_places[:0],
+            loss_index=self.loss_index[:0],
             targets=self.targets[:0],
             images=(),
             num_elements=0,
@@ -126,7 +144,7 @@ class Batch:
         )
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with `move` of each tensor, and the grouped kernel."""
+        """A copy with `move` applied to each tensor, and the grouped kernel."""
         inputs, elements = self.inputs, self.elements.map(move)
         images, context = (
             tuple(ImageInputs(move(i.latents_IChw), move(i.t_I), move(i.patch_index_IP)) for i in each)
@@ -136,9 +154,9 @@ class Batch:
             Inputs(move(inputs.positions_N), move(inputs.text_ids_T), move(inputs.text_index_T), images, context),
             elements,
             elements.groups,
-            move(self.loss_places),
+            move(self.loss_index),
             move(self.targets),
-            tuple(ImageTruth(move(i.target_IChw), move(i.weights_I), move(i.noise_errors_I)) for i in self.images),
+            tuple(ImageTruth(move(i.target_IChw), move(i.weights_I), move(i.eps_mse_factor_I)) for i in self.images),
             self.num_elements,
             self.squared_lengths,
         )
@@ -150,23 +168,23 @@ def _order(num_rows: int, seed: int, epoch: int) -> IntArray:
 
 
 def rows_of_step(num_rows: int, batch_rows: int, seed: int, step: int) -> IntArray:
-    """The rows of step `step` (from 0): a shuffled pass over all rows after another, cut into batches."""
-    places = np.arange(step * batch_rows, (step + 1) * batch_rows)
+    """The rows of step `step` (from 0), shape (batch_rows,): consecutive batches of epochs, each shuffled on its own."""
+    indices = np.arange(step * batch_rows, (step + 1) * batch_rows)
     rows = np.empty(batch_rows, dtype=np.int64)
-    for epoch in np.unique(places // num_rows):
+    for epoch in np.unique(indices // num_rows):
         order = _order(num_rows, seed, int(epoch))
-        inside = places // num_rows == epoch
-        rows[inside] = order[places[inside] % num_rows]
+        of_epoch = indices // num_rows == epoch
+        rows[of_epoch] = order[indices[of_epoch] % num_rows]
     return rows
 
 
 class BatchMaker:
-    """Makes batches from one split of Sequences and the latents that it refers to."""
+    """Makes batches from one side of Sequences and the latents that it refers to."""
 
     def __init__(
         self,
         table: RowTable,
-        facts: SequencesContent,
+        content: SequencesContent,
         latents: tuple[RowReader, ...],
         diffusion: Diffusion,
         *,
@@ -175,180 +193,195 @@ class BatchMaker:
         bidirectional: bool,
         clean_context: bool = False,
     ) -> None:
+        """
+        Args:
+            table: the packed rows of one side.
+            content: of the Sequences: special tokens and latent statistics.
+            latents: readers of the latent records, by grid.
+            diffusion: the forward process.
+            noise_limit: largest t of an image that begins its document; 0: such an image is clean and has no loss.
+            weighting: of the image loss by noise level.
+            bidirectional: whether patches of an image attend to each other in both directions.
+            clean_context: whether later elements read a clean copy of an image instead of its noised patches.
+        """
         self.table = table
-        self.facts = facts
+        self.content = content
         self.latents = latents
         self.diffusion = diffusion
         self.noise_limit = min(noise_limit, diffusion.num_steps)
         self.weighting = weighting
         self.bidirectional = bidirectional
         self.clean_context = clean_context
-        self.scale = LatentScale(facts.channel_mean, facts.channel_std)
+        self.scale = LatentScale(content.channel_mean, content.channel_std)
 
-    def make(self, rows: IntArray, names: list[tuple[int | str, ...]], seed: int) -> Batch:
-        """The batch of `rows`; names[i] names the noise draws of rows[i] together with the seed."""
-        table = self.table
-        entries, document_slots = _spans(table.row_documents, rows)
-        documents = table.documents[entries]
-        entries, slots = _spans(table.row_images, rows)
-        images = table.images[entries]
-        # A row may stand twice in a batch (at an epoch's border), so documents are counted from their slot's first.
-        owners = np.searchsorted(document_slots, slots) + images[:, 5] - table.row_documents[rows[slots]]
-        shown = self._shown(images, documents[owners])
-        layout = _Layout(documents, images, owners, shown.copied)
-        image_of_element = np.full(layout.num_elements, -1, dtype=np.int64)
-        hidden = np.zeros(layout.num_elements, dtype=bool) if self.clean_context else None
-        for number, place in enumerate(layout.places):
-            image_of_element[place] = number
-            if hidden is not None:
-                hidden[place] = not shown.given[number]
-            if shown.copied[number]:
-                image_of_element[place + len(place)] = len(images) + number
-        ids = np.where(layout.inside, table.ids[layout.row, layout.column], self.facts.pad).astype(np.int64)
-        is_text = layout.inside & (image_of_element < 0)
-        has_loss = is_text & layout.has_next & (ids != self.facts.boi) & ~layout.dropped
-        text_places = np.nonzero(is_text)[0]
-        loss_places = np.nonzero(has_loss)[0]
-        elements = layout.elements(image_of_element, hidden, self.bidirectional)
-        noised, context, truths = self._images(names, seed, images, slots, layout.places, shown)
+    def make(self, rows: IntArray, keys: list[tuple[int | str, ...]], seed: int) -> Batch:
+        """The batch of `rows`, on CPU.
+
+        Args:
+            rows: indices into the table.
+            keys: for each of the rows, what its random draws are derived from, together with the seed.
+            seed: of the recipe.
+        """
+        images, layout = self._layout(rows)
+        elements, is_text = self._elements(images, layout)
+        ids = np.where(layout.is_real, self.table.ids[layout.row, layout.column], self.content.pad).astype(np.int64)
+        has_loss = is_text & layout.has_next & (ids != self.content.boi) & ~layout.caption_dropped
+        text_index = np.nonzero(is_text)[0]
+        loss_index = np.nonzero(has_loss)[0]
+        noised, context, truths = self._image_inputs(keys, seed, images, layout.patch_index)
         return Batch(
             inputs=Inputs(
                 positions_N=torch.from_numpy(layout.position),
-                text_ids_T=torch.from_numpy(ids[text_places]),
-                text_index_T=torch.from_numpy(text_places),
+                text_ids_T=torch.from_numpy(ids[text_index]),
+                text_index_T=torch.from_numpy(text_index),
                 images=noised,
                 context=context,
             ),
             elements=elements,
             attention=elements.groups,
-            loss_places=torch.from_numpy(loss_places),
-            targets=torch.from_numpy(ids[loss_places + 1]),
+            loss_index=torch.from_numpy(loss_index),
+            targets=torch.from_numpy(ids[loss_index + 1]),
             images=truths,
-            num_elements=int(layout.inside.sum()),
+            num_elements=int(layout.is_real.sum()),
             squared_lengths=layout.squared_lengths,
         )
 
-    def _shown(self, images: IntArray, own: IntArray) -> _Shown:
-        """How each image is shown. own: its document."""
-        leads = _leads(images, own)
-        given = leads & (self.noise_limit == 0)
-        if not self.clean_context:
-            return _Shown(leads, given, np.zeros(len(images), dtype=bool))
-        # Something reads an image if text is predicted behind it: from its EOI on, where that is not the document's end. A
-        # document without its caption has one image and no text loss.
-        eoi = images[:, 1] - own[:, 1] + images[:, 2]
-        return _Shown(leads, given, ~given & (eoi < own[:, 2] - 1) & (own[:, 4] == 0))
+    def _layout(self, rows: IntArray) -> tuple[_Images, Layout]:
+        """The images of some rows and where every element of the batch is."""
+        table = self.table
+        entries, document_slots = _spans(table.row_documents, rows)
+        documents = table.documents[entries]
+        entries, slots = _spans(table.row_images, rows)
+        records = table.images[entries]
+        # A row may be twice in a batch (at the border of an epoch), so documents are counted from the first of their slot.
+        document_of_image = np.searchsorted(document_slots, slots) + records[:, 5] - table.row_documents[rows[slots]]
+        images = self._roles(records, slots, documents[document_of_image])
+        return images, Layout(documents, records, document_of_image, images.has_clean_copy)
 
-    def _images(
-        self,
-        names: list[tuple[int | str, ...]],
-        seed: int,
-        images: IntArray,
-        slots: IntArray,
-        places: list[IntArray],
-        shown: _Shown,
+    def _roles(self, records: IntArray, slots: IntArray, own: IntArray) -> _Images:
+        """The role of each image in its document. own: the document of each image."""
+        is_first = _is_first_image(records, own)
+        is_conditioning = is_first & (self.noise_limit == 0)
+        has_clean_copy = np.zeros(len(records), dtype=bool)
+        if self.clean_context:
+            # Something reads an image if text is predicted after it: from its EOI on, where that is not the end of the
+            # document. A document whose caption was dropped has one image and no text loss.
+            eoi = records[:, 1] - own[:, 1] + records[:, 2]
+            has_clean_copy = ~is_conditioning & (eoi < own[:, 2] - 1) & (own[:, 4] == 0)
+        return _Images(records, slots, is_first, is_conditioning, has_clean_copy)
+
+    def _elements(self, images: _Images, layout: Layout) -> tuple[Elements, BoolArray]:
+        """What the mask follows from, and which elements are text."""
+        image_of_element = np.full(layout.num_elements, -1, dtype=np.int64)
+        private = np.zeros(layout.num_elements, dtype=bool) if self.clean_context else None
+        for number, index in enumerate(layout.patch_index):
+            image_of_element[index] = number
+            if private is not None:
+                private[index] = not images.is_conditioning[number]
+            if images.has_clean_copy[number]:
+                image_of_element[index + len(index)] = len(images.records) + number
+        elements = _grouped_elements(layout, image_of_element, private, self.bidirectional)
+        return elements, layout.is_real & (image_of_element < 0)
+
+    def _image_inputs(
+        self, keys: list[tuple[int | str, ...]], seed: int, images: _Images, patch_index: list[IntArray]
     ) -> tuple[tuple[ImageInputs, ...], tuple[ImageInputs, ...], tuple[ImageTruth, ...]]:
-        """Posterior draw, one t per image, forward noise, by grid: images with a loss, clean ones without, and the truth of the
-        first. slots: the place in the batch of each image's row. A copy is of the same draw as its image."""
-        limits = np.where(shown.leads, self.noise_limit, self.diffusion.num_steps)
+        """By grid: the images with a loss, noised; images that are only read, clean; and the truth of the first.
+
+        Args:
+            keys: what the random draws of each row are derived from, together with the seed.
+            seed: of the recipe.
+            images: of the batch.
+            patch_index: indices of the patches of each image in the batch.
+        """
         noised, context, truths = [], [], []
-        for grid in np.unique(images[:, 4]):
-            members = np.nonzero(images[:, 4] == grid)[0]
-            stored = torch.from_numpy(self.latents[grid].read(images[members, 3])).float()
-            posteriors, times, noises = [], [], []
-            for slot in np.unique(slots[members]):
-                generator = torch_generator(seed, "noise", *names[slot], int(grid))
-                inside = members[slots[members] == slot]
-                shape = (len(inside), *stored.shape[2:])
-                posteriors.append(torch.randn(shape, generator=generator))
-                limit, pixels = torch.from_numpy(limits[inside]), shape[-2] * shape[-1]
-                times.append(self.diffusion.sample_timesteps(limit, pixels, generator))
-                noises.append(torch.randn(shape, generator=generator))
-            t, noise = torch.cat(times), torch.cat(noises)
-            clean = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
-            patch_places = torch.from_numpy(np.stack([places[member] for member in members]))
-            given, copied = torch.from_numpy(shown.given[members]), torch.from_numpy(shown.copied[members])
-            if given.any() or copied.any():
-                read = given | copied
-                behind = torch.where(copied[:, None], patch_places + patch_places.shape[1], patch_places)
-                context.append(ImageInputs(clean[read], torch.zeros_like(t[read]), behind[read]))
-            if given.any():
-                clean, noise, t, patch_places = (each[~given] for each in (clean, noise, t, patch_places))
+        grids = images.records[:, 4]
+        for grid in np.unique(grids):
+            members = np.nonzero(grids == grid)[0]
+            x0, eps, t = self._random_draws(keys, seed, images, members, int(grid))
+            index_IP = torch.from_numpy(np.stack([patch_index[member] for member in members]))
+            is_conditioning = torch.from_numpy(images.is_conditioning[members])
+            has_clean_copy = torch.from_numpy(images.has_clean_copy[members])
+            is_read = is_conditioning | has_clean_copy
+            if is_read.any():  # a copy is after its image, and has the same latents
+                read_index = torch.where(has_clean_copy[:, None], index_IP + index_IP.shape[1], index_IP)
+                context.append(ImageInputs(x0[is_read], torch.zeros_like(t[is_read]), read_index[is_read]))
+            if is_conditioning.any():
+                x0, eps, t, index_IP = (each[~is_conditioning] for each in (x0, eps, t, index_IP))
             if not len(t):
                 continue
-            noised.append(ImageInputs(self.diffusion.add_noise(clean, noise, t), t, patch_places))
-            target = self.diffusion.targets(clean, noise, t)
+            noised.append(ImageInputs(self.diffusion.add_noise(x0, eps, t), t, index_IP))
+            target = self.diffusion.targets(x0, eps, t)
             weights = self.diffusion.loss_weights(t, self.weighting)
             truths.append(ImageTruth(target, weights, self.diffusion.eps_mse_factor(t)))
         return tuple(noised), tuple(context), tuple(truths)
 
+    def _random_draws(
+        self, keys: list[tuple[int | str, ...]], seed: int, images: _Images, members: IntArray, grid: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x0 from the posterior of the latents, eps, and one t per image, for the images `members` of one grid."""
+        limits = np.where(images.is_first, self.noise_limit, self.diffusion.num_steps)
+        stored = torch.from_numpy(self.latents[grid].read(images.records[members, 3])).float()
+        posteriors, times, noises = [], [], []
+        for slot in np.unique(images.slots[members]):
+            generator = torch_generator(seed, "noise", *keys[slot], grid)
+            of_slot = members[images.slots[members] == slot]
+            shape = (len(of_slot), *stored.shape[2:])
+            posteriors.append(torch.randn(shape, generator=generator))
+            limit, pixels = torch.from_numpy(limits[of_slot]), shape[-2] * shape[-1]
+            times.append(self.diffusion.sample_timesteps(limit, pixels, generator))
+            noises.append(torch.randn(shape, generator=generator))
+        x0 = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
+        return x0, torch.cat(noises), torch.cat(times)
+
 
 @dataclass(frozen=True)
-class _Shown:
-    """Of each image: whether it begins its document, is given (clean, no loss), and has a clean copy behind it."""
+class _Images:
+    """The images of a batch.
 
-    leads: BoolArray
-    given: BoolArray
-    copied: BoolArray
+    Args:
+        records: rows of the table of images.
+        slots: index in the batch of each image's row.
+        is_first: whether the image begins its document.
+        is_conditioning: whether it is given to the model: clean, without a loss.
+        has_clean_copy: whether a clean copy of it follows its noised patches.
+    """
 
-
-class _Layout:
-    """The flat line: documents sorted by rounded length; for each element its row, column and position in the document."""
-
-    def __init__(self, documents: IntArray, images: IntArray, owners: IntArray, copied: BoolArray) -> None:
-        """owners: the document of each image, in order. copied: the images that have a copy behind them."""
-        copies = np.where(copied, images[:, 2], 0)
-        full = documents[:, 2] + np.bincount(owners, weights=copies, minlength=len(documents)).astype(np.int64)
-        self.squared_lengths = int((full**2).sum())
-        rounded = -(-full // LENGTH_STEP) * LENGTH_STEP
-        order = np.argsort(rounded, kind="stable")
-        self.lengths = rounded[order]
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.num_elements = int(self.starts[-1])
-        self.owner = owner = np.repeat(np.arange(len(order)), self.lengths)
-        # Where the patches of each image lie: behind the copies of the images before it in its document.
-        before = np.cumsum(copies) - copies
-        before = before - before[np.searchsorted(owners, owners)]
-        place_of_document = np.argsort(order)
-        first = self.starts[place_of_document[owners]] + images[:, 1] - documents[owners, 1] + before
-        self.places = [np.arange(one, one + count) for one, count in zip(first, images[:, 2], strict=True)]
-        # A copy stands at the positions of its image, and so everything behind it at its position on disk.
-        back = np.zeros(self.num_elements, dtype=np.int64)
-        back[(first + images[:, 2])[copied]] = copies[copied]
-        back = np.cumsum(back)
-        place = np.arange(self.num_elements) - self.starts[owner]
-        self.position = place - (back - back[self.starts[owner]])
-        own = documents[order][owner]
-        self.inside = place < full[order][owner]
-        self.has_next = self.position < own[:, 2] - 1
-        self.row = own[:, 0]
-        self.column = np.where(self.inside, own[:, 1] + self.position, 0)
-        self.dropped = own[:, 4] == 1
-
-    def elements(self, image_of_element: IntArray, hidden: BoolArray | None, bidirectional: bool) -> Elements:
-        groups = []
-        images = torch.from_numpy(image_of_element)
-        hidden_N = None if hidden is None else torch.from_numpy(hidden)
-        for length in np.unique(self.lengths):
-            members = np.nonzero(self.lengths == length)[0]
-            first, shape = int(self.starts[members[0]]), (len(members), int(length))
-            span = slice(first, first + shape[0] * shape[1])
-            own_hidden = None if hidden_N is None else hidden_N[span].view(shape)
-            mask = group_mask(images[span].view(shape), own_hidden, bidirectional=bidirectional)
-            groups.append(Group.of(first, mask))
-        return Elements(torch.from_numpy(self.owner), images, GroupedAttention(tuple(groups)), bidirectional, hidden_N)
+    records: IntArray
+    slots: IntArray
+    is_first: BoolArray
+    is_conditioning: BoolArray
+    has_clean_copy: BoolArray
 
 
-def _leads(images: IntArray, own: IntArray) -> BoolArray:
-    """Whether an image begins its document (own): only marks stand before it. Where that is so because a caption was dropped,
-    it does not count: such a document teaches drawing."""
-    # BOS, BOI, and where sizes are told the size; a second image never begins so early
+def _grouped_elements(
+    layout: Layout, image_of_element: IntArray, private: BoolArray | None, bidirectional: bool
+) -> Elements:
+    """What the mask follows from, with the groups of documents of one length."""
+    groups = []
+    images = torch.from_numpy(image_of_element)
+    private_N = None if private is None else torch.from_numpy(private)
+    for length in np.unique(layout.lengths):
+        members = np.nonzero(layout.lengths == length)[0]
+        first, shape = int(layout.starts[members[0]]), (len(members), int(length))
+        span = slice(first, first + shape[0] * shape[1])
+        group_private = None if private_N is None else private_N[span].view(shape)
+        mask = group_mask(images[span].view(shape), group_private, bidirectional=bidirectional)
+        groups.append(Group.of(first, mask))
+    attention = GroupedAttention(tuple(groups))
+    return Elements(torch.from_numpy(layout.document), images, attention, bidirectional, private_N)
+
+
+def _is_first_image(images: IntArray, own: IntArray) -> BoolArray:
+    """Whether an image begins its document (own): only special tokens are before it. An image is not first where a dropped
+    caption was before it: such a document trains unconditional generation."""
+    # BOS, BOI, and with size tokens the size; a second image never begins this early
     at_start = images[:, 1] - own[:, 1] <= 3
     first: BoolArray = at_start & (own[:, 5] == 1) & (own[:, 4] == 0)
     return first
 
 
 def _spans(offsets: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Entries of a table that belong to `rows`, in their order, and the place of each entry's row among `rows`."""
+    """Entries of a table that belong to `rows`, in their order, and the index of each entry's row in `rows`."""
     entries = [np.arange(offsets[row], offsets[row + 1]) for row in rows]
-    return np.concatenate(entries), np.repeat(np.arange(len(rows)), [len(part) for part in entries])
+    return np.concatenate(entries), np.repeat(np.arange(len(rows)), [len(span) for span in entries])

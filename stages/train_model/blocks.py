@@ -1,7 +1,7 @@
-"""How the blocks of the transformer are run in training: activations kept or made again, compiled or not.
+"""How the transformer's blocks run in training: activation checkpointing and torch.compile.
 
-Neither changes what a block computes: made again is made by the same operators (bit for bit on CPU), compiled is equal to
-rounding.
+Neither changes what a block computes: recomputed activations come from the same operators (bit for bit on CPU), and compiled
+blocks are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stages.model.transformer import Transfusion
 from stages.train_model.config import TrainConfig
 
 _aten = torch.ops.aten
-# What costs time to make again: matrix products and fused attention. Norms, rotations and gates are cheap.
+# What is slow to recompute: matrix products and fused attention. Norms, rotary embeddings and gates are cheap.
 _KEPT = {
     _aten.mm.default,
     _aten.bmm.default,
@@ -32,8 +32,8 @@ _KEPT = {
 
 
 def prepare_blocks(network: Transfusion, train: TrainConfig, device: torch.device) -> None:
-    """Set the blocks' way of running, in place; names of weights stay. Compiled by default on CUDA, where it never ran in our
-    hands."""
+    """Apply train.checkpointing and train.compile to the blocks, in place; names of weights do not change. "auto" compiles on
+    CUDA only, where it has never been run by us."""
     compiled = train.compile is True or (train.compile == "auto" and device.type == "cuda")
     for block in network.blocks:
         forward: Callable[..., Any] = block.forward
@@ -51,8 +51,8 @@ def prepare_blocks(network: Transfusion, train: TrainConfig, device: torch.devic
 
 
 def _around_attention(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled but for the attention: the grouped kernel has other groups in every batch, and a backward pass of its own.
-    Inside of checkpointing, where nothing may stand that is not compiled; "selective" then keeps what attention gives."""
+    """A block compiled without its attention: the grouped kernel has other groups in every batch, and its own backward pass.
+    With checkpointing this is what is recomputed; "selective" then keeps the output of attention."""
     compiled = torch.compile(forward, dynamic=True)
 
     def run(x_ND: Any, rotary: Any, attention: Any, layer: int) -> Any:

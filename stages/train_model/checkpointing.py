@@ -105,8 +105,8 @@ def load_state(folder: Path, state: TrainState) -> None:
 
 
 def _problem(folder: Path, state: TrainState, last: int | None = None) -> str:
-    """What is wrong with a state on disk; "" where nothing is. Each rank checks the bytes of some of the files. last: the
-    step that it has to be of, where its folder does not name one."""
+    """What is wrong with a state on disk; "" where nothing is. Each rank checks the bytes of some of the files. last: the step
+    that it must have, for a folder whose name has no step."""
     try:
         step, entries = _read_record(folder)
         if (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
@@ -149,7 +149,7 @@ def save(saves: Path, state: TrainState, keep: int, metrics: Sequence[dict[str, 
         if main:
             sync_up(sorted(temporary.iterdir()), saves.parent)  # the shards of other ranks are flushed here too
             if final.exists():
-                _set_aside(final)
+                _mark_damaged(final)
             with disk_errors(final):
                 os.replace(temporary, final)
             sync_folder(saves)
@@ -178,53 +178,60 @@ def half_saves(saves: Path) -> list[Path]:
 def newest_state(saves: Path, sealing: Path, state: TrainState, report: Report, last: int | None = None) -> Path | None:
     """The newest state that is not damaged: the folder that is about to be sealed, or a save; None where there is none.
 
-    last: the step of a folder that is about to be sealed.
-
     The main rank decides for all. A damaged state is reported and renamed to `step-N.damaged`, and the save before it is tried.
+
+    Args:
+        saves: folder of the saves.
+        sealing: the growing folder, which has a state of its own right before the seal.
+        state: the model and optimizers that the state is for.
+        report: listener for warnings.
+        last: the step that the state in `sealing` must have.
 
     Raises TfcliError (ARTIFACT) where there are saves and all are damaged: a training never restarts from step 0 silently.
     """
-    ranks, aside, refused_sealing = state.ranks, [], False
+    ranks, try_sealing = state.ranks, True
     for half in half_saves(saves) if ranks.main else []:
         report(Warn(f"{half} is not complete: an older save is used"))
-        aside.append(_set_aside(half))
+        _mark_damaged(half)
     ranks.barrier()
-    while True:
-        found = -1
-        if ranks.main:
-            steps = [int(path.name.removeprefix("step-")) for path in complete_saves(saves)]
-            seal = (sealing / STATE).exists() and not refused_sealing
-            found = 10**9 if seal else max(steps, default=-1)
-        found = ranks.all_reduce_max(found)
-        if found < 0:
-            break
-        folder = sealing if found == 10**9 else saves / f"step-{found:08d}"
+    while (folder := _candidate(saves, sealing if try_sealing else None, ranks)) is not None:
         why = _problem(folder, state, last if folder == sealing else None)
         if not ranks.all_reduce_max(bool(why)):
             return folder
         report(Warn(f"{folder} is damaged ({why or 'another rank found it damaged'}): an older save is used"))
         if folder == sealing:
-            refused_sealing = True
+            try_sealing = False
         elif ranks.main:
-            aside.append(_set_aside(folder))
+            _mark_damaged(folder)
         ranks.barrier()
-    if ranks.main:  # also those that an earlier run renamed: a second run does not restart from step 0 either
-        aside = sorted(saves.glob("step-*.damaged"))
-    if ranks.all_reduce_max(bool(aside) or refused_sealing):
+    # also those that an earlier run renamed: a second run does not restart from step 0 either
+    damaged = sorted(saves.glob("step-*.damaged")) if ranks.main else []
+    if ranks.all_reduce_max(bool(damaged) or not try_sealing):
         what = f"all saves in {saves} are damaged"
-        why = f"set aside: {', '.join(path.name for path in aside) or sealing / STATE}"
+        why = f"set aside: {', '.join(path.name for path in damaged) or sealing / STATE}"
         fix = "restore one, or start again with --force"
         ranks.raise_on_main(TfcliError(what, why=why, fix=fix, code=ExitCode.ARTIFACT))
     return None
 
 
-def _set_aside(folder: Path) -> Path:
+def _candidate(saves: Path, sealing: Path | None, ranks: Ranks) -> Path | None:
+    """The newest state on disk by its name, the same on all ranks: `sealing` where it has a state, else the newest save."""
+    is_sealing, step = False, -1
+    if ranks.main:
+        is_sealing = sealing is not None and (sealing / STATE).exists()
+        step = max((int(path.name.removeprefix("step-")) for path in complete_saves(saves)), default=-1)
+    if ranks.all_reduce_max(is_sealing):
+        return sealing
+    step = ranks.all_reduce_max(step)
+    return None if step < 0 else saves / f"step-{step:08d}"
+
+
+def _mark_damaged(folder: Path) -> None:
     """Rename a save that cannot be used, so that it is not taken for one and its name is free; it is deleted with the others."""
-    aside = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
+    damaged = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(damaged, ignore_errors=True)
     with disk_errors(folder):
-        os.replace(folder, aside)
-    return aside
+        os.replace(folder, damaged)
 
 
 def _tensors(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:

@@ -1,8 +1,8 @@
-"""Fine-tuning: a finished checkpoint as the start of a training on new Sequences, if both speak of the same things.
+"""Fine-tuning: a finished checkpoint as the start of a training on new Sequences, where tokenizer, autoencoder and patches agree.
 
-Weights are those that sampling uses (the running average where there is one): they are what was looked at and judged, and
-the optimizer begins anew, so that nothing else belongs to the trained ones. Latents are normalised as the checkpoint's
-were, whatever the statistics of the new ones: a latent means to the model what it meant there.
+The weights are those that sampling uses (the running average where there is one), because they are the ones that were evaluated.
+The optimizer starts without state. Latents are normalised with the statistics of the checkpoint's training, not with those of
+the new data, so that a latent means the same to the model.
 """
 
 from __future__ import annotations
@@ -29,13 +29,20 @@ from stages.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint that fits."""
+    """A checkpoint that fits the new training."""
 
     checkpoint: Checkpoint
 
     @classmethod
     def open(cls, path: str, model: ModelConfig, diffusion: DiffusionConfig, sequences: Sequences) -> Start:
-        """Raises TfcliError (ARTIFACT): the first thing in which the checkpoint and this training differ, and what mends it."""
+        """Open and check a checkpoint. Raises TfcliError (ARTIFACT) with the first difference to this training, and its fix.
+
+        Args:
+            path: the checkpoint's folder; "~" is the home folder.
+            model: the recipe section.
+            diffusion: the recipe section.
+            sequences: that this training reads.
+        """
         checkpoint = Checkpoint.open(Path(os.path.expanduser(path)))
         for why, fix in _differences(checkpoint, model, diffusion, sequences):
             what = f"train.start_from: {checkpoint.folder} does not fit this training"
@@ -46,12 +53,12 @@ class Start:
         return self.checkpoint.weights()
 
     def rescaled(self, content: SequencesContent) -> SequencesContent:
-        """The facts of sequences with the statistics of latents by which the checkpoint was trained."""
+        """`content` with the latent statistics of the checkpoint's training."""
         own = self.checkpoint.content
         return content.model_copy(update={"channel_mean": own.channel_mean, "channel_std": own.channel_std})
 
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says of it, for people; the checkpoint itself is among the inputs."""
+    def provenance(self) -> dict[str, Any]:
+        """What the manifest records about the checkpoint, for people; the checkpoint itself is one of the inputs."""
         content = self.checkpoint.content
         return {
             "digest": self.checkpoint.manifest.digest,
@@ -64,13 +71,13 @@ class Start:
 def _differences(
     checkpoint: Checkpoint, model: ModelConfig, diffusion: DiffusionConfig, sequences: Sequences
 ) -> Iterator[tuple[str, str]]:
-    """(why, fix) of each difference; what it means in front of what can be set."""
+    """(why, fix) of each difference: first what inputs and outputs mean, then what a setting can change."""
     old, new, content = Sequences.open(checkpoint.sequences_folder()), sequences, checkpoint.content
     tokens, latents = Tokens.open(old.tokens_folder()), Latents.open(old.latents_folder())
     own_tokens, own_latents = Tokens.open(new.tokens_folder()), Latents.open(new.latents_folder())
     there, here = (_sha256(each.manifest, TOKENIZER) for each in (tokens, own_tokens))
-    marks = [each.content.model_dump(include=set(SpecialTokens.model_fields)) for each in (tokens, own_tokens)]
-    if there != here or marks[0] != marks[1]:
+    special_tokens = [each.content.model_dump(include=set(SpecialTokens.model_fields)) for each in (tokens, own_tokens)]
+    if there != here or special_tokens[0] != special_tokens[1]:
         path = _shown(tokens.folder)
         fix = f'set tokenize.tokenizer = {{ kind = "pretrained", path = "{path}" }}'
         yield f"its ids are of the tokenizer {there[:12]}, these sequences have {here[:12]}", fix
@@ -95,12 +102,12 @@ def _differences(
     # read as sections, so that a key which an older tfcli did not write has its default
     yield from _settings("model", ModelConfig.model_validate(content.model), model)
     loss = DiffusionConfig.model_validate(content.diffusion)
-    for name in ("schedule", "target"):  # what an output of the model means; the rest may change
+    for name in ("schedule", "target"):  # they define the model's output; the rest may change
         yield from _settings(f"diffusion.{name}", getattr(loss, name), getattr(diffusion, name))
 
 
 def _settings(name: str, there: BaseModel, here: BaseModel) -> Iterator[tuple[str, str]]:
-    """The keys of a section that differ, as one difference."""
+    """All keys of a section that differ, as one (why, fix)."""
     old, new = there.model_dump(), here.model_dump()
     keys = [key for key in old if old[key] != new.get(key)]
     if keys or type(there) is not type(here):

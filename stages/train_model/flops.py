@@ -1,13 +1,13 @@
-"""Floating-point operations of a training step, by the one formula that plans and running trainings are measured with.
+"""Floating-point operations of a training step: the formula behind the estimates of `tfcli plan` and the MFU of a training.
 
-Only what the content needs is counted, so that padding, recomputation and waste lower the utilisation (MFU):
+Only what the content needs is counted, so that padding and recomputation lower the model FLOPs utilisation (MFU):
 
-    6 x (4 D^2 + 3 D F) x layers   an element: the matrices of a block (D width, F feed-forward), 2 forward and 4 backward
-    12 x D x layers x sum L^2      attention, over documents of L elements, the square whole and not its causal half
-    6 x D x V                      a text target: the vocabulary head
-    3 x the codec's forward pass   an image: patches and time, both ways; of clean copies the way in
+    6 x (4 D^2 + 3 D F) x layers   for each element: the matrices of a block (D width, F feed-forward), 2 forward, 4 backward
+    12 x D x layers x sum L^2      attention over documents of L elements; the full square, not its causal half
+    6 x D x V                      for each text target: the vocabulary head
+    3 x the codec's forward pass   for each image: encoder and decoder of the patch codec; for context images the encoder
 
-Norms, rotations, softmax, the embedding look-up and the optimizer count as nothing.
+Norms, rotary embeddings, softmax, the embedding look-up and the optimizer are not counted.
 """
 
 from __future__ import annotations
@@ -27,15 +27,23 @@ from stages.train_model.batches import Batch
 
 @dataclass(frozen=True)
 class Work:
-    """What some forward passes have to do. images: number by (height, width) of the latents; read: those that are only read.
-    places: elements and padding."""
+    """The content of some micro-batches.
+
+    Args:
+        elements: text tokens and image patches, clean copies included, without padding.
+        padded_elements: elements and padding.
+        targets: text tokens with a loss.
+        squared_lengths: sum over documents of the square of their elements.
+        images: number of images with a loss, by (height, width) of their latents.
+        context: number of images that are only read, by (height, width) of their latents.
+    """
 
     elements: int
-    places: int
+    padded_elements: int
     targets: int
     squared_lengths: int
     images: Counter[tuple[int, int]]
-    read: Counter[tuple[int, int]]
+    context: Counter[tuple[int, int]]
 
     @classmethod
     def of(cls, batches: list[Batch]) -> Work:
@@ -52,23 +60,23 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(
             self.elements + other.elements,
-            self.places + other.places,
+            self.padded_elements + other.padded_elements,
             self.targets + other.targets,
             self.squared_lengths + other.squared_lengths,
             self.images + other.images,
-            self.read + other.read,
+            self.context + other.context,
         )
 
 
-def model_flops(model: ModelConfig, facts: ModelDims, work: Work) -> int:
-    """Forward and backward, as at the top of this file."""
+def model_flops(model: ModelConfig, dims: ModelDims, work: Work) -> int:
+    """Operations of the forward and the backward pass over `work`, by the formula at the top of this file."""
     width, layers = model.width, model.layers
     blocks = 6 * (4 * width**2 + 3 * width * model.feed_forward_width) * layers * work.elements
     attention = 12 * width * layers * work.squared_lengths
-    head = 6 * width * facts.vocab_size * work.targets
+    head = 6 * width * dims.vocab_size * work.targets
     codec = sum(
-        3 * number * _flops_of_image(model, facts, *grid, out=out)
-        for images, out in ((work.images, True), (work.read, False))
+        3 * number * _flops_of_image(model, dims, *grid, out=out)
+        for images, out in ((work.images, True), (work.context, False))
         for grid, number in images.items()
     )
     return blocks + attention + head + codec
@@ -83,15 +91,15 @@ def _sizes(images: Iterable[ImageInputs]) -> Counter[tuple[int, int]]:
 
 
 @cache
-def _flops_of_image(model: ModelConfig, facts: ModelDims, height: int, width: int, *, out: bool) -> int:
-    """The codec's forward pass, in and (out) back again, for one image more: what two take beyond one."""
+def _flops_of_image(model: ModelConfig, dims: ModelDims, height: int, width: int, *, out: bool) -> int:
+    """Operations of the codec's encoder, and with `out` its decoder, for one more image: those of two less those of one."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad():
-        patches = build_patches(model.codec, facts.latent_channels, facts.patch_side, model.width, model.time_features)
+        patches = build_patches(model.codec, dims.latent_channels, dims.patch_side, model.width, model.time_features)
         totals = []
         for number in (1, 2):
-            latents, times = torch.zeros(number, facts.latent_channels, height, width), torch.zeros(number)
+            latents, times = torch.zeros(number, dims.latent_channels, height, width), torch.zeros(number)
             with FlopCounterMode(display=False) as counter:
                 encoded = patches.encode(latents, times)
                 if out:

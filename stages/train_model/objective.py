@@ -1,4 +1,20 @@
-"""The loss of a batch: next-token cross-entropy on text, squared error on images (paper, eq. 4)."""
+"""The objective of a training step (paper, eq. 4): L = L_LM + lambda L_diffusion.
+
+    L_LM          mean cross-entropy of the next token over the text targets of the global batch
+    L_diffusion   mean over the images of the global batch of w(t) times the squared error of the model's output, itself a mean
+                  over the latent values of an image (eq. 3); w(t) is diffusion.weighting
+    lambda        diffusion.image_weight (paper: 5)
+
+The lines that compute it:
+
+    logits, outputs = model(...)                                         loss_sums, below
+    text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")   loss_sums
+    errors = image_errors(output, truth.target_IChw)                     loss_sums; stages/diffusion/process.py, eq. 3
+    weighted = weighted + (errors * truth.weights_I).sum()               loss_sums; weights: batches.py, BatchMaker._image_inputs
+    loss = text + image_weight * sums.weighted_image / max(1, num_images)    step_losses, below
+
+`Training._forward_backward` in stage.py calls them for each micro-batch and runs the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +31,51 @@ from stages.train_model.batches import Batch
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over a batch, float32 scalars: cross-entropy over text targets; over images, the error of the noise as it is
-    reported and the weighted error of the target as it is trained. noise_errors: the reported error of each image, by grid,
-    without a gradient.
+    """Sums over a batch, float32 scalars; the caller divides by the counts of the global batch, which may be split into several
+    micro-batches.
 
-    Sums, so that the caller divides by the counts of the whole global batch, however it was cut.
+    Args:
+        text: cross-entropy over the text targets.
+        image: over the images, the squared error converted to that of the noise eps, which is what logs report.
+        weighted_image: over the images, the weighted squared error of the model's output, which is what is trained.
+        eps_mse: the terms of `image`, shape (I,) for each grid, without gradients.
     """
 
     text: Tensor
     image: Tensor
     weighted_image: Tensor
-    noise_errors: tuple[Tensor, ...]
+    eps_mse: tuple[Tensor, ...]
 
 
 def loss_sums(model: Transfusion, batch: Batch) -> LossSums:
-    """One forward pass; both losses come from it."""
-    logits, outputs = model(batch.inputs, batch.attention, batch.loss_places)
+    """Both losses from one forward pass."""
+    logits, outputs = model(batch.inputs, batch.attention, batch.loss_index)
     text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")
     weighted = text.new_zeros(())
-    noise_errors = []
+    eps_mse = []
     for output, truth in zip(outputs, batch.images, strict=True):
         errors = image_errors(output, truth.target_IChw)
-        noise_errors.append(errors.detach() * truth.noise_errors_I)
+        eps_mse.append(errors.detach() * truth.eps_mse_factor_I)
         weighted = weighted + (errors * truth.weights_I).sum()
-    image = torch.stack([errors.sum() for errors in noise_errors]).sum() if noise_errors else text.new_zeros(())
-    return LossSums(text, image, weighted, tuple(noise_errors))
+    image = torch.stack([errors.sum() for errors in eps_mse]).sum() if eps_mse else text.new_zeros(())
+    return LossSums(text, image, weighted, tuple(eps_mse))
+
+
+def step_losses(sums: LossSums, num_targets: float, num_images: float, image_weight: float) -> tuple[Tensor, Tensor]:
+    """The share of one micro-batch in the losses of a step: L, a float32 scalar to run the backward pass from, and without
+    gradients (L, text loss, image loss), float32, shape (3,).
+
+    Args:
+        sums: of the micro-batch.
+        num_targets: text targets of the global batch.
+        num_images: images with a loss of the global batch.
+        image_weight: lambda.
+    """
+    text = sums.text / max(1, num_targets)
+    loss = text + image_weight * sums.weighted_image / max(1, num_images)
+    return loss, torch.stack((loss, text, sums.image / max(1, num_images))).detach()
+
+
+def named_losses(text: float, num_targets: float, image: float, num_images: float) -> dict[str, float]:
+    """The mean losses by the name of their metric, without those that have nothing to average over."""
+    return ({"text_loss": text} if num_targets else {}) | ({"image_loss": image} if num_images else {})

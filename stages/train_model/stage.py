@@ -1,9 +1,9 @@
-"""Train the transformer: Sequences + Latents -> Checkpoint. `run` is the program, read from top to bottom."""
+"""Train the transformer: Sequences + Latents -> Checkpoint. `Training.run` is the loop over steps, read from top to bottom."""
 
 from __future__ import annotations
 
 import json
-import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,31 @@ from torch import Tensor
 
 from stages.artifacts.checkpoint import EMA, FORM, PREVIEWS, REPORT, SAVES, TIMING, CheckpointContent
 from stages.artifacts.context import StageContext
-from stages.artifacts.latents import Latents
-from stages.artifacts.sequences import Sequences, Side
+from stages.artifacts.sequences import Sequences
 from stages.coders.quality import too_low
-from stages.coders.scale import LatentScale
 from stages.core.device import autocast
 from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress, Warn
 from stages.core.interrupts import stopped_by
 from stages.diffusion.config import DiffusionConfig
-from stages.diffusion.process import Diffusion
 from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
-from stages.model.transformer import ModelDims
-from stages.train_model.batches import Batch, BatchMaker, rows_of_step
+from stages.train_model.batches import Batch
 from stages.train_model.checkpointing import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.config import TrainConfig
+from stages.train_model.data import Data
 from stages.train_model.distributed.launch import process_group
-from stages.train_model.distributed.ranks import Ranks, clip_gradients, load_full_tensors, reshard
+from stages.train_model.distributed.ranks import Ranks, clip_gradients, load_full_tensors
 from stages.train_model.finetune import Start
-from stages.train_model.monitor.divergence import Health
-from stages.train_model.monitor.metrics import SKIPPED, Journal
-from stages.train_model.monitor.overfitting import Overfitting, epochs
+from stages.train_model.heldout import heldout_losses
+from stages.train_model.monitor.divergence import DivergenceMonitor
+from stages.train_model.monitor.metrics import SKIPPED, MetricsLog
+from stages.train_model.monitor.overfitting import OverfittingMonitor, epochs
 from stages.train_model.monitor.previews import Previews
 from stages.train_model.monitor.report import write_report
 from stages.train_model.monitor.throughput import Meter, fields
-from stages.train_model.objective import loss_sums
-from stages.train_model.optimizer import averaged_weights, build_optimizers, learning_rate, update_average
-
-_LEVELS = 4  # quarters of the noise levels, in held-out losses
+from stages.train_model.objective import loss_sums, named_losses, step_losses
+from stages.train_model.optimizer import build_optimizers, learning_rate, update_average
 
 
 def run(
@@ -52,8 +48,15 @@ def run(
     sequences: Path,
     context: StageContext,
 ) -> None:
-    """Train, save on the way, seal at the end. The same command after a kill goes on from the last save. generation: how
-    previews are drawn.
+    """Train, save at intervals, seal at the end. After a kill, the same command resumes from the last save.
+
+    Args:
+        model: the recipe section.
+        diffusion: the recipe section.
+        train: the recipe section.
+        generation: the section [sample.generation], which previews use.
+        sequences: folder of the Sequences.
+        context: what all stages get.
 
     Raises TfcliError: DIVERGED on a non-finite loss or gradient (before the optimizer step), TERMINATED or INTERRUPTED
     after a signal, with the state saved.
@@ -61,114 +64,215 @@ def run(
     for tracker in train.trackers:
         tracker.require()
     with process_group(context.runtime, train) as ranks:
-        _train(model, diffusion, train, generation, sequences, context, ranks)
+        Training(Sections(model, diffusion, train, generation), sequences, context, ranks).run()
 
 
-def _train(
-    model: ModelConfig,
-    diffusion: DiffusionConfig,
-    train: TrainConfig,
-    generation: GenerationConfig,
-    sequences: Path,
-    context: StageContext,
-    ranks: Ranks,
-) -> None:
-    """The same on one of many processes: each takes its rows of every step, the main one alone writes and reports."""
-    build, runtime, seed = context.build, context.runtime, context.seed
-    device = ranks.device
-    start = Start.open(train.start_from, model, diffusion, Sequences.open(sequences)) if train.start_from else None
-    data = Data(sequences, diffusion, model, start)
-    network = ranks.build_model(model, data.facts, train, seed)
-    if start is not None:
-        load_full_tensors(network, start.weights())
-        runtime.report(Note(f"starting from {train.start_from}; latents are normalised as they were there"))
-    average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if train.ema_decay else {}
-    state = TrainState(network, build_optimizers(network, train), average, ranks=ranks)
-    saves = build.folder / SAVES
-    found = newest_state(saves, build.folder, state, runtime.report, train.steps)
-    if found:
-        load_state(found, state)
-        runtime.report(Note(f"going on from step {state.step}"))
-    journal = Journal(build.folder, train.trackers if ranks.main else (), state.step, found)
-    health = Health(train, runtime.report, journal.skipped_in_a_row(state.step))
-    watch = Overfitting(train, journal, saves, runtime.report)
-    if found and found != build.folder:
-        watch.require_best(state.step)
-    parameters = sum(weight.numel() for weight in network.parameters())
-    where = str(device) if ranks.count == 1 else f"{ranks.count} x {device.type}, sharding {train.sharding}"
-    runtime.report(Note(f"{parameters / 1e6:.2f} M parameters on {where}, {train.precision}"))
-    content = _content(model, diffusion, train, data, parameters)
-    if why := too_low(data.psnr, "the pictures of this training"):
-        runtime.report(Warn(why))
-    previews = Previews(content, sequences, build, generation, runtime, seed)
-    meter = Meter(model, data.facts, device, train.precision, ranks.count)
-    draws = train.preview_every and ranks.mesh is None
-    if train.preview_every and not draws:
-        runtime.report(Warn(f'no previews with train.sharding = "{train.sharding}": no process holds all weights'))
+@dataclass(frozen=True)
+class Sections:
+    """The recipe sections of a training."""
 
-    def report() -> None:
-        journal.flush()
-        settings = {"model": model, "diffusion": diffusion, "train": train, "sample.generation": generation}
-        facts = (
-            f"step {state.step:,} of {train.steps:,}; {parameters / 1e6:.2f} M parameters, {where}, {train.precision}"
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    train: TrainConfig
+    generation: GenerationConfig
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of the global batch of a step: text targets, images with a loss, and images that are only read."""
+
+    targets: float
+    images: float
+    context: float
+
+
+class Training:
+    """One rank of a training. Each rank takes its rows of every step; the main rank alone writes and reports."""
+
+    def __init__(self, sections: Sections, sequences: Path, context: StageContext, ranks: Ranks) -> None:
+        self.sections, self.train = sections, sections.train
+        self.build, self.runtime, self.seed, self.ranks = context.build, context.runtime, context.seed, ranks
+        self.start = self._open_start(sequences)
+        self.data = Data(sequences, sections.diffusion, sections.model, self.start)
+        self.state = self._initial_state()
+        self.saves = self.build.folder / SAVES
+        self.resumed_from = newest_state(
+            self.saves, self.build.folder, self.state, self.runtime.report, self.train.steps
         )
-        write_report(build, facts, journal, settings)
+        if self.resumed_from:
+            load_state(self.resumed_from, self.state)
+            self.runtime.report(Note(f"resuming from step {self.state.step}"))
+        # complete, but killed before the seal: all that is left is to seal
+        self.is_complete = self.resumed_from == self.build.folder
+        self.log = MetricsLog(
+            self.build.folder, self.train.trackers if ranks.main else (), self.state.step, self.resumed_from
+        )
+        skipped = self.log.skipped_in_a_row(self.state.step)
+        self.divergence = DivergenceMonitor(self.train, self.runtime.report, skipped)
+        self.overfitting = OverfittingMonitor(self.train, self.log, self.saves, self.runtime.report)
+        if self.resumed_from and not self.is_complete:
+            self.overfitting.require_best(self.state.step)
+        self.parameters = sum(weight.numel() for weight in self.state.model.parameters())
+        self._report_setup()
+        self.content = _content(sections, self.data, self.parameters)
+        self.previews = Previews(self.content, sequences, self.build, sections.generation, self.runtime, self.seed)
+        self.meter = Meter(sections.model, self.data.dims, ranks.device, self.train.precision, ranks.count)
 
-    while True:
-        done = state.step >= train.steps
-        with meter.aside():
-            failure = None
-            if done or state.step % train.eval_every == 0:
-                heldout, bad_rows = _heldout_losses(state, data, train, seed)
-                failure = health.heldout(state.step, bad_rows)
-                journal.add_metrics(state.step, heldout, "heldout_")
-                if found != build.folder:
-                    watch.look(state)
-            due = draws and state.step and (done or state.step % train.preview_every == 0)
-            if due and ranks.main:
-                previews.draw(state)
-            stop = ranks.all_reduce_max(
-                runtime.interrupts.signal_number or 0
-            )  # a signal to one process stops all of them here
-            save_due = state.step % train.save_every == 0 or stop
-            if state.step > 0 and (failure or (not done and save_due)):
-                if ranks.main:
-                    report()
-                    meter.again()
-                save(saves, state, train.keep_saves, journal.metrics)
-        if failure is not None:  # after the save: the next run goes on from here
-            ranks.raise_on_main(failure)
-        if done:
-            break
-        if stop:
-            ranks.raise_on_main(stopped_by(stop, f"state saved at step {state.step}"))
+    def run(self) -> None:
+        """The loop over steps, and the seal after the last one."""
+        state, ranks = self.state, self.ranks
+        while True:
+            done = state.step >= self.train.steps
+            with self.meter.excluded_time():
+                # evaluate
+                failure = self._evaluate(done)
+                # preview
+                self._preview(done)
+                # save
+                signal = self._save(done, failure)
+            if failure is not None:
+                ranks.raise_on_main(failure)
+            if done:
+                break
+            if signal:
+                ranks.raise_on_main(stopped_by(signal, f"state saved at step {state.step}"))
 
-        rows = data.rows(train, state.step, seed)
-        with meter.loading():
-            batches = data.batches(train, rows, state.step, seed, ranks)
+            # load batches
+            rows = self.data.rows(self.train, state.step, self.seed)
+            with self.meter.loading():
+                batches = self.data.batches(self.train, rows, state.step, self.seed, ranks)
+            counts = self._global_counts(batches)
+
+            # forward and backward
+            losses = self._forward_backward(batches, counts)
+
+            # all-reduce, clip
+            ranks.all_reduce_gradients(state.model, counts.images, counts.context)
+            norm = clip_gradients(state.model.parameters(), self.train.clip_norm)
+            total = sum(losses, torch.zeros(3, device=ranks.device))
+            # the only place in a step where the host waits for the device
+            figures = torch.cat((ranks.all_reduce_sum_(total), norm[None])).tolist()
+
+            # optimizer
+            taken = self._check_step(figures, losses, rows)
+            rate = self._optimizer_step(taken)
+
+            # log
+            self.meter.add(batches)
+            self._log_step(figures, counts, rate, taken)
+        self._seal()
+
+    def _open_start(self, sequences: Path) -> Start | None:
+        """The checkpoint that is fine-tuned, None for a training from random weights."""
+        path, sections = self.train.start_from, self.sections
+        return Start.open(path, sections.model, sections.diffusion, Sequences.open(sequences)) if path else None
+
+    def _initial_state(self) -> TrainState:
+        """Weights at step 0, their running average and new optimizers."""
+        network = self.ranks.build_model(self.sections.model, self.data.dims, self.train, self.seed)
+        if self.start is not None:
+            load_full_tensors(network, self.start.weights())
+            why = "latents are normalised as they were there"
+            self.runtime.report(Note(f"starting from {self.train.start_from}; {why}"))
+        average = {}
+        if self.train.ema_decay:
+            average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+        return TrainState(network, build_optimizers(network, self.train), average, ranks=self.ranks)
+
+    def _report_setup(self) -> None:
+        report, ranks = self.runtime.report, self.ranks
+        report(Note(self._size_and_device()))
+        if why := too_low(self.data.psnr, "the pictures of this training"):
+            report(Warn(why))
+        if self.train.preview_every and ranks.mesh is not None:
+            report(Warn(f'no previews with train.sharding = "{self.train.sharding}": no process holds all weights'))
+
+    def _size_and_device(self) -> str:
+        device, count = self.ranks.device, self.ranks.count
+        where = str(device) if count == 1 else f"{count} x {device.type}, sharding {self.train.sharding}"
+        return f"{self.parameters / 1e6:.2f} M parameters on {where}, {self.train.precision}"
+
+    def _evaluate(self, done: bool) -> TfcliError | None:
+        """Measure and check the held-out losses, where they are due. Returns the failure to raise after the save, if any."""
+        step = self.state.step
+        if not done and step % self.train.eval_every:
+            return None
+        losses, bad_rows = heldout_losses(self.state, self.data, self.train, self.seed)
+        failure = self.divergence.check_heldout(step, bad_rows)
+        self.log.add_metrics(step, losses, "heldout_")
+        if not self.is_complete:
+            self.overfitting.check(self.state)
+        return failure
+
+    def _preview(self, done: bool) -> None:
+        every, step = self.train.preview_every, self.state.step
+        due = every and step and (done or step % every == 0)
+        if due and self.ranks.mesh is None and self.ranks.main:
+            self.previews.generate(self.state)
+
+    def _save(self, done: bool, failure: TfcliError | None) -> int:
+        """Save where it is due, after a signal and before a failure. Returns the signal's number: a signal to one process stops
+        all of them here; 0 without one."""
+        step = self.state.step
+        signal = self.ranks.all_reduce_max(self.runtime.interrupts.signal_number or 0)
+        due = step % self.train.save_every == 0 or signal
+        if step > 0 and (failure or (not done and due)):
+            if self.ranks.main:
+                self._write_report()
+                self.meter.remeasure_peak()
+            save(self.saves, self.state, self.train.keep_saves, self.log.metrics)
+        return signal
+
+    def _write_report(self) -> None:
+        self.log.flush()
+        sections = self.sections
+        settings = {
+            "model": sections.model,
+            "diffusion": sections.diffusion,
+            "train": sections.train,
+            "sample.generation": sections.generation,
+        }
+        summary = f"step {self.state.step:,} of {self.train.steps:,}; {self._size_and_device()}"
+        write_report(self.build, summary, self.log, settings)
+
+    def _global_counts(self, batches: list[Batch]) -> _Counts:
         targets, images = sum(len(batch.targets) for batch in batches), sum(batch.num_images for batch in batches)
-        read = sum(batch.num_read for batch in batches)
-        num_targets, num_images, num_read = ranks.all_reduce_sum([targets, images, read])  # of all processes
-        losses, passes = torch.zeros(3, device=device), []  # as trained, of text, of images
+        context = sum(batch.num_context for batch in batches)
+        return _Counts(*self.ranks.all_reduce_sum([targets, images, context]))
+
+    def _forward_backward(self, batches: list[Batch], counts: _Counts) -> list[Tensor]:
+        """Accumulate the gradients of the micro-batches. Returns the losses of each, as `step_losses` gives them."""
+        losses = []
         for batch in batches:
-            with autocast(device, train.precision):
-                sums = loss_sums(network, batch.to(device, train.attention))
-                loss = sums.text / max(1, num_targets)
-                loss = loss + diffusion.image_weight * sums.weighted_image / max(1, num_images)
+            with autocast(self.ranks.device, self.train.precision):
+                sums = loss_sums(self.state.model, batch.to(self.ranks.device, self.train.attention))
+                loss, figures = step_losses(sums, counts.targets, counts.images, self.sections.diffusion.image_weight)
             loss.backward()
-            text, image = sums.text / max(1, num_targets), sums.image / max(1, num_images)
-            passes.append(torch.stack((loss, text, image)).detach())
-            losses += passes[-1]
-        ranks.all_reduce_gradients(network, num_images, num_read)
-        norm = clip_gradients(network.parameters(), train.clip_norm)
-        # the one place in a step where the host waits for the device
-        figures = torch.cat((ranks.all_reduce_sum_(losses), norm[None])).tolist()
-        bad = rows if np.isfinite(figures).all() else _rows_of(passes, rows, train, ranks)
+            losses.append(figures)
+        return losses
+
+    def _check_step(self, figures: list[float], losses: list[Tensor], rows: Any) -> bool:
+        """Whether the optimizer takes the step. Raises TfcliError (DIVERGED), with the rows whose loss is not finite."""
+        bad = rows if np.isfinite(figures).all() else self._bad_rows(losses, rows)
         try:
-            taken = health.takes(state.step, figures, bad)
+            return self.divergence.check_step(self.state.step, figures, bad)
         except TfcliError as error:
-            ranks.raise_on_main(error)
-        rate = learning_rate(state.step, train)
+            self.ranks.raise_on_main(error)
+
+    def _bad_rows(self, losses: list[Tensor], rows: Any) -> Any:
+        """The rows of the micro-batches, of all ranks, whose loss is not finite; all rows where only gradients are not."""
+        local = self.ranks.local_rows(len(rows))
+        size = self.train.micro_rows or max(1, len(local))
+        bad = np.zeros(len(rows))
+        for number, figures in enumerate(losses):
+            bad[local[number * size : (number + 1) * size]] = not bool(figures.isfinite().all())
+        marked = np.array(self.ranks.all_reduce_sum(bad.tolist())) > 0
+        return rows[marked] if marked.any() else rows
+
+    def _optimizer_step(self, taken: bool) -> float:
+        """Update the weights and their running average, unless the step is skipped. Returns the learning rate."""
+        state = self.state
+        rate = learning_rate(state.step, self.train)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -176,181 +280,58 @@ def _train(
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if taken:
-            update_average(state.ema, network, state.step, train.ema_decay)
+            update_average(state.ema, state.model, state.step, self.train.ema_decay)
         state.step += 1
-        meter.add(batches)
+        return rate
 
+    def _log_step(self, figures: list[float], counts: _Counts, rate: float, taken: bool) -> None:
+        """Log the metrics of a step where they are due. figures: L, text loss, image loss, gradient norm."""
+        step, steps = self.state.step, self.train.steps
         if not taken:
-            journal.add_metrics(state.step, {SKIPPED: 1.0})
-        elif state.step % train.log_every == 0 or state.step == train.steps:
-            measured = _measured(figures[1], num_targets, figures[2], num_images)
-            journal.add_metrics(state.step, measured | {"grad_norm": figures[3], "learning_rate": rate})
-            shown = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in measured.items()}
-            shown |= {"epoch": epochs(min(state.step, data.late_from(train)), train, data.content.num_rows)}
-            shown |= {"norm": f"{figures[3]:.2g}", "rate": f"{rate:.1e}"}
-            if ranks.main:  # another one may have had no row at all
-                row = meter.row(train.steps - state.step)
-                journal.add_timing(state.step, row)
-                shown |= fields(row)
-            runtime.report(Progress("train", state.step, train.steps, "steps", shown))
+            self.log.add_metrics(step, {SKIPPED: 1.0})
+            return
+        if step % self.train.log_every and step != steps:
+            return
+        losses = named_losses(figures[1], counts.targets, figures[2], counts.images)
+        self.log.add_metrics(step, losses | {"grad_norm": figures[3], "learning_rate": rate})
+        shown = {name.removesuffix("_loss"): f"{value:.3f}" for name, value in losses.items()}
+        shown |= {"epoch": epochs(min(step, self.data.late_from(self.train)), self.train, self.data.content.num_rows)}
+        shown |= {"norm": f"{figures[3]:.2g}", "rate": f"{rate:.1e}"}
+        if self.ranks.main:  # another rank may have had no row at all
+            row = self.meter.row(steps - step)
+            self.log.add_timing(step, row)
+            shown |= fields(row)
+        self.runtime.report(Progress("train", step, steps, "steps", shown))
 
-    if found != build.folder:  # else it was killed between this and the seal
-        if ranks.main:
-            journal.flush()  # a state that is complete stands beside all of its log
-        watch.put_best(state)
-        write_state(build.folder, state, journal.metrics)
-    if not ranks.main:
-        return
-    report()
-    journal.close()
-    build.remove(SAVES)
-    stats = {**watch.stats(), "parameters": parameters, "start_from": start.facts() if start else None}
-    volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in train.trackers))
-    files = [name for name in FORM.files if name != EMA or train.ema_decay]
-    build.seal(content.model_dump(), stats, volatile=volatile, files=files)
-    runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
-
-
-class Data:
-    """The sides of Sequences and the latents behind them. late: rows for the end of training, None where there are none."""
-
-    def __init__(
-        self, folder: Path, diffusion: DiffusionConfig, model: ModelConfig, start: Start | None = None
-    ) -> None:
-        sequences = Sequences.open(folder)
-        self.content = start.rescaled(sequences.content) if start else sequences.content
-        latents = Latents.open(sequences.latents_folder())
-        self.psnr = float(latents.manifest.stats.get("psnr_check", math.inf))  # of the autoencoder; tests have none
-        self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
-        self.facts = ModelDims(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
-        process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
-        self.num_times = process.num_steps
-        bidirectional = model.image_attention == "bidirectional"
-
-        def maker(side: Side) -> BatchMaker:
-            return BatchMaker(
-                sequences.split(side),
-                self.content,
-                self.readers,
-                process,
-                noise_limit=diffusion.noise_limit,
-                weighting=diffusion.weighting,
-                bidirectional=bidirectional,
-                clean_context=diffusion.context_images == "clean",
-            )
-
-        self.train, self.heldout = maker("train"), maker("heldout")
-        self.late = maker("late") if self.content.late_rows else None
-
-    def rows(self, train: TrainConfig, step: int, seed: int) -> Any:
-        """The rows of a step: of the training side, and from `late_from` on of the late one."""
-        first = self.late_from(train)
-        if step >= first:
-            return rows_of_step(self.content.late_rows, train.batch_rows, seed, step - first)
-        return rows_of_step(self.content.num_rows, train.batch_rows, seed, step)
-
-    def late_from(self, train: TrainConfig) -> int:
-        """The first step of the late phase; train.steps where there is none."""
-        return train.steps - (math.ceil(train.late_share * train.steps) if self.late else 0)
-
-    def batches(self, train: TrainConfig, rows: Any, step: int, seed: int, ranks: Ranks) -> list[Batch]:
-        """This process' rows of a step, cut into forward passes of at most micro_rows. Where weights are cut, a process with
-        fewer passes than another makes empty ones."""
-        maker = self.late if self.late is not None and step >= self.late_from(train) else self.train
-        share = ranks.local_rows(len(rows))
-        size = train.micro_rows or max(1, len(share))
-        batches = []
-        for start in range(0, len(share), size):
-            places = share[start : start + size]
-            batches.append(maker.make(rows[places], [(step, int(place)) for place in places], seed))
-        if ranks.mesh is not None:
-            for _ in range(ranks.num_micro_batches(len(rows), train.micro_rows) - len(batches)):
-                batches.append(maker.make(rows[:1], [(step, 0)], seed).emptied())
-        return batches
-
-    def latent_limit(self) -> float:
-        """Largest absolute normalised value among (at most 4,096) latents: samplers hold x_0 inside it."""
-        scale = LatentScale(self.content.channel_mean, self.content.channel_std)
-        limit = 0.0
-        images = np.concatenate([maker.table.images for maker in (self.train, self.heldout, self.late) if maker])
-        for grid, reader in enumerate(self.readers):
-            used = np.unique(images[images[:, 4] == grid, 3])
-            if not len(used):
-                continue
-            rows = used[np.unique(np.linspace(0, len(used) - 1, min(len(used), 4096)).astype(np.int64))]
-            normal = scale.normalise(torch.from_numpy(reader.read(rows)[:, 0]).float())
-            limit = max(limit, float(normal[torch.isfinite(normal)].abs().max()))
-        return limit
+    def _seal(self) -> None:
+        """Write the final weights, report and manifest."""
+        build = self.build
+        if not self.is_complete:
+            if self.ranks.main:
+                self.log.flush()  # before the state: a complete state always has its whole log
+            self.overfitting.load_best(self.state)
+            write_state(build.folder, self.state, self.log.metrics)
+        if not self.ranks.main:
+            return
+        self._write_report()
+        self.log.close()
+        build.remove(SAVES)
+        start_from = self.start.provenance() if self.start else None
+        stats = {**self.overfitting.stats(), "parameters": self.parameters, "start_from": start_from}
+        volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in self.train.trackers))
+        files = [name for name in FORM.files if name != EMA or self.train.ema_decay]
+        build.seal(self.content.model_dump(), stats, volatile=volatile, files=files)
+        self.runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
 
 
-@torch.no_grad()
-def _heldout_losses(state: TrainState, data: Data, train: TrainConfig, seed: int) -> tuple[dict[str, float], list[int]]:
-    """The losses by name, and the held-out rows whose loss is not finite. With the weights that sampling will use, and the same
-    noise at every measurement; the loss of images also by quarters of the noise levels: `image_loss_t25` is that of the quarter
-    next to clean. Each process takes every `count`-th row, and as many as the others: an empty one at the end where rows are
-    short."""
-    ranks = state.ranks
-    num_rows = min(train.eval_rows, data.content.heldout_rows)
-    text_sum, image_sum, num_targets, num_images = 0.0, 0.0, 0.0, 0.0
-    level_sums, level_counts = torch.zeros(_LEVELS), torch.zeros(_LEVELS)
-    bad = [0.0] * num_rows
-    with averaged_weights(state.model, state.ema), autocast(ranks.device, train.precision):
-        for first in range(0, num_rows, ranks.count):
-            row = first + ranks.index
-            batch = data.heldout.make(np.array([min(row, num_rows - 1)]), [("heldout", row)], seed)
-            batch = batch if row < num_rows else batch.emptied()
-            sums = loss_sums(state.model, batch.to(ranks.device, train.attention))
-            text, image_loss = sums.text.item(), sums.image.item()
-            if row < num_rows:
-                bad[row] = float(not math.isfinite(text + image_loss))
-            text_sum, image_sum = text_sum + text, image_sum + image_loss
-            num_targets, num_images = num_targets + len(batch.targets), num_images + batch.num_images
-            for image, errors in zip(batch.inputs.images, sums.noise_errors, strict=True):
-                levels = (image.t_I - 1) * _LEVELS // data.num_times
-                level_sums.index_add_(0, levels, errors.float().cpu())
-                level_counts += torch.bincount(levels, minlength=_LEVELS)
-        reshard(state.model)
-    text_sum, image_sum, num_targets, num_images = ranks.all_reduce_sum([text_sum, image_sum, num_targets, num_images])
-    sums_by_level, counts_by_level = (
-        ranks.all_reduce_sum(level_sums.tolist()),
-        ranks.all_reduce_sum(level_counts.tolist()),
-    )
-    by_level = {
-        f"image_loss_t{100 * (level + 1) // _LEVELS}": total / count
-        for level, (total, count) in enumerate(zip(sums_by_level, counts_by_level, strict=True))
-        if count
-    }
-    means = text_sum / max(1, num_targets), image_sum / max(1, num_images)
-    bad_rows = [row for row, is_bad in enumerate(ranks.all_reduce_sum(bad)) if is_bad] if num_rows else []
-    return _measured(means[0], num_targets, means[1], num_images) | by_level, bad_rows
-
-
-def _measured(text: float, num_targets: float, image: float, num_images: float) -> dict[str, float]:
-    """The losses by name; none of what was not there to be measured."""
-    return ({"text_loss": text} if num_targets else {}) | ({"image_loss": image} if num_images else {})
-
-
-def _rows_of(passes: list[Tensor], rows: Any, train: TrainConfig, ranks: Ranks) -> Any:
-    """The rows of those forward passes, of all processes, whose loss is not finite; all rows where only gradients are."""
-    share = ranks.local_rows(len(rows))
-    size = train.micro_rows or max(1, len(share))
-    bad = np.zeros(len(rows))
-    for number, losses in enumerate(passes):
-        bad[share[number * size : (number + 1) * size]] = not bool(losses.isfinite().all())
-    marked = np.array(ranks.all_reduce_sum(bad.tolist())) > 0
-    return rows[marked] if marked.any() else rows
-
-
-def _content(
-    model: ModelConfig, diffusion: DiffusionConfig, train: TrainConfig, data: Data, parameters: int
-) -> CheckpointContent:
+def _content(sections: Sections, data: Data, parameters: int) -> CheckpointContent:
     grid = data.content.grids[0]
     return CheckpointContent(
-        model=json.loads(model.model_dump_json()),
-        diffusion=json.loads(diffusion.model_dump_json()),
-        vocab_size=data.facts.vocab_size,
-        latent_channels=data.facts.latent_channels,
-        patch_side=data.facts.patch_side,
+        model=json.loads(sections.model.model_dump_json()),
+        diffusion=json.loads(sections.diffusion.model_dump_json()),
+        vocab_size=data.dims.vocab_size,
+        latent_channels=data.dims.latent_channels,
+        patch_side=data.dims.patch_side,
         latent_height=grid.height,
         latent_width=grid.width,
         picture_size=data.content.picture_size,
@@ -358,7 +339,7 @@ def _content(
         channel_std=data.content.channel_std,
         latent_limit=data.latent_limit(),
         row_length=data.content.row_length,
-        has_ema=train.ema_decay > 0,
+        has_ema=sections.train.ema_decay > 0,
         parameters=parameters,
-        steps=train.steps,
+        steps=sections.train.steps,
     )

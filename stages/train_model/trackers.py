@@ -1,5 +1,7 @@
-"""Where the figures of a training go. A tracker is one frozen model, whose fields are its recipe options, and its line in
-`Tracker`; the two JSONL files of a checkpoint (`monitor/metrics.py`) are always written."""
+"""Trackers: where the metrics of a training go in addition to the two JSONL files of a checkpoint (`monitor/metrics.py`).
+
+A tracker is one frozen model, whose fields are its recipe options, and an entry of `Tracker`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Open(Protocol):
-    """A tracker at work."""
+    """A tracker of a running training."""
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Take the figures of a step, by name."""
@@ -37,7 +39,7 @@ class TensorboardTracker(Section):
 
     @property
     def folder(self) -> str:
-        """What it writes, inside the checkpoint: left out of the digest."""
+        """Folder inside the checkpoint that it writes to, excluded from the digest."""
         return TENSORBOARD
 
     def require(self) -> None:
@@ -50,7 +52,7 @@ class TensorboardTracker(Section):
             )
 
     def open(self, checkpoint: Path, step: int) -> Open:
-        """step: where the training goes on; what an earlier process noted after it is dropped."""
+        """Start writing. step: from which the training resumes; what an earlier process wrote after it is dropped."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
         folder = checkpoint / self.folder
@@ -67,7 +69,7 @@ class _Board:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            # "heldout_text_loss" lies beside the other held-out figures
+            # TensorBoard groups by the text before "/": all held-out metrics are one group
             group, _, rest = name.partition("_")
             self.writer.add_scalar(f"heldout/{rest}" if group == "heldout" else f"train/{name}", value, step)
 

@@ -137,7 +137,7 @@ class Lab:
         for number, data in enumerate(shelf.pictures):
             self.add(f"good{number}.png", data)
         patch.chdir(folder)
-        patch.setattr(os, "fsync", lambda _: None)  # no power is cut here, and the disk took half of the time
+        patch.setattr(os, "fsync", lambda _: None)  # no power is cut here
 
     def finish(self, *, trained: bool = False) -> Path:
         """Have latents, tokens and sequences (trained: and a checkpoint) lie in the work folder; returns it."""

@@ -3,6 +3,7 @@ never flushed not even that on a strict disk, while most journals keep them."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import pytest
 
 
 class Disk:
-    """Follows what is flushed below `folder`. Before each flush the power is cut in a copy: `cuts/0`, `cuts/1`, ...
-    strict: names are lost that were not flushed."""
+    """Follows what is flushed below `folder`. Before each flush the power is cut in a copy: `cuts/0`, `cuts/1`, ..., one for each
+    state that a cut can leave (most flushes leave the one that the flush before left). strict: names are lost that were not
+    flushed."""
 
     def __init__(self, folder: Path, cuts: Path, patch: pytest.MonkeyPatch, *, strict: bool) -> None:
         self.count = 0
@@ -23,6 +25,8 @@ class Disk:
         self._cuts = cuts
         self._content: dict[int, tuple[int, int]] = {}  # of files, by inode, when they were flushed: size, time
         self._names: dict[int, set[str]] = {}  # of folders, by inode: what they held
+        self._left: set[str] = set()  # digests of the states of the copies
+        self._hashes: dict[tuple[int, int, int], str] = {}  # of files, by inode, size and time
         for path in [folder, *folder.rglob("*")]:
             self._flushed(path)
         patch.setattr(os, "fsync", self._fsync)
@@ -33,6 +37,11 @@ class Disk:
         for path in self._folder.rglob("*"):
             if path.is_file() and self._content.get(path.stat().st_ino) != _facts(path):
                 emptied.append(path)
+        self.lost += [path.name for path in (*lost, *emptied)]
+        state = self._state({*lost}, {*emptied})
+        if state in self._left:
+            return
+        self._left.add(state)
         copy = self._cuts / str(self.count)
         shutil.copytree(self._folder, copy)
         for path in emptied:
@@ -40,8 +49,28 @@ class Disk:
         for path in lost:
             there = copy / path.relative_to(self._folder)
             shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
-        self.lost += [path.name for path in (*lost, *emptied)]
         self.count += 1
+
+    def _state(self, lost: set[Path], emptied: set[Path]) -> str:
+        """A digest of the names and bytes that a cut leaves."""
+        found = hashlib.sha256()
+        folders = [self._folder]
+        while folders:
+            for path in sorted(folders.pop().iterdir()):
+                if path in lost:
+                    continue
+                found.update(f"{path.relative_to(self._folder)}\0".encode())
+                if path.is_dir():
+                    folders.append(path)
+                else:
+                    found.update(b"" if path in emptied else self._hash(path).encode())
+        return found.hexdigest()
+
+    def _hash(self, path: Path) -> str:
+        key = (path.stat().st_ino, *_facts(path))
+        if key not in self._hashes:
+            self._hashes[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return self._hashes[key]
 
     def _fsync(self, descriptor: int) -> None:
         self.cut()

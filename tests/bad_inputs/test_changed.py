@@ -17,7 +17,6 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.sources.document import FileSpan
 from tests.bad_inputs.faults import PRETRAINED
 from tests.bad_inputs.lab import Lab, Shelf, sets
-from tests.bad_inputs.test_refusals import shelf  # noqa: F401
 
 
 def other_bytes(path: Path) -> None:
@@ -95,7 +94,7 @@ CASES: list[tuple[str, Callable[[Lab], tuple[str, ...]], str, str]] = [  # comma
 @pytest.mark.parametrize(("command", "source", "name", "when"), CASES)
 def test_it_is_named_and_nothing_is_sealed(
     tmp_path: Path,
-    shelf: Shelf,  # noqa: F811
+    shelf: Shelf,
     command: str,
     source: Callable[[Lab], tuple[str, ...]],
     name: str,
@@ -128,7 +127,7 @@ def test_it_is_named_and_nothing_is_sealed(
         assert lab.sealed() == before
 
 
-def test_a_picture_more_is_named(tmp_path: Path, shelf: Shelf) -> None:  # noqa: F811
+def test_a_picture_more_is_named(tmp_path: Path, shelf: Shelf) -> None:
     with pytest.MonkeyPatch.context() as patch:
         lab = Lab(tmp_path / "lab", shelf, patch)
         from stages.encode_images import stage

@@ -26,8 +26,8 @@ HOSTILE = {
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    return Lab(tmp_path / "lab", Shelf(tmp_path / "shelf"), monkeypatch)
+def lab(tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(tmp_path / "lab", shelf, monkeypatch)
 
 
 def command(stage: str, *more: str) -> list[str]:

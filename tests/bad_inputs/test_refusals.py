@@ -20,11 +20,6 @@ STAGES = {"vae": "autoencoder", "encode": "latents", "tokenize": "tokens", "pack
 TRIES = 10  # for each stage, of its 50 to 150 operations
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 def ready(folder: Path, shelf: Shelf, patch: pytest.MonkeyPatch, stage: str) -> tuple[Lab, tuple[str, ...]]:
     lab = Lab(folder, shelf, patch)
     lab.finish(trained=True)

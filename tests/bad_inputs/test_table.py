@@ -16,11 +16,6 @@ CASES = [*BAD_INPUTS, *FAULTS]
 LINES = DOCUMENT.read_text().splitlines() if DOCUMENT.exists() else []
 
 
-@pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_case(case: Case, tmp_path: Path, shelf: Shelf) -> None:
     outcome = try_case(case, tmp_path / "lab", shelf)

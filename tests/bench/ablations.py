@@ -26,9 +26,9 @@ from stages.generation.config import GenerationConfig
 from stages.generation.loading import load_model
 from stages.pipeline import BY_NAME, Workspace
 from stages.recipe import Recipe, load_recipe
+from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks
 from stages.train_model.flops import Work, model_flops
-from stages.train_model.stage import Data
 
 PAPER = ('diffusion.weighting={kind="uniform"}', "diffusion.image_weight=5")  # L = L_LM + 5 L_DDPM, all t alike
 FLOW = 'diffusion.schedule={kind="flow"}', 'diffusion.target={kind="flow"}', 'diffusion.times={kind="logit-normal"}'
@@ -56,7 +56,7 @@ def flops(recipe: Recipe, sequences: Path) -> int:
         for step in range(8)
         for batch in data.batches(recipe.train, data.rows(recipe.train, step, 0), step, 0, Ranks())
     ]
-    return model_flops(recipe.model, data.facts, Work.of(batches)) // 8
+    return model_flops(recipe.model, data.dims, Work.of(batches)) // 8
 
 
 def trained(work: Path, recipe: Recipe, prompts: int) -> dict[str, Any]:

@@ -47,9 +47,9 @@ from stages.sources.folder import Folder
 from stages.tokenize_text.stage import _Columns, _CorpusDocument
 from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
+from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks
 from stages.train_model.objective import loss_sums
-from stages.train_model.stage import Data
 from tests.bench.figures import Figure, at_least, at_most, run, seconds
 from tests.builders import Story, make_all
 
@@ -197,7 +197,7 @@ def loading(work: Path) -> list[Figure]:
 def _share_of_loading(sequences: Path, config: ModelConfig, batch_rows: int, steps: int, repeats: int) -> float:
     """Median of the share, in percent, of making batches in forward and backward passes in bf16."""
     data = Data(sequences, DiffusionConfig(), config)
-    model = Transfusion(config, data.facts)
+    model = Transfusion(config, data.dims)
     model.initialise(torch.Generator().manual_seed(0))
     train = TrainConfig(batch_rows=batch_rows)
 

@@ -326,9 +326,9 @@ BOMB = """import resource, sys, time
 from stages.coders.pixels import PixelPolicy, decode
 data = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-began = time.monotonic()
+began = time.process_time()
 print(decode(data, PixelPolicy()).pixels[3, 3].tolist())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.monotonic() - began)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.process_time() - began)
 """
 
 

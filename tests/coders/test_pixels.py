@@ -8,7 +8,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from PIL import Image, ImageCms
 
 from stages.coders.pixels import BadImage, PixelPolicy, crop, decode, encode_png, pad
 from stages.coders.sheets import contact_sheet
+from tests.running import processor_seconds_below
 
 POLICY = PixelPolicy()
 ORIENTATION = 0x0112
@@ -241,9 +241,8 @@ def test_ten_thousand_frames_cost_no_more_than_one() -> None:
     first = saved(flat("P", 0), "GIF")
     start, frame = first[: first.index(b",")], first[first.index(b",") : -1]
     data = start + b"!\xf9\x04\x04\x01\x00\x00\x00".join([frame] * 10_000) + b";"
-    began = time.perf_counter()
-    assert decode(data, POLICY).notes == ("FIRST_FRAME",)
-    assert time.perf_counter() - began < 0.5
+    with processor_seconds_below(0.5):
+        assert decode(data, POLICY).notes == ("FIRST_FRAME",)
 
 
 # refusals

@@ -17,11 +17,6 @@ CASES = [case for case in (*pictures.CASES, *texts.CASES) if case.command in ("e
 STAGES = ("encode", "tokenize", "pack")
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 def doctor(settings: tuple[str, ...]) -> tuple[int, str]:
     """The exit code and all that is printed."""
     from tfcli.app import app

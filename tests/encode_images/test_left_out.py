@@ -46,9 +46,11 @@ def test_a_share_below_the_limit_goes_through_and_pictures_add_to_it() -> None:
 
 
 @pytest.mark.parametrize("caption", [None, b"\xff\xfe broken"])
-def test_a_folder_of_which_most_captions_cannot_be_used_is_refused(tmp_path: Path, caption: bytes | None) -> None:
+def test_a_folder_of_which_most_captions_cannot_be_used_is_refused(
+    tmp_path: Path, shelf: Shelf, caption: bytes | None
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        lab = Lab(tmp_path / "lab", Shelf(tmp_path / "shelf"), patch)
+        lab = Lab(tmp_path / "lab", shelf, patch)
         for number in range(29):
             lab.add(f"more{number}.png", lab.shelf.pictures[0], caption)
         outcome = lab.run("encode")

@@ -52,7 +52,7 @@ def test_clean_copies_are_counted(model: ModelConfig) -> None:
     sums = loss_sums(fresh(model), copied)
     found = footprint(model, FACTS, TrainConfig(), [copied])
     assert found.flops > footprint(model, FACTS, TrainConfig(), [plain]).flops
-    assert len(sums.noise_errors[0]) == len(images.t_I)
+    assert len(sums.eps_mse[0]) == len(images.t_I)
 
 
 @models

@@ -37,11 +37,6 @@ QUICK = ("--steps", "2", "--set", "sample.generation.max_text_tokens=4")
 SETTINGS: dict[str, Any] = {"sampler": {"kind": "ddim", "steps": 2}, "max_text_tokens": 4}
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("shelf"))
-
-
 @pytest.fixture
 def lab(tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Lab:
     made = Lab(tmp_path / "lab", shelf, monkeypatch)

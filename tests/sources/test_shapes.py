@@ -126,7 +126,7 @@ def test_things_stay_inside_and_apart() -> None:
 
 def test_every_caption_is_understood_and_true_of_its_scene() -> None:
     wordings = set()
-    for number, scene in enumerate(SCENES * 4):
+    for number, scene in enumerate(SCENES):
         text = caption(scene, numpy_generator(1, "caption", number))
         verdict = judge_caption(text, scene)
         assert verdict.understood, text
@@ -171,7 +171,7 @@ def other(choices: object, than: str, rng: np.random.Generator) -> str:
 def test_every_planted_fault_is_caught() -> None:
     rng = np.random.default_rng(0)
     counts = dict.fromkeys(("colour", "shape", "size", "place", "missing", "extra"), 0)
-    for scene in SCENES:
+    for scene in SCENES[:40]:
         thing, rest = scene.things[0], scene.things[1:]
         free = [cell for cell in range(9) if all(divmod(cell, 3) != (t.row, t.column) for t in scene.things)]
         row, column = divmod(free[rng.integers(len(free))], 3)
@@ -190,7 +190,7 @@ def test_every_planted_fault_is_caught() -> None:
             if sorted(map(key, things)) != sorted(map(key, scene.things)):
                 assert not verdict.all_right, (fault, scene)
                 counts[fault] += 1
-    assert min(counts.values()) > 100
+    assert min(counts.values()) > 30
 
 
 def key(thing: Thing) -> tuple[str, str, str, str]:

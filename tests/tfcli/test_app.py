@@ -6,13 +6,13 @@ import errno
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.core.errors import ExitCode, TfcliError
+from tests.running import processor_seconds_below
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "zarr", "diffusers", "sentencepiece", "webdataset", "transformers")
@@ -42,9 +42,8 @@ def test_light_commands_import_nothing_heavy(args: list[str], code: int) -> None
         f"sys.argv = ['tfcli', *{args!r}]\n"
         "from tfcli.app import main\nmain()"
     )
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert time.monotonic() - began < 5  # 0.5 s on a machine with nothing else to do
+    with processor_seconds_below(2):
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert done.stderr.endswith("HEAVY:")
 
@@ -60,15 +59,14 @@ def test_a_fresh_run_imports_nothing_heavy(world: Any) -> None:
         "try: app()\n"
         f"finally: sys.stderr.write('HEAVY:' + ' '.join(m for m in {HEAVY!r} if m in sys.modules))\n"
     )
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert time.monotonic() - began < 10  # promised: 3 s
+    with processor_seconds_below(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"state": "fresh"') == 7
     assert done.stderr.endswith("HEAVY:")
@@ -134,8 +132,13 @@ def test_locales(tmp_path: Path, env: dict[str, str], plain: bool) -> None:
     assert not plain or help_text.stdout.isascii()
 
 
-@pytest.mark.parametrize("redirect", ["| true", ">&-", "2>&-", ">&- 2>&-", "2>&1 | true", "| head -c 1 >/dev/null"])
-@pytest.mark.parametrize("command", ["--help", "inspect work/tiny", "verify work/tiny", "recipe list"])
+REDIRECTS = ("| true", ">&-", "2>&-", ">&- 2>&-", "2>&1 | true", "| head -c 1 >/dev/null")
+# every way of closing for one command, and for each way of writing the pipe that nobody reads (help is Typer's own)
+CLOSED = [("inspect work/tiny", redirect) for redirect in REDIRECTS]
+CLOSED += [(command, "| true") for command in ("--help", "verify work/tiny", "recipe list")] + [("--help", ">&-")]
+
+
+@pytest.mark.parametrize(("command", "redirect"), CLOSED)
 def test_closed_pipes(world: Any, redirect: str, command: str) -> None:
     world.call("run", "tiny", "--until", "vae")
     script = f"set -o pipefail; {sys.executable} -m tfcli {command} {redirect}"

@@ -22,7 +22,7 @@ from stages.core.events import Note, Report, Warn, silent
 from stages.core.runtime import Runtime
 from stages.sources.document import Document, ImageSegment
 from stages.sources.folder import Folder
-from stages.train_autoencoder import stage
+from stages.train_autoencoder import saving, stage
 from stages.train_autoencoder.config import PretrainedVae, TrainVae
 
 TINY = TrainVae(channels=(8, 8), norm_groups=4, steps=7, batch_size=4, save_every=3, heldout_pictures=4, warmup_steps=2)
@@ -84,10 +84,10 @@ def test_resume_equals_an_uninterrupted_run(
             raise Killed
         write_tensors(path, tensors)
 
-    monkeypatch.setattr(stage, "write_tensors", dying)
+    monkeypatch.setattr(saving, "write_tensors", dying)
     with pytest.raises(Killed):
         train(tmp_path / "cut", vae)
-    monkeypatch.setattr(stage, "write_tensors", write_tensors)
+    monkeypatch.setattr(saving, "write_tensors", write_tensors)
     again = train(tmp_path / "cut", vae)
     assert calls == save
     assert again.manifest.digest == whole.manifest.digest
@@ -105,7 +105,7 @@ def test_a_kill_right_after_resuming_does_not_tear_the_committed_state(
         written.append(path.name)
         write_tensors(path, tensors)
 
-    monkeypatch.setattr(stage, "write_tensors", dying)
+    monkeypatch.setattr(saving, "write_tensors", dying)
     for _ in range(2):
         with pytest.raises(Killed):
             train(tmp_path / "cut")
@@ -165,7 +165,7 @@ def test_a_damaged_state_is_reported_and_training_restarts(
         write_tensors(path, tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_tensors", dying)
+        patch.setattr(saving, "write_tensors", dying)
         with pytest.raises(Killed):
             train(tmp_path / "cut")
     place = tmp_path / "cut.partial" / "state"
@@ -181,7 +181,7 @@ def test_a_damaged_state_is_reported_and_training_restarts(
         path.write_text(json.dumps({**record, "step": 2}))
     told: list[Any] = []
     again = train(tmp_path / "cut", report=told.append)
-    warned = [event.text for event in told if isinstance(event, Warn) and "its training starts again" in event.text]
+    warned = [event.text for event in told if isinstance(event, Warn) and "its training restarts" in event.text]
     assert len(warned) == 1
-    assert not any(isinstance(event, Note) and "going on from step" in event.text for event in told)
+    assert not any(isinstance(event, Note) and "resuming from step" in event.text for event in told)
     assert again.manifest.digest == whole.manifest.digest

@@ -89,7 +89,7 @@ def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences)
     places = {
         int(place): int(token) for place, token in zip(batch.inputs.text_index_T, batch.inputs.text_ids_T, strict=True)
     }
-    found = [(places[int(p)], int(t)) for p, t in zip(batch.loss_places, batch.targets, strict=True)]
+    found = [(places[int(p)], int(t)) for p, t in zip(batch.loss_index, batch.targets, strict=True)]
     assert sorted(found) == sorted(expected)
     assert facts.boi in batch.targets  # the model must learn to emit BOI
     assert facts.eoi not in batch.targets  # the sampler appends EOI
@@ -258,11 +258,11 @@ def test_captions_ignore_the_images_behind_them(tmp_path: Path) -> None:
         for step in range(2):
             batch = made.make(np.array([0, 1]), [(step, 0), (step, 1)], 3)
             hidden = network.hidden(batch.inputs, batch.attention)
-            ends = batch.targets == made.facts.eos  # predicted from EOI, which stands behind the image
+            ends = batch.targets == made.content.eos  # predicted from EOI, which stands behind the image
             logits.append(
                 (
-                    network.text_logits(hidden, batch.loss_places[~ends]),
-                    network.text_logits(hidden, batch.loss_places[ends]),
+                    network.text_logits(hidden, batch.loss_index[~ends]),
+                    network.text_logits(hidden, batch.loss_index[ends]),
                 )
             )
     assert torch.equal(logits[0][0], logits[1][0])

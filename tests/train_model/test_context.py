@@ -155,12 +155,12 @@ def test_losses_follow_what_is_seen(trained: Trained) -> None:
     batch, image = trained.batch, trained.batch.inputs.images[0]
     changed = replace(batch, inputs=replace(batch.inputs, images=(other_times(image),)))
     with torch.no_grad():
-        before, after = (trained.model(each.inputs, each.attention, each.loss_places)[0] for each in (batch, changed))
+        before, after = (trained.model(each.inputs, each.attention, each.loss_index)[0] for each in (batch, changed))
     same = (before - after).abs().amax(1) < 1e-5
     owners = batch.elements.documents_N
     first = torch.full((int(owners.max()) + 1,), len(owners))
     first.scatter_reduce_(0, owners[image.patch_index_IP[:, 0]], image.patch_index_IP[:, 0], "amin")
-    early = batch.loss_places < first[owners[batch.loss_places]]
+    early = batch.loss_index < first[owners[batch.loss_index]]
     assert early.any()
     assert (~early).any()
     assert torch.equal(same, early | (trained.context == "clean"))
@@ -185,7 +185,7 @@ def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences)
     """The model says of an image whose caption was dropped what it says of one in a document that never had any."""
     batch, facts = trained.batch, sequences.content
     image, owners = batch.inputs.images[0], batch.elements.documents_N
-    scored = owners[batch.loss_places]
+    scored = owners[batch.loss_index]
     dropped = (~torch.isin(owners[image.patch_index_IP[:, 0]], scored)).nonzero()[:, 0]
     assert len(dropped)
     alone = ImageInputs(
@@ -253,7 +253,7 @@ def test_copies_change_neither_draws_nor_targets_nor_positions(sequences: Sequen
         text = one.inputs.text_index_T
         assert torch.equal(one.inputs.positions_N[text], (place - before + before[first])[text])
     # each image that text follows has a copy, and no other: those of dropped captions have nothing to be read by
-    scored = clean.elements.documents_N[clean.loss_places]
+    scored = clean.elements.documents_N[clean.loss_index]
     read = torch.isin(clean.elements.documents_N[clean.inputs.images[0].patch_index_IP[:, 0]], scored)
     assert (~read).any()
     assert len(copies.t_I) == int(read.sum())
@@ -266,7 +266,7 @@ def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequence
     lead = usual.inputs.positions_N[usual.inputs.images[0].patch_index_IP[:, 0]] == 2
     dropped = ~torch.isin(
         usual.elements.documents_N[usual.inputs.images[0].patch_index_IP[:, 0]],
-        usual.elements.documents_N[usual.loss_places],
+        usual.elements.documents_N[usual.loss_index],
     )
     lead &= ~dropped
     assert lead.any()
@@ -280,8 +280,8 @@ def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequence
     else:  # it needs no copy: there are as many clean images as before, in shorter rows
         assert len(batch.inputs.context[0].t_I) == len(usual.inputs.context[0].t_I)
         assert usual.num_elements - batch.num_elements == 4 * int(lead.sum())
-        assert batch.elements.hidden_N is not None
-        seen = ~batch.elements.hidden_N
+        assert batch.elements.private_N is not None
+        seen = ~batch.elements.private_N
         assert seen[batch.inputs.context[0].patch_index_IP].all()  # what is given is there for all that follows
         assert not seen[batch.inputs.images[0].patch_index_IP].any()
 

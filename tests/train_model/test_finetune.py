@@ -27,8 +27,9 @@ from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
 from stages.tokenize_text.config import PretrainedTokenizer, TokenizeConfig
 from stages.train_model.config import TrainConfig
+from stages.train_model.data import Data
 from stages.train_model.finetune import Start
-from stages.train_model.stage import Data, run
+from stages.train_model.stage import run
 from tests.builders import Story, edit_manifest, make_latents, make_sequences, make_tokens, stamp
 
 MODEL = ModelConfig(width=32, layers=1, heads=2)

@@ -50,18 +50,18 @@ def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfi
         (sums.text + sums.weighted_image).backward()
     work = Work.of([batch])
     if copies:  # they never fill the padded length
-        work = replace(work, elements=work.places, squared_lengths=sum(length**2 for length in lengths))
-    assert work.places == work.elements
-    assert work.read == (work.images if copies else Counter())
+        work = replace(work, elements=work.padded_elements, squared_lengths=sum(length**2 for length in lengths))
+    assert work.padded_elements == work.elements
+    assert work.context == (work.images if copies else Counter())
     counted = counter.get_total_flops()
     assert counted <= model_flops(model, FACTS, work) < 1.02 * counted
 
 
 def test_padding_counts_as_nothing_and_work_adds_up() -> None:
     padded = Work.of([stand_in(FACTS, (8, 12), 512, 2)])
-    assert padded.places > padded.elements
+    assert padded.padded_elements > padded.elements
     model = MODELS["linear"]
-    full = Work(padded.elements, padded.elements, padded.targets, padded.squared_lengths, padded.images, padded.read)
+    full = Work(padded.elements, padded.elements, padded.targets, padded.squared_lengths, padded.images, padded.context)
     assert model_flops(model, FACTS, padded) == model_flops(model, FACTS, full)
     assert model_flops(model, FACTS, padded + full) == 2 * model_flops(model, FACTS, full)
     parts = Work.of([stand_in(FACTS, (8, 12), 512, 1)] * 2)

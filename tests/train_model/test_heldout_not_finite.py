@@ -34,7 +34,7 @@ def run(target: Path, sequences: Path, config: TrainConfig) -> None:
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    measured = stage._heldout_losses
+    measured = stage.heldout_losses
 
     def losses(state: Any, *rest: Any) -> tuple[dict[str, float], list[int]]:
         found, bad = measured(state, *rest)
@@ -42,7 +42,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             return {**found, "image_loss": float("inf")}, [0]
         return found, bad
 
-    monkeypatch.setattr(stage, "_heldout_losses", losses)
+    monkeypatch.setattr(stage, "heldout_losses", losses)
 
 
 @pytest.mark.parametrize("at", [2, 4])

@@ -23,9 +23,10 @@ from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker
 from stages.train_model.checkpointing import TrainState
 from stages.train_model.config import TrainConfig
+from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks
+from stages.train_model.heldout import heldout_losses
 from stages.train_model.objective import loss_sums
-from stages.train_model.stage import Data, _heldout_losses
 from tests.builders import CHANNEL_MEANS, CHANNEL_STDS, POSTERIOR_DEVIATION, Story, make_all
 
 STORIES = [
@@ -109,7 +110,7 @@ def test_the_trained_loss_weighs_by_min_snr_and_the_reported_one_is_that_of_the_
     with torch.no_grad():
         sums = loss_sums(constant_model(sequences), batch)
     trained = reported = plain = 0.0
-    for image, truth, own in zip(batch.inputs.images, batch.images, sums.noise_errors, strict=True):
+    for image, truth, own in zip(batch.inputs.images, batch.images, sums.eps_mse, strict=True):
         a, b = levels(image.t_I)
         error = np.square(0.3 - truth.target_IChw.numpy().astype(np.float64)).mean((1, 2, 3))
         of_clean, of_noise = (b / a) ** 2 * error, error
@@ -139,7 +140,7 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
         batch = data.train.make(rows, [(step, int(row)) for row in rows], 3)
         ids = torch.full((len(batch.inputs.positions_N),), -1)
         ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
-        scored = set(batch.elements.documents_N[batch.loss_places].tolist())
+        scored = set(batch.elements.documents_N[batch.loss_index].tolist())
         for image in batch.inputs.images:
             for t, place in zip(image.t_I.tolist(), image.patch_index_IP[:, 0].tolist(), strict=True):
                 document = int(batch.elements.documents_N[place])
@@ -171,7 +172,7 @@ def test_heldout_losses_by_quarters_are_those_of_their_noise_levels(sequences: S
     diffusion = DiffusionConfig(target=VelocityTarget(), noise_limit=1000)
     data = Data(sequences.folder, diffusion, ModelConfig(width=32, layers=1, heads=2))
     network = constant_model(sequences)
-    found, bad_rows = _heldout_losses(TrainState(network, [], {}, ranks=Ranks()), data, train, 5)
+    found, bad_rows = heldout_losses(TrainState(network, [], {}, ranks=Ranks()), data, train, 5)
     assert bad_rows == []
     by_quarter: dict[int, list[float]] = {}
     for row in range(min(6, sequences.content.heldout_rows)):

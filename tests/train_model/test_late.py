@@ -12,8 +12,8 @@ from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.config import TrainConfig
+from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks
-from stages.train_model.stage import Data
 from tests.builders import Story, make_all
 
 STORIES = [

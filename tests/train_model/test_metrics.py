@@ -11,7 +11,7 @@ import pytest
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_jsonl
 from stages.train_model.config import TrainConfig
-from stages.train_model.monitor.metrics import SKIPPED, Journal
+from stages.train_model.monitor.metrics import SKIPPED, MetricsLog
 from stages.train_model.trackers import TensorboardTracker, Tracker
 
 KINDS = get_args(Tracker) or (Tracker,)
@@ -22,14 +22,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_files_hold_what_was_flushed_and_go_on_from_a_step(tmp_path: Path) -> None:
-    first = Journal(tmp_path, (), 0)
+    first = MetricsLog(tmp_path, (), 0)
     for step in range(1, 5):
         first.add_metrics(step, {"text_loss": 1.0 / step})
         first.add_timing(step, {"seconds": 0.5})
         if step == 3:
             first.flush()
     assert [row["step"] for row in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
-    second = Journal(tmp_path, (), 2)
+    second = MetricsLog(tmp_path, (), 2)
     second.add_metrics(2, {"text_loss": 0.5})  # measured again, and the same
     second.add_metrics(3, {"loss": 7.0}, "heldout_")
     second.close()
@@ -39,12 +39,12 @@ def test_the_files_hold_what_was_flushed_and_go_on_from_a_step(tmp_path: Path) -
 
 
 def test_skipped_steps_in_a_row_are_known_after_a_resume(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, (), 0)
+    log = MetricsLog(tmp_path, (), 0)
     for step in (2, 4, 5, 6):
-        journal.add_metrics(step, {SKIPPED: 1.0})
-    journal.close()
-    assert [Journal(tmp_path, (), step).skipped_in_a_row(step) for step in (6, 5, 3, 2)] == [3, 2, 0, 1]
-    assert SKIPPED not in journal.last()
+        log.add_metrics(step, {SKIPPED: 1.0})
+    log.close()
+    assert [MetricsLog(tmp_path, (), step).skipped_in_a_row(step) for step in (6, 5, 3, 2)] == [3, 2, 0, 1]
+    assert SKIPPED not in log.last()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,12 +68,12 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None
     pytest.importorskip("tensorboard", reason="the extra is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    first = Journal(tmp_path, (TensorboardTracker(),), 0)
+    first = MetricsLog(tmp_path, (TensorboardTracker(),), 0)
     for step in range(1, 6):
         first.add_metrics(step, {"text_loss": float(step)})
         first.add_metrics(step, {"text_loss": -float(step)}, "heldout_")
     first.close()
-    second = Journal(tmp_path, (TensorboardTracker(),), 3)
+    second = MetricsLog(tmp_path, (TensorboardTracker(),), 3)
     for step in range(4, 7):
         second.add_metrics(step, {"text_loss": 10.0 * step})
     second.close()
@@ -92,14 +92,14 @@ def test_a_resumed_training_reads_the_log_of_its_save_and_not_the_one_that_anybo
     rows = [{"step": 1, "text_loss": 2.0}, {"step": 2, "text_loss": 1.0}]
     write_jsonl(saved / "metrics.jsonl", rows)
     write_jsonl(tmp_path / "metrics.jsonl", [{"step": 1, "text_loss": 9.0}])
-    assert Journal(tmp_path, (), 2, saved).metrics == rows
+    assert MetricsLog(tmp_path, (), 2, saved).metrics == rows
     (saved / "metrics.jsonl").unlink()  # a save of before it had one
-    assert Journal(tmp_path, (), 2, saved).metrics == [{"step": 1, "text_loss": 9.0}]
+    assert MetricsLog(tmp_path, (), 2, saved).metrics == [{"step": 1, "text_loss": 9.0}]
 
 
 @pytest.mark.parametrize("row", ['{"step": 1, "a": "x"}', '{"a": 1}', "[]", '{"step": "1"}', '{"step": 1, "a": [2]}'])
 def test_a_log_of_something_else_is_damaged(tmp_path: Path, row: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(row + "\n")
     with pytest.raises(TfcliError, match="is damaged") as caught:
-        Journal(tmp_path, (), 2)
+        MetricsLog(tmp_path, (), 2)
     assert caught.value.code == ExitCode.ARTIFACT

@@ -51,11 +51,11 @@ def with_older_settings(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def stopped(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = stage._heldout_losses
+    measured = stage.heldout_losses
     with monkeypatch.context() as patch:
         patch.setattr(
             stage,
-            "_heldout_losses",
+            "heldout_losses",
             lambda state, *rest: (measured(state, *rest)[0], [0] if state.step == 2 else []),
         )
         with pytest.raises(TfcliError, match=r"not finite at step 2") as caught:

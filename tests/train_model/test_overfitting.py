@@ -25,7 +25,7 @@ from stages.pack_sequences.config import PackConfig
 from stages.train_model import stage
 from stages.train_model.config import TrainConfig
 from stages.train_model.monitor import overfitting
-from stages.train_model.monitor.overfitting import best_step, epochs, points_of, rises
+from stages.train_model.monitor.overfitting import best_step, epochs, metric_points, rises
 from tests.builders import Story, make_all, stamp
 
 STEPS = 60
@@ -78,8 +78,8 @@ def test_the_rule(values: list[float], steps: int, rising: bool) -> None:
 
 def test_figures_that_are_not_finite_are_no_best() -> None:
     rows = [{"step": 0, "a": None}, {"step": 1, "a": 2.0}, {"step": 2, "b": 1.0}, {"step": 3, "a": float("nan")}]
-    assert best_step(points_of(rows, "a")) == 1
-    assert best_step(points_of(rows, "a"), 0) is None
+    assert best_step(metric_points(rows, "a")) == 1
+    assert best_step(metric_points(rows, "a"), 0) is None
     assert best_step([(1, 2.0), (2, 2.0)]) == 1
 
 
@@ -100,11 +100,11 @@ def test_the_best_weights_are_sealed(sequences: Path, tmp_path: Path, ema_decay:
     events: list[Event] = []
     made = train(sequences, tmp_path / "best", events, keep_best="heldout_text_loss", ema_decay=ema_decay)
     rows = [json.loads(line) for line in (tmp_path / "best" / "metrics.jsonl").read_text().splitlines()]
-    step = best_step(points_of(rows, "heldout_text_loss"))
+    step = best_step(metric_points(rows, "heldout_text_loss"))
     assert step is not None
     assert 0 < step < STEPS  # else nothing is shown
     assert made.stats["best"] == {"figure": "heldout_text_loss", "step": step}
-    lowest = min(value for _, value in points_of(rows, "heldout_text_loss"))
+    lowest = min(value for _, value in metric_points(rows, "heldout_text_loss"))
     assert made.stats["losses"]["heldout_text_loss"] == lowest
     assert any(isinstance(event, Note) and f"those of step {step}" in event.text for event in events)
     assert not (tmp_path / "best" / "saves").exists()
@@ -122,11 +122,15 @@ class Killed(BaseException):
     """Stands for kill -9."""
 
 
+@pytest.fixture(scope="module")
+def whole(sequences: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return train(sequences, tmp_path_factory.mktemp("whole") / "whole", [], keep_best="heldout_text_loss")
+
+
 @pytest.mark.parametrize("at", [12, 31, 47, 59])
 def test_kept_weights_are_exact_after_a_kill(
-    sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    sequences: Path, whole: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    whole = train(sequences, tmp_path / "whole", [], keep_best="heldout_text_loss")
     calls = iter(range(10**6))
     real = stage.update_average
 
@@ -146,7 +150,7 @@ def test_kept_weights_are_exact_after_a_kill(
 def test_best_weights_that_are_gone_are_missed_at_the_start(
     sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overfitting.Overfitting, "put_best", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(overfitting.OverfittingMonitor, "load_best", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train(sequences, tmp_path / "checkpoint", [], keep_best="heldout_text_loss")
     monkeypatch.undo()

@@ -12,13 +12,13 @@ from stages.coders.pixels import encode_png
 from stages.core.files import write_json
 from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
-from stages.train_model.monitor.metrics import Journal
+from stages.train_model.monitor.metrics import MetricsLog
 from stages.train_model.monitor.report import Strips, lineage, previews, render
 from tests.builders import Story, make_latents, make_tokens
 
 
-def journal(folder: Path, steps: int = 40) -> Journal:
-    made = Journal(folder, (), 0)
+def metrics_log(folder: Path, steps: int = 40) -> MetricsLog:
+    made = MetricsLog(folder, (), 0)
     for step in range(1, steps):
         made.add_metrics(step, {"text_loss": 3 / step, "image_loss": 1 / step, "grad_norm": 1.0, "learning_rate": 1e-3})
         made.add_timing(
@@ -52,7 +52,7 @@ class Tags(HTMLParser):
 
 def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
     settings = {"model": ModelConfig(), "diffusion": DiffusionConfig()}
-    page = render("T <i>", "step 3 & more", journal(tmp_path), Strips(), settings, [("latents", "/a/<b>", "0123")])
+    page = render("T <i>", "step 3 & more", metrics_log(tmp_path), Strips(), settings, [("latents", "/a/<b>", "0123")])
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -65,7 +65,7 @@ def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
 
 
 def test_a_page_without_figures_says_so(tmp_path: Path) -> None:
-    assert "no figures yet" in render("t", "", Journal(tmp_path, (), 0), Strips(), {}, [])
+    assert "no figures yet" in render("t", "", MetricsLog(tmp_path, (), 0), Strips(), {}, [])
 
 
 def test_previews_are_embedded_below_their_captions(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_previews_are_embedded_below_their_captions(tmp_path: Path) -> None:
     (folder / "truth.png").write_bytes(picture)
     for step in range(100, 3100, 100):
         (folder / f"step-{step:08d}.png").write_bytes(picture)
-    made = render("t", "", Journal(tmp_path, (), 0), previews(tmp_path), {}, [])
+    made = render("t", "", MetricsLog(tmp_path, (), 0), previews(tmp_path), {}, [])
     assert made.count("data:image/png;base64,") == 13
     assert "a &lt;b&gt;red" in made
     steps = [int(text.replace(",", "")) for text in re.findall(r"<span>step ([\d,]+)</span>", made)]

@@ -24,7 +24,8 @@ from stages.pack_sequences.config import PackConfig
 from stages.train_model import stage
 from stages.train_model.batches import Batch, rows_of_step
 from stages.train_model.config import TrainConfig
-from stages.train_model.stage import Data, run
+from stages.train_model.data import Data
+from stages.train_model.stage import run
 from tests.builders import Story, make_all, stamp
 
 MODEL = ModelConfig(width=32, layers=2, heads=2)
@@ -53,7 +54,7 @@ def trained(folder: Path, sequences: Path, config: TrainConfig, diffusion: Diffu
 
 def losses(model: Transfusion, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Means over the targets, and over the images."""
-    logits, outputs = model(batch.inputs, batch.attention, batch.loss_places)
+    logits, outputs = model(batch.inputs, batch.attention, batch.loss_index)
     text = F.cross_entropy(logits, batch.targets)
     errors = [
         (output - truth.target_IChw).square().mean((1, 2, 3))
@@ -69,7 +70,7 @@ def test_three_steps_are_those_written_down(tmp_path: Path) -> None:
     checkpoint = trained(tmp_path / "checkpoint", sequences, TRAIN, diffusion)
 
     data = Data(sequences, diffusion, MODEL)
-    model = Transfusion(MODEL, data.facts)
+    model = Transfusion(MODEL, data.dims)
     model.initialise(torch_generator(0, "weights"))
     average = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     first = {name: torch.zeros_like(weight) for name, weight in average.items()}
@@ -124,9 +125,9 @@ def test_given_pictures_train_the_way_in_and_leave_the_way_out(tmp_path: Path) -
     data = Data(sequences, diffusion, MODEL)
     batch = data.train.make(rows_of_step(data.content.num_rows, 2, 0, 0), [(0, 0), (0, 1)], 0)
     assert batch.num_images == 0
-    assert batch.num_read > 0
+    assert batch.num_context > 0
     checkpoint = trained(tmp_path / "checkpoint", sequences, TRAIN, diffusion)
-    model = Transfusion(MODEL, data.facts)
+    model = Transfusion(MODEL, data.dims)
     model.initialise(torch_generator(0, "weights"))
     before, after = dict(model.named_parameters()), read_tensors(checkpoint.folder / WEIGHTS)
     moved = {name for name in before if not torch.equal(before[name], after[name])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,27 +19,29 @@ FACTS = ModelDims(200, 4, 2)
 MODEL = ModelConfig(width=64, layers=2, heads=2)
 
 
-def test_figures_of_a_row_belong_together() -> None:
+def test_figures_of_a_row_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("stages.train_model.monitor.throughput.time", SimpleNamespace(perf_counter=lambda: now))
     meter = Meter(MODEL, FACTS, torch.device("cpu"), "fp32")
     batch = stand_in(FACTS, (8, 12), 512, 1)
     for _ in range(2):
-        with meter.aside():
-            time.sleep(0.2)
+        with meter.excluded_time():
+            now += 0.2
         with meter.loading():
-            time.sleep(0.03)
-        time.sleep(0.03)
+            now += 0.03
+        now += 0.05
         meter.add([batch, batch])
-    row = meter.row(left=10)
-    assert 0.06 <= row["seconds"] < 0.15  # a step, without what stood aside
-    assert 0.3 < row["loading_share"] < 0.7
+    row = meter.row(steps_left=10)
+    assert row["seconds"] == pytest.approx(0.08)  # a step, without what stood aside
+    assert row["loading_share"] == pytest.approx(3 / 8)
     assert row["elements_per_second"] * row["seconds"] == pytest.approx(2 * batch.num_elements)
     assert row["places_per_second"] * row["seconds"] == pytest.approx(2 * len(batch.inputs.positions_N))
     flops = model_flops(MODEL, FACTS, Work.of([batch, batch]))
     assert row["mfu"] * meter.peak * row["seconds"] == pytest.approx(flops)
-    assert 2.5 < row["seconds_left"] < 5  # what stands aside will do so again
+    assert row["seconds_left"] == pytest.approx(10 * 0.28)  # what stands aside will do so again
     assert set(fields(row)) == {"el/s", "padding", "MFU", "data", "GB"}
     meter.add([batch])
-    assert meter.row(left=0)["loading_share"] == 0
+    assert meter.row(steps_left=0)["loading_share"] == 0
 
 
 def test_memory_has_a_peak_that_begins_anew() -> None:

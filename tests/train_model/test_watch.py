@@ -118,11 +118,11 @@ def test_too_many_skips_in_a_row_end_the_training_also_over_a_resume(
 ) -> None:
     broken.update((3, 4, 5))
     settings = {"on_nonfinite": "skip", "skip_limit": 2}
-    with pytest.raises(TfcliError, match="step 5, after 2 steps in a row"):
+    with pytest.raises(TfcliError, match="step 5, after 2 skipped steps in a row"):
         train(sequences, tmp_path / "checkpoint", [], **settings)
     broken.clear()
     broken.update((6, 7))  # the calls go on: steps 4 and 5 again, and step 3 was skipped before the save
-    with pytest.raises(TfcliError, match="step 5, after 2 steps in a row"):
+    with pytest.raises(TfcliError, match="step 5, after 2 skipped steps in a row"):
         train(sequences, tmp_path / "checkpoint", [], **settings)
 
 

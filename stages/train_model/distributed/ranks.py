@@ -86,24 +86,24 @@ class Ranks:
         """Raise a failure that all ranks have alike: the main rank reports it, the others exit silently with the same code."""
         raise error if self.main else TfcliError("", code=error.code)
 
-    def build_model(self, model: ModelConfig, facts: ModelDims, train: TrainConfig, seed: int) -> Transfusion:
+    def build_model(self, model: ModelConfig, dims: ModelDims, train: TrainConfig, seed: int) -> Transfusion:
         """The model on the device with its initial weights, which do not depend on the number of ranks."""
         generator = torch_generator(seed, "weights")
         if self.mesh is None:
-            _require_memory(model, facts, train, self.device)
-            network = Transfusion(model, facts)
+            _require_memory(model, dims, train, self.device)
+            network = Transfusion(model, dims)
             prepare_blocks(network, train, self.device)
             network.initialise(generator)
             return network.to(self.device)
         with torch.device("meta"):
-            network = Transfusion(model, facts)
+            network = Transfusion(model, dims)
         prepare_blocks(network, train, self.device)
         apply_fsdp(network, self.mesh)
         network.to_empty(device=self.device)
         network.initialise(generator, copy_into)
         return network
 
-    def all_reduce_gradients(self, network: Transfusion, num_images: float, num_conditioning: float) -> None:
+    def all_reduce_gradients(self, network: Transfusion, num_images: float, num_context: float) -> None:
         """Sum the gradients over the ranks; those of sharded weights were summed by the backward pass.
 
         A weight that no element of the global batch reaches has no gradient, as in a single process, and the optimizer leaves it
@@ -112,7 +112,7 @@ class Ranks:
         Args:
             network: the model, after the backward pass.
             num_images: images with a loss in the global batch; without any, the patch decoder has no gradient.
-            num_conditioning: images in the global batch that are only read; they reach the patch encoder.
+            num_context: images in the global batch that are only read; they reach the patch encoder.
         """
         if self.count == 1 and self.mesh is None:
             return
@@ -120,7 +120,7 @@ class Ranks:
         unused: list[nn.Parameter] = []
         for name, weight in network.named_parameters():
             _, _, inner = name.partition("patches.")
-            reached = num_images if inner.split(".")[0] in network.patches.OUT else num_images + num_conditioning
+            reached = num_images if inner.split(".")[0] in network.patches.OUT else num_images + num_context
             (unused if name.startswith("patches.") and not reached else used).append(weight)
         for weight in unused:
             weight.grad = None
@@ -209,12 +209,12 @@ def reshard(network: nn.Module) -> None:
             module.reshard()
 
 
-def _require_memory(model: ModelConfig, facts: ModelDims, train: TrainConfig, device: torch.device) -> None:
-    """Refuse a model whose weights alone, with what training keeps for each of them, are more than the machine has. On a GPU the
-    weights are made on the CPU and moved; the GPU refuses what it cannot hold by itself."""
+def _require_memory(model: ModelConfig, dims: ModelDims, train: TrainConfig, device: torch.device) -> None:
+    """Raise TfcliError (ENVIRONMENT) where weights, gradients, running average and optimizer state exceed the machine's memory.
+    For a GPU the weights are made on the CPU and moved; the GPU itself refuses what it cannot hold."""
     with torch.device("meta"):
-        weights = sum(weight.nbytes for weight in Transfusion(model, facts).parameters())
-    # gradients, the average, and of the optimizer the one slot that all optimizers have
+        weights = sum(weight.nbytes for weight in Transfusion(model, dims).parameters())
+    # gradients, the average, and the one slot of state that all optimizers have
     copies = 1 if device.type != "cpu" else 3 + bool(train.ema_decay)
     require_memory(
         copies * weights, "training this model", "use a smaller model (model.width, model.layers): see 'tfcli plan'"

@@ -1,4 +1,4 @@
-"""The logs of a training: `metrics.jsonl` (exact, in the digest), `timing.jsonl` (volatile), and the recipe's trackers."""
+"""The logs of a training: `metrics.jsonl` (reproducible, in the digest), `timing.jsonl` (volatile), and the recipe's trackers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from stages.artifacts.checkpoint import METRICS, TIMING, metric_rows
 from stages.core.files import read_jsonl, write_jsonl
 from stages.train_model.trackers import Tracker
 
-SKIPPED = "skipped"  # the figure of a step that the optimizer did not take
+SKIPPED = "skipped"  # the metric of a step that the optimizer did not take
 
 
-class Journal:
-    """The logs below `folder`, cut to `step`, where the training goes on. metrics, timing: rows with their `step`.
+class MetricsLog:
+    """The logs in `folder`, truncated to `step`, from which the training resumes. metrics, timing: rows with their `step`.
 
-    The files are rewritten whole at each flush, so that they never hold steps that the weights do not.
+    The files are completely rewritten at each flush, so that they never hold steps that the weights have not taken.
     """
 
     def __init__(self, folder: Path, trackers: tuple[Tracker, ...], step: int, saved: Path | None = None) -> None:
-        """saved: the state that the training goes on from; it has its own log, which was checked with it."""
+        """saved: the folder of the state that the training resumes from; its own log is used, which was checked with it."""
         self.folder = folder
         own = saved if saved is not None and (saved / METRICS).exists() else folder
         self.metrics = _rows_until(own / METRICS, step)
@@ -28,17 +28,17 @@ class Journal:
         self.trackers = [tracker.open(folder, step) for tracker in trackers]
 
     def add_metrics(self, step: int, values: dict[str, float], prefix: str = "") -> None:
-        """Figures that the same training gives again to the last digit; null for one that is not finite."""
+        """Append reproducible metrics; a value that is not finite becomes null."""
         figures = {name: value if math.isfinite(value) else None for name, value in values.items()}
         row = {"step": step, **{f"{prefix}{name}": value for name, value in figures.items()}}
-        # a resumed run measures the step it was saved at once more, and to another rounding with other processes
+        # a resumed run measures again at the step of its save, and with another number of ranks to another rounding
         if any(old["step"] == step and old.keys() == row.keys() for old in self.metrics[-3:]):
             return
         self.metrics.append(row)
         self._track(row)
 
     def add_timing(self, step: int, values: dict[str, float]) -> None:
-        """Figures of this machine at this time."""
+        """Append measurements of this machine, which another run does not repeat."""
         row = {"step": step, **values}
         self.timing.append(row)
         self._track(row)
@@ -49,20 +49,20 @@ class Journal:
             tracker.add(row["step"], values)
 
     def flush(self) -> None:
-        """Write all that is known."""
+        """Write all rows."""
         write_jsonl(self.folder / METRICS, self.metrics)
         write_jsonl(self.folder / TIMING, self.timing)
         for tracker in self.trackers:
             tracker.flush()
 
     def close(self) -> None:
-        """Flush, and let the trackers end their files."""
+        """Flush, and close the trackers."""
         self.flush()
         for tracker in self.trackers:
             tracker.close()
 
     def last(self) -> dict[str, float]:
-        """The newest value of every figure of `metrics`."""
+        """The newest value of every metric."""
         newest: dict[str, float] = {}
         for row in self.metrics:
             newest.update(

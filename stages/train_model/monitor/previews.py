@@ -1,6 +1,6 @@
-"""What the model draws while it is trained: held-out captions, with the sampling settings of the recipe and the weights
-that sampling will use. A strip of pictures a time, in `previews/`; outside the digest, and nothing of the training is
-touched: every draw has a generator of its own, and the weights are looked at in place."""
+"""Previews of a running training: pictures generated for held-out captions, with the recipe's sampling settings and the weights
+that sampling will use. Each preview is a strip of pictures in `previews/`. They are outside the digest and change nothing in
+the training: sampling has its own random generator and reads the weights in place."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from stages.generation.prompts import ImagePiece, Prompt, TextPiece
 from stages.train_model.checkpointing import TrainState
 from stages.train_model.optimizer import averaged_weights
 
-NUMBER = 8  # pictures of a strip
+NUMBER = 8  # pictures in a strip
 
 
 class Previews:
-    """Draws the first held-out pairs again and again. What this needs is opened at the first drawing."""
+    """Generates pictures for the captions of the first held-out pairs. The model for sampling is set up at the first call."""
 
     def __init__(
         self,
@@ -47,8 +47,8 @@ class Previews:
         self._loaded: LoadedModel | None = None
         self._prompts: list[Prompt] = []
 
-    def draw(self, state: TrainState) -> None:
-        """Write the strip of this step. A stop that is asked for meanwhile leaves it out."""
+    def generate(self, state: TrainState) -> None:
+        """Write the strip of this step; nothing where a signal stops the training meanwhile."""
         with averaged_weights(state.model, state.ema):
             loaded = self._loaded or self._open(state)
             if not self._prompts:
@@ -57,7 +57,7 @@ class Previews:
                 outputs = Engine(loaded, self.generation, self.seed, self.runtime).generate(self._prompts)
             except TfcliError as error:
                 if error.code in (ExitCode.TERMINATED, ExitCode.INTERRUPTED):
-                    return  # the training itself ends at its next look, with its state saved
+                    return  # the training stops after saving its state
                 raise
         latents = [piece.latent for output in outputs for piece in output.pieces if isinstance(piece, ImagePiece)]
         pictures = [loaded.decode_pictures(latent[None])[0] for latent in latents]
@@ -87,7 +87,7 @@ def _strip(pictures: list[Pixels]) -> bytes:
     return encode_png(contact_sheet(pictures, NUMBER, gap=2, background=(128, 128, 128)))
 
 
-def strips(folder: Path) -> list[tuple[int, Path]]:
-    """The strips of a checkpoint's folder, by step."""
+def strip_files(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of the strips in a checkpoint's folder, by step."""
     found = sorted((folder / PREVIEWS).glob("step-*.png"))
     return [(int(path.stem.removeprefix("step-")), path) for path in found]

@@ -1,5 +1,5 @@
-"""`report.html` of a training: curves, previews, settings, lineage. One static file, nothing fetched and nothing run; made
-anew at each save, so that it can be looked at while the model learns."""
+"""`report.html` of a training: curves, previews, settings, lineage. One static file without scripts; written again at each save,
+so that it shows the progress of a running training."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from stages.core.files import write_atomic
 from stages.core.reading import read_bounded
 from stages.pages.charts import Line, chart, loss_charts
 from stages.pages.html import render_html
-from stages.train_model.monitor.metrics import SKIPPED, Journal
-from stages.train_model.monitor.previews import strips
+from stages.train_model.monitor.metrics import SKIPPED, MetricsLog
+from stages.train_model.monitor.previews import strip_files
 
 _STRIPS = 12  # of the previews, evenly spread, the newest among them
 _TEMPLATE = "train_model/monitor/report.html"
 
 
-def write_report(build: Build, facts: str, journal: Journal, settings: Mapping[str, BaseModel]) -> None:
-    """Write the page into the folder that grows. facts: a line below the title. settings: sections by name."""
-    left = journal.timing[-1]["seconds_left"] if journal.timing else 0
-    facts += f"; some {left / 60:,.0f} min left" if left else ""
+def write_report(build: Build, summary: str, log: MetricsLog, settings: Mapping[str, BaseModel]) -> None:
+    """Write the page into the growing folder. summary: the line below the title. settings: recipe sections by name."""
+    left = log.timing[-1]["seconds_left"] if log.timing else 0
+    summary += f"; about {left / 60:,.0f} min left" if left else ""
     ancestors = lineage(build.stamp.inputs, build.target)
-    page = render(f"Training of {build.target}", facts, journal, previews(build.folder), settings, ancestors)
+    page = render(f"Training of {build.target}", summary, log, previews(build.folder), settings, ancestors)
     write_atomic(build.folder / REPORT, page.encode("utf-8", "replace"))
 
 
@@ -47,20 +47,29 @@ class Strips:
 
 def render(
     title: str,
-    facts: str,
-    journal: Journal,
-    drawn: Strips,
+    summary: str,
+    log: MetricsLog,
+    strips: Strips,
     settings: Mapping[str, BaseModel],
     ancestors: list[tuple[str, str, str]],
 ) -> str:
-    """The whole HTML text. ancestors: kind, folder and digest."""
+    """The page as HTML text.
+
+    Args:
+        title: of the page.
+        summary: the line below the title.
+        log: the metrics and timings to plot.
+        strips: the previews.
+        settings: recipe sections by name.
+        ancestors: kind, folder and digest of each artifact that the training was made from.
+    """
     return render_html(
         _TEMPLATE,
         title=title,
-        labels=facts,
-        figures=[figure for figure in curves(journal.metrics, journal.timing) if figure],
-        captions=drawn.captions,
-        strips=drawn.strips,
+        summary=summary,
+        figures=[figure for figure in curves(log.metrics, log.timing) if figure],
+        captions=strips.captions,
+        strips=strips.strips,
         settings={
             name: {key: json.dumps(value, ensure_ascii=False) for key, value in section.model_dump(mode="json").items()}
             for name, section in settings.items()
@@ -106,8 +115,8 @@ _METRICS = {"grad_norm", "learning_rate", SKIPPED}
 
 
 def previews(folder: Path) -> Strips:
-    """The strips by step below their captions; empty where nothing was drawn."""
-    found = strips(folder)
+    """The strips by step, with their captions; empty where there are no previews."""
+    found = strip_files(folder)
     if not found:
         return Strips()
     rows = [
@@ -125,23 +134,23 @@ def lineage(inputs: dict[str, InputEntry], folder: Path) -> list[tuple[str, str,
     waiting = [(folder, entry) for entry in inputs.values()]
     while waiting:
         base, entry = waiting.pop(0)
-        place = (base / entry.path).resolve()
+        path = (base / entry.path).resolve()
         if entry.digest in found:
             continue
-        found[entry.digest] = (entry.kind, str(place), entry.digest[:12])
+        found[entry.digest] = (entry.kind, str(path), entry.digest[:12])
         try:
-            manifest = read_manifest(place)
+            manifest = read_manifest(path)
         except TfcliError:
             manifest = None
         if manifest is not None and manifest.digest == entry.digest:
-            waiting += [(place, below) for below in manifest.inputs.values()]
+            waiting += [(path, below) for below in manifest.inputs.values()]
     return list(found.values())
 
 
 def _spread(strips: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
-    """At most _STRIPS of them, evenly, the last one among them."""
+    """At most _STRIPS of them, evenly spaced, including the last."""
     count = min(_STRIPS, len(strips))
-    return [strips[(place + 1) * len(strips) // count - 1] for place in range(count)]
+    return [strips[(index + 1) * len(strips) // count - 1] for index in range(count)]
 
 
 def _data_url(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Parity of the engine's KV cache with the reference without one, on a trained model in float32; and that known faults of other
+"""Parity of the engine's KV cache with the reference without one, on a trained model; and that known faults of other
 implementations would be seen."""
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from stages.model.cpu.inference import optimize_for_inference
 from stages.model.transformer import Inputs
 from tests.generation.trained import picture, trained_model
 
-TOLERANCE = 2e-4  # of latents between -4 and 4; what is measured is about 1e-5
+# Of latents between -4 and 4, with a model that predicts the velocity, so that no step makes rounding larger: 2^-24 (float32) of
+# 4, times 8 steps, times 5 (the weights of guidance 3: 3 and -2) is 1e-5. Measured: up to 1.7e-6, with 1 thread and with 2.
+TOLERANCE = 1e-5
+STEPS, GUIDANCE = 8, 3.0
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +84,8 @@ def far(engines: Any, trained: Any, config: GenerationConfig) -> float:
     return max(distance(*pair) for pair in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("sampler", [DdimSampler(steps=8), DdpmSampler(steps=8)], ids=str)
+@pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
+@pytest.mark.parametrize("sampler", [DdimSampler(steps=STEPS), DdpmSampler(steps=STEPS)], ids=str)
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_kv_cache_parity_of_a_trained_model(
     engines: Any, trained: Any, sampler: Sampler, guidance: float, batch_size: int
@@ -97,7 +100,10 @@ def test_kv_cache_parity_in_float64(trained: Any) -> None:
     exact.model = copy.deepcopy(trained.model).double()
     torch.set_default_dtype(torch.float64)
     try:
-        assert far(exact, exact, GenerationConfig(sampler=DdimSampler(steps=8), guidance=1.0, max_text_tokens=6)) < 1e-9
+        assert (
+            far(exact, exact, GenerationConfig(sampler=DdimSampler(steps=STEPS), guidance=1.0, max_text_tokens=6))
+            < 1e-9
+        )
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -169,9 +175,9 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
 def test_a_known_fault_of_a_kv_cache_would_be_seen(
     engines: Any, trained: Any, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=3.0, max_text_tokens=6)
+    config = GenerationConfig(sampler=DdimSampler(steps=STEPS), guidance=GUIDANCE, max_text_tokens=6)
     monkeypatch.setattr(*FAULTS[fault])
-    assert far(engines, trained, config) > 50 * TOLERANCE
+    assert far(engines, trained, config) > 1000 * TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -221,10 +227,10 @@ def test_cache_segments_one_by_one_and_batched_are_the_same(
     assert far(engines, trained, config) < TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)], ids=str)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, TOLERANCE), (torch.bfloat16, 0.05)], ids=str)
 def test_a_model_optimized_for_inference_generates_the_same(trained: Any, dtype: torch.dtype, bound: float) -> None:
     """In bf16 up to its rounding: by the median of the prompts, since guided steps lead to another image for a few."""
-    config = GenerationConfig(sampler=DdimSampler(steps=8), guidance=2.0, max_text_tokens=6)
+    config = GenerationConfig(sampler=DdimSampler(steps=STEPS), guidance=2.0, max_text_tokens=6)
     found, expected = (
         Engine(parts, config, 7, Runtime()).generate(prompts()) for parts in (optimized(trained, dtype), trained)
     )

@@ -1,0 +1,110 @@
+"""The rows that a training reads: sides of Sequences, the latents that they refer to, and the micro-batches of each step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.artifacts.latents import Latents
+from stages.artifacts.sequences import Sequences, Side
+from stages.coders.scale import LatentScale
+from stages.diffusion.config import DiffusionConfig
+from stages.diffusion.process import Diffusion
+from stages.model.config import ModelConfig
+from stages.model.transformer import ModelDims
+from stages.train_model.batches import Batch, BatchMaker, rows_of_step
+from stages.train_model.config import TrainConfig
+from stages.train_model.distributed.ranks import Ranks
+from stages.train_model.finetune import Start
+
+_MAX_LATENTS = 4096  # latents that are read to find the largest value
+
+
+class Data:
+    """Batch makers over the training, held-out and late rows (late: for the end of a training, None where there are none).
+
+    content: of the Sequences. dims: the model's input and output sizes. psnr: of the autoencoder, in dB, as encode measured it;
+    infinite where it was not measured. num_times: T of the diffusion process.
+    """
+
+    def __init__(
+        self, folder: Path, diffusion: DiffusionConfig, model: ModelConfig, start: Start | None = None
+    ) -> None:
+        """folder: of the Sequences. start: the checkpoint that is fine-tuned, whose latent statistics are used."""
+        sequences = Sequences.open(folder)
+        self.content = start.rescaled(sequences.content) if start else sequences.content
+        latents = Latents.open(sequences.latents_folder())
+        self.psnr = float(latents.manifest.stats.get("psnr_check", math.inf))
+        self.readers = tuple(latents.rows(grid) for grid in range(len(self.content.grids)))
+        self.dims = ModelDims(self.content.vocab_size, self.content.latent_channels, self.content.patch_side)
+        process = Diffusion(diffusion.schedule, diffusion.target, diffusion.times)
+        self.num_times = process.num_steps
+        bidirectional = model.image_attention == "bidirectional"
+
+        def maker(side: Side) -> BatchMaker:
+            return BatchMaker(
+                sequences.split(side),
+                self.content,
+                self.readers,
+                process,
+                noise_limit=diffusion.noise_limit,
+                weighting=diffusion.weighting,
+                bidirectional=bidirectional,
+                clean_context=diffusion.context_images == "clean",
+            )
+
+        self.train, self.heldout = maker("train"), maker("heldout")
+        self.late = maker("late") if self.content.late_rows else None
+
+    def rows(self, train: TrainConfig, step: int, seed: int) -> Any:
+        """The rows of the global batch of a step, shape (batch_rows,): training rows, and from `late_from` on late rows."""
+        first = self.late_from(train)
+        if step >= first:
+            return rows_of_step(self.content.late_rows, train.batch_rows, seed, step - first)
+        return rows_of_step(self.content.num_rows, train.batch_rows, seed, step)
+
+    def late_from(self, train: TrainConfig) -> int:
+        """The first step of the late phase; train.steps where there is none."""
+        return train.steps - (math.ceil(train.late_share * train.steps) if self.late else 0)
+
+    def batches(self, train: TrainConfig, rows: Any, step: int, seed: int, ranks: Ranks) -> list[Batch]:
+        """The micro-batches of this rank, of at most train.micro_rows rows. With sharded weights, a rank with fewer micro-batches
+        than another gets empty ones in addition.
+
+        Args:
+            train: the recipe section.
+            rows: of the global batch of the step.
+            step: from 0.
+            seed: of the recipe; with the step and the index in the batch it determines all random draws.
+            ranks: this rank among all.
+        """
+        maker = self.late if self.late is not None and step >= self.late_from(train) else self.train
+        local = ranks.local_rows(len(rows))
+        size = train.micro_rows or max(1, len(local))
+        batches = []
+        for start in range(0, len(local), size):
+            indices = local[start : start + size]
+            batches.append(maker.make(rows[indices], [(step, int(index)) for index in indices], seed))
+        if ranks.mesh is not None:
+            for _ in range(ranks.num_micro_batches(len(rows), train.micro_rows) - len(batches)):
+                batches.append(maker.make(rows[:1], [(step, 0)], seed).emptied())
+        return batches
+
+    def latent_limit(self) -> float:
+        """Largest absolute normalised value among at most 4,096 latents of each grid: samplers clip x0 to it."""
+        scale = LatentScale(self.content.channel_mean, self.content.channel_std)
+        limit = 0.0
+        images = np.concatenate([maker.table.images for maker in (self.train, self.heldout, self.late) if maker])
+        for grid, reader in enumerate(self.readers):
+            used = np.unique(images[images[:, 4] == grid, 3])
+            if not len(used):
+                continue
+            chosen = np.linspace(0, len(used) - 1, min(len(used), _MAX_LATENTS)).astype(np.int64)
+            rows = used[np.unique(chosen)]
+            normal = scale.normalise(torch.from_numpy(reader.read(rows)[:, 0]).float())
+            limit = max(limit, float(normal[torch.isfinite(normal)].abs().max()))
+        return limit
