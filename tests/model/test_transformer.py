@@ -271,3 +271,12 @@ def test_text_enters_a_fresh_model_as_loud_as_patches_do() -> None:
     patches = network.patches.encode(latents, torch.arange(64)).vectors_IPD
     loudness = [vectors.square().mean().sqrt().item() for vectors in (network.text_embedding.weight, patches)]
     assert 0.5 < loudness[0] / loudness[1] < 2
+
+
+def test_what_adds_to_the_stream_starts_smaller_by_the_root_of_twice_the_layers() -> None:
+    network = Transfusion(ModelConfig(width=256, layers=2, heads=2), DataFacts(40, 2, 2))
+    network.initialise(torch.Generator().manual_seed(0))
+    for block in network.blocks:
+        for layer, smaller in ((block.qkv, 1), (block.gate_up, 1), (block.attention_out, 2), (block.down, 2)):
+            wanted = layer.weight.shape[1] ** -0.5 / smaller  # smaller: (2 layers)^1/2
+            assert layer.weight.std().item() == pytest.approx(wanted, rel=0.02)
