@@ -32,11 +32,11 @@ from stages.core.files import (
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
 from stages.sources.decoding import PictureReader
-from stages.sources.document import Picture, Source
+from stages.sources.document import PictureFile, Source
 from stages.sources.reasons import LeftOut
 from stages.train_autoencoder.config import PretrainedVae, TrainVae
 from stages.train_autoencoder.losses import Discriminator, Perceptual, adversarial_loss, discriminator_loss
-from stages.train_autoencoder.saving import State, resume, save
+from stages.train_autoencoder.saving import State, resume, save_state
 
 
 def run(source: Source, images: Images, vae: TrainVae | PretrainedVae, context: StageContext) -> None:
@@ -132,7 +132,7 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
     documents = (item for item in left_out.kept(source.documents()) if not item.heldout)
     names: list[str] = []  # of the pictures that the reader is working on
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[PictureFile]:
         for image in (image for document in documents for image in document.images):
             names.append(image.name)
             yield image.picture
@@ -167,7 +167,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, context: StageConte
     while state.step < vae.steps:
         # save
         if state.step % vae.save_every == 0 or runtime.interrupts.requested:
-            save(build.folder, state)
+            save_state(build.folder, state)
         runtime.interrupts.check(f"state saved at step {state.step}")
 
         # load a batch
@@ -204,7 +204,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, context: StageConte
                 row["psnr"] = _psnr_of_average(state, heldout, device)
             state.rows.append(row)
             runtime.report(Progress("vae", state.step, vae.steps, "steps", {"l1": f"{l1.item():.4f}"}))
-    save(build.folder, state)
+    save_state(build.folder, state)
     write_jsonl(build.folder / METRICS, state.rows)
     _load_average(state.model, state.ema)
     return Vae(state.model, device)

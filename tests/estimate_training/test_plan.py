@@ -239,7 +239,7 @@ def test_the_weights_of_all_sizes_of_the_paper(size: str) -> None:
     for name in (f"paper-{size}", f"paper-{size}-unet"):
         recipe = load_recipe(name)
         with torch.device("meta"):
-            counts.append(parameters_by_part(Transfusion(recipe.model, data_of(recipe).facts)))
+            counts.append(parameters_by_part(Transfusion(recipe.model, data_of(recipe).dims)))
     check_counts(size, *counts)
 
 
