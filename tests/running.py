@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL, Signals
+from signal import SIGKILL, Signals, signal
 from threading import Thread
 
 from typer.testing import CliRunner
@@ -57,9 +57,9 @@ def signalled(ready: Callable[[], bool], *arguments: str, number: Signals = SIGK
 
 
 def stopped(ready: Callable[[], bool], *arguments: str, number: Signals) -> Done:
-    """A command line in this process, which gets a signal as soon as `ready`: nothing can be ready before the command has put
-    its handlers in place."""
+    """A command line in this process, which gets a signal as soon as `ready`. One that comes too late is lost."""
     over = False
+    before = signal(number, lambda *_: None)
 
     def watch() -> None:
         while not over:
@@ -75,6 +75,7 @@ def stopped(ready: Callable[[], bool], *arguments: str, number: Signals) -> Done
     finally:
         over = True
         watcher.join()
+        signal(number, before)
 
 
 @contextmanager

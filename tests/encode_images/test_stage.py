@@ -430,7 +430,7 @@ def test_an_autoencoder_that_does_not_fit_the_pictures_is_named(
     options: dict[str, Any] = {"min_psnr": floor, "psnr_check": check}
     failed = None
     try:
-        work(tmp_path / "latents", autoencoder, Runtime(report=told.append), **options)
+        work(tmp_path / "latents", autoencoder, Runtime(report=told.append, workers=0), **options)
     except TfcliError as error:
         failed = error
     warned = [event.text for event in told if isinstance(event, Warn) and "dB PSNR, below 20 dB" in event.text]
