@@ -194,9 +194,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, context: StageConte
         state.optimizer.step()
         if adversary is not None:
             _step_discriminator(state, adversary, truth, reconstruction)
-        decay = min(vae.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
+        _update_average(vae, state)
         state.step += 1
 
         # evaluate, log
@@ -251,6 +249,13 @@ def _step_discriminator(state: State, adversary: Discriminator, truth: Tensor, r
     state.discriminator_optimizer.zero_grad(set_to_none=True)
     discriminator_loss(adversary, truth, reconstruction.detach()).backward()
     state.discriminator_optimizer.step()
+
+
+@torch.no_grad()
+def _update_average(vae: TrainVae, state: State) -> None:
+    """ema += (1 - d) (weights - ema), in place, with d = min(ema_decay, (1 + step) / (10 + step))."""
+    decay = min(vae.ema_decay, (1 + state.step) / (10 + state.step))
+    torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
 
 
 def _load_average(model: Any, ema: dict[str, Tensor]) -> None:

@@ -35,11 +35,10 @@ def scripts() -> list[Block]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, shelf: Shelf) -> Path:
     """A folder as the pages speak of it: work/shapes and work/smoke with a checkpoint, pictures, prompts, the recipes."""
     folder = tmp_path_factory.mktemp("finished") / "here"
     (folder / "work").mkdir(parents=True)
-    shelf = Shelf(tmp_path_factory.mktemp("shelf"))
     with pytest.MonkeyPatch.context() as patch:
         lab = Lab(folder / "lab", shelf, patch)
         for stage in ("encode", "tokenize", "pack", "train"):

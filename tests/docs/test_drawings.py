@@ -90,7 +90,7 @@ def test_the_drawn_row_is_read_by_training_as_it_is_drawn() -> None:
     mask_NN = batch.elements.attention("dense", torch.device("cpu")).mask_NN  # type: ignore[attr-defined]
     assert torch.equal(mask_of(row)[: len(real), : len(real)], mask_NN[flat][:, flat])
     patches = set(torch.cat([image.patch_index_IP.flatten() for image in batch.inputs.images]).tolist())
-    text = set(batch.loss_places.tolist())
+    text = set(batch.loss_index.tolist())
     found = ["image" if index in patches else "text" if index in text else "" for index in flat.tolist()]
     assert found == loss_of(row)[: len(real)]
     assert {"image", "text", ""} == set(found)
