@@ -63,7 +63,7 @@ class KeySection:
 
 
 @dataclass(frozen=True)
-class Found:
+class KeyMatch:
     """What a name stands for: a key (one for each kind that has it), and the sections below it."""
 
     keys: tuple[Key, ...]
@@ -80,7 +80,7 @@ def all_names() -> list[str]:
     return list(dict.fromkeys(key.name for section in all_sections() for key in section.keys))
 
 
-def find(name: str) -> Found | None:
+def find(name: str) -> KeyMatch | None:
     """The key or section of that name; None where there is none. Names and numbers of entries may stand in it:
     "source.of.photos.path", "tokenize.text.0.path"."""
     models: Sequence[type[BaseModel]] = [Recipe]
@@ -93,7 +93,7 @@ def find(name: str) -> Found | None:
             continue
         holders = [model for model in models if part in model.model_fields]
         if number == 0 and part == EXTENDS and len(parts) == 1:
-            return Found((_extends(),), ())
+            return KeyMatch((_extends(),), ())
         if not holders:
             return None
         prefix = ".".join(parts[:number])
@@ -104,18 +104,18 @@ def find(name: str) -> Found | None:
             any(kind in map(get_origin, annotations) for kind in kinds) for kinds in ([dict], [tuple])
         )
     below = [section for model in models for section in _sections_of(name, model, {})]
-    return Found(tuple(keys), tuple(below))
+    return KeyMatch(tuple(keys), tuple(below))
 
 
 def near(name: str) -> list[str]:
-    """Up to three keys whose names are like `name`, the most alike first; one that ends with it counts as most alike."""
+    """Up to three keys and sections whose names are like `name`: those that are as a whole, then those whose last part is."""
     names = [*all_names(), *dict.fromkeys(section.name for section in all_sections() if section.name)]
-    ends = [other for other in names if other.rpartition(".")[2] == name.rpartition(".")[2]]
+    by_last: dict[str, list[str]] = {}
+    for other in names:
+        by_last.setdefault(other.rpartition(".")[2], []).append(other)
     alike = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
-    last = name.rpartition(".")[2]
-    by_last = difflib.get_close_matches(last, {other.rpartition(".")[2]: other for other in names}, n=2, cutoff=0.7)
-    endings = [other for other in names if other.rpartition(".")[2] in by_last]
-    return list(dict.fromkeys([*ends, *alike, *endings]))[:3]
+    lasts = difflib.get_close_matches(name.rpartition(".")[2], by_last, n=2, cutoff=0.7)
+    return list(dict.fromkeys([*alike, *(other for last in lasts for other in by_last[last])]))[:3]
 
 
 def described(model: type[BaseModel], name: str) -> str:

@@ -20,7 +20,7 @@ def load_with_origins(name: str, overrides: tuple[str, ...] = ()) -> tuple[Recip
     path = find_recipe(name)
     layers = read_layers(path)
     given = merge_layers(copy.deepcopy(layers))
-    named = given.setdefault("name", name_from(path))
+    given.setdefault("name", name_from(path))
     recipe = make_recipe(copy.deepcopy(given), overrides, path)
     apply_overrides(given, overrides)
     origins = {}
@@ -30,9 +30,8 @@ def load_with_origins(name: str, overrides: tuple[str, ...] = ()) -> tuple[Recip
         elif any(key == one or key.startswith(f"{one}.") for one in _names(overrides)):
             origins[key] = SET
         else:
-            origins[key] = next((str(file) for file, tree in reversed(layers) if _holds(tree, key)), str(path))
-    if recipe.name == named and not any(_holds(tree, "name") for _, tree in layers):
-        origins["name"] = f"the name of {path}" if origins["name"] != SET else SET
+            files = (str(file) for file, tree in reversed(layers) if _holds(tree, key))
+            origins[key] = next(files, f"the name of {path}")  # the name of the recipe, where no file has one
     return recipe, origins
 
 

@@ -66,8 +66,8 @@ def _done_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
-        for module in ("machines", "meter"):
-            patch.setattr(f"stages.train_model.{module}.matmul_peak", functools.cache(matmul_peak))
+        for module in ("core.hardware", "train_model.monitor.throughput"):
+            patch.setattr(f"stages.{module}.matmul_peak", functools.cache(matmul_peak))
         patch.setattr("stages.tokenize_text.stage.train_in_process", train_here)
         yield
 

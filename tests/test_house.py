@@ -30,7 +30,7 @@ LAYERS = (
         "evaluate_model",
     ),
     ("estimate_training",),
-    ("recipe",),  # assembles the sections of all stages
+    ("recipe", "recipe_keys", "recipe_origins", "recipe_schema"),  # assemble and describe the sections of all stages
     ("pipeline",),
     ("tfcli",),
 )
@@ -84,6 +84,8 @@ def test_imports_run_one_way() -> None:
             parts = module.split(".")
             there = parts[1] if parts[0] == "stages" and len(parts) > 1 else parts[0]
             ours = parts[0] in ("stages", "tfcli") and there in LAYER_OF and there != here
+            if ours and here.startswith("recipe") and there.startswith("recipe"):
+                continue  # files of one subject
             if ours and LAYER_OF[there] >= LAYER_OF.get(here, -1):
                 wrong.append(f"{name(path)} imports {module}")
     assert not wrong, "lower layers must not import higher ones, nor folders of one layer each other"
@@ -180,6 +182,24 @@ def test_files_open_with_a_docstring_and_stay_short() -> None:
         if not text.isascii():
             wrong.append(f"{name(path)} is not ASCII")
     assert wrong == []
+
+
+def test_a_public_name_means_one_thing() -> None:
+    """Search for a name leads to one definition. Commands have the names of stages; every stage has `run`; `Text` and `lineage`
+    are words of a command and of what it shows."""
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(name(path))
+    for word in ("run", "main"):
+        found.pop(word, None)
+    twice = {
+        word: paths
+        for word, paths in found.items()
+        if len([path for path in paths if not path.startswith("tfcli/commands/")]) > 1
+    }
+    assert twice == {}
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:

@@ -134,6 +134,22 @@ def test_installed_tfcli_finds_its_recipes(installed: Installed) -> None:
     assert [item["ok"] for item in checked] == [True]
 
 
+@pytest.mark.slow
+def test_an_installed_tfcli_runs_all_stages_and_loads_the_checkpoint(built: Built, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    installed = in_a_venv(tmp_path, built.wheel)
+    done = installed.json("run", "smoke", "--device", "cpu")
+    assert [stage["state"] for stage in done["stages"]] == ["missing"] * 7
+    code = """
+from tfcli import End, Picture, load
+events = list(load("work/smoke/checkpoint").generate(["a red circle"], draw=True, sampler={"kind": "ddim", "steps": 2}))
+assert isinstance(events[-1], End)
+print([event.image.size for event in events if isinstance(event, Picture)])
+"""
+    python = str(tmp_path / "venv" / "bin" / "python")
+    assert run([python, "-c", code], installed.elsewhere) == "[(32, 32)]\n"
+
+
 def test_an_installed_tfcli_knows_its_commit(built: Built, tmp_path: Path) -> None:
     """Also where site-packages lie inside another repository, as a venv in the folder of a project does."""
     git(tmp_path, "init", "-q")

@@ -117,6 +117,7 @@ app = typer.Typer(
                  tfcli run smoke       a whole run, small
                  tfcli inspect work/smoke
                  tfcli doctor my/pictures    is my data fit for a run?
+                 tfcli doctor                is this machine?
     """,
 )
 add_stages(app)

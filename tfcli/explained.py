@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stages.recipe import Recipe
-from stages.recipe_keys import Found, Key, KeySection
+from stages.recipe_keys import Key, KeyMatch, KeySection
 from stages.recipe_origins import recipe_values
 from tfcli.toml import toml_value
 
@@ -26,7 +26,7 @@ def default_text(key: Key) -> str:
     return toml_value(key.default)
 
 
-def found_text(found: Found) -> str:
+def found_text(found: KeyMatch) -> str:
     """The key, or what each kind of its section says of it, and all keys of the sections below."""
     blocks = []
     for key, kinds in _alike(found.keys):

@@ -29,18 +29,21 @@ A recipe is one TOML file that holds everything that a run needs. Only `source` 
 - A section of several kinds is of its default kind where `kind` is not set. Keys that its kind does not have are refused.
 - Paths are relative to the folder in which `tfcli` is started.
 
-```
-tfcli recipe explain train.ema_decay     # one key of this page
-tfcli recipe explain diffusion           # a section
-tfcli recipe show shapes --explain       # a whole recipe, with what each key does and where its value is from
-tfcli recipe check my.toml               # is everything in it right?
+```bash
+.venv/bin/tfcli recipe explain train.ema_decay     # one key of this page
+.venv/bin/tfcli recipe explain diffusion           # a section
+.venv/bin/tfcli recipe show shapes --explain       # a whole recipe, with what each key does and where its value is from
+.venv/bin/tfcli recipe check shapes                # is everything in it right?
 ```
 
 ## In an editor
 
-`tfcli recipe schema --output recipe.schema.json` writes a JSON schema (draft 7). Editors that use
-[Taplo](https://taplo.tamasfe.dev) (in VS Code the extension "Even Better TOML") then complete keys, show what they do and mark
-what is wrong. Name the schema in the first line of a recipe, relative to it:
+```bash
+.venv/bin/tfcli recipe schema --output recipe.schema.json
+```
+
+writes a JSON schema (draft 7). Editors that use [Taplo](https://taplo.tamasfe.dev) (in VS Code the extension "Even Better TOML")
+then complete keys, show what they do and mark what is wrong. Name the schema in the first line of a recipe, relative to it:
 
 ```toml
 #:schema ./recipe.schema.json
@@ -126,7 +129,7 @@ def _section(section: KeySection, sections: list[KeySection]) -> str:
     if keys:
         if section.kind:
             lines += [f"{'#' * (3 + ('.' in section.name))} {_title(section)}", ""]
-        lines += ["| key | type | default | meaning |", "|---|---|---|---|", *map(_row, keys), ""]
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|", *map(row, keys), ""]
     return "\n".join(lines)
 
 
@@ -145,10 +148,11 @@ def _kinds(name: str, alike: list[KeySection], sections: list[KeySection]) -> li
     return [*lines, ""]
 
 
-def _row(key: Key) -> str:
+def row(key: Key) -> str:
+    """The line of a key in the table of its section."""
     name = f"[`{key.name}`](#{slug(_named(key.name))})" if key.is_section else f"`{key.name}`"
     default = default_text(key)
-    shown = default if default in ("required", "not set", "") else f"`{default}`"
+    shown = default if default in ("required", "not set", "") else _prose(f"`{default}`")
     return f"| {name} | {_prose(key.type)} | {shown} | {_prose(key.description)} |"
 
 
@@ -166,8 +170,10 @@ def slug(heading: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text in a table cell of Markdown: nothing in it is markup but code in backticks."""
-    return re.sub(r"([*<|^\[\]\\])", r"\\\1", text)
+    """Text in a table cell of Markdown: nothing in it is markup but code in backticks, where a bar still ends the cell."""
+    pieces = text.split("`")
+    marks = [r"([|])" if number % 2 else r"([*<|^\[\]\\])" for number in range(len(pieces))]
+    return "`".join(re.sub(mark, r"\\\1", piece) for mark, piece in zip(marks, pieces, strict=True))
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def glance(data: bytes) -> Glance | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of size and of broken EXIF: decoding judges both
-            readable = png.readable(data) if data.startswith(png.MAGIC) else png.Readable(data)
+            readable = png.openable(data) if data.startswith(png.MAGIC) else png.Readable(data)
             with Image.open(io.BytesIO(readable.data), formats=FORMATS) as image:
                 if readable.profile is not None:
                     image.info["icc_profile"] = readable.profile

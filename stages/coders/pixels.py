@@ -97,7 +97,7 @@ def decode(data: bytes, policy: PixelPolicy, least: int = 0) -> Decoded:
     if len(data) > policy.max_bytes:
         raise BadImage("TOO_MANY_BYTES", f"more than {policy.max_bytes / 2**20:g} MiB (max_bytes)")
     notes: list[str] = []
-    readable = png.readable(data) if data.startswith(png.MAGIC) else png.Readable(data)
+    readable = png.openable(data) if data.startswith(png.MAGIC) else png.Readable(data)
     with _guarded(policy) as caught:
         try:
             with Image.open(io.BytesIO(readable.data), formats=FORMATS) as image:

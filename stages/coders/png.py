@@ -27,7 +27,7 @@ class Readable:
     profile_too_large: bool = False
 
 
-def readable(data: bytes) -> Readable:
+def openable(data: bytes) -> Readable:
     """The file without its text, of which only what may say how to turn the picture is kept, and without large profiles."""
     dropped: list[tuple[int, int]] = []
     profile, too_large, inflated = None, False, 0

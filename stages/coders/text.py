@@ -70,14 +70,14 @@ class TextCoder:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; never a control id. Raises TfcliError (INPUT) for text that could not be written back."""
-        check_text(text)
+        require_encodable(text)
         ids: list[int] = self._processor.EncodeAsIds(text)
         return ids
 
     def encode_many(self, texts: list[str], threads: int) -> list[list[int]]:
         """`encode` of many texts on several threads."""
         for text in texts:
-            check_text(text)
+            require_encodable(text)
         ids: list[list[int]] = self._processor.Encode(texts, out_type=int, num_threads=threads) if texts else []
         return ids
 
@@ -112,7 +112,7 @@ def training_memory(texts: list[str], algorithm: str) -> tuple[int, int]:
     return low * characters, high * characters
 
 
-def check_text(text: str) -> None:
+def require_encodable(text: str) -> None:
     """Raise TfcliError (INPUT) for a text that is no valid Unicode or holds the space mark U+2581."""
     if _SPACE_MARK in text:
         raise TfcliError("text holds U+2581", why="SentencePiece uses it for spaces", fix="replace it, e.g. by '_'")

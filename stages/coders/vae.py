@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stages.coders.pixels import Pixels
-from stages.coders.vae_files import class_of, refuse_pipeline, refused, tensors_of
+from stages.coders.vae_files import class_of, refuse_pipeline, tensors_of, vae_error
 from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import apply_umask
@@ -160,14 +160,14 @@ def load_vae(
         model = _from_pretrained(str(folder), class_of(folder), local_files_only=True, variant=_variant(folder))
     elif folder.exists():
         fix = f"give the folder of config.json and {_WEIGHTS}, such as {folder.parent}"
-        raise refused(path, "it is a file, not a folder", fix)
+        raise vae_error(path, "it is a file, not a folder", fix)
     elif _is_path(str(path)):
-        raise refused(path, "no such folder", "check the path, or give a hub id such as org/name with its commit")
+        raise vae_error(path, "no such folder", "check the path, or give a hub id such as org/name with its commit")
     else:
         model = _from_hub(str(path), revision)
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor.float()).all()):
-            raise refused(path, f"the weight {name} holds non-finite numbers", "get a clean copy of the weights")
+            raise vae_error(path, f"the weight {name} holds non-finite numbers", "get a clean copy of the weights")
     return Vae(model, target, precision, compiled)
 
 
@@ -193,7 +193,7 @@ def _check_folder(folder: Path) -> None:
     if not weights:
         others = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
         why = f"only {others[0]}, a pickle that could run code" if others else "no *.safetensors file in it"
-        raise refused(folder, why, "convert the weights to diffusion_pytorch_model.safetensors")
+        raise vae_error(folder, why, "convert the weights to diffusion_pytorch_model.safetensors")
     for file in weights:
         try:
             with open_plain(file) as handle:
@@ -202,9 +202,9 @@ def _check_folder(folder: Path) -> None:
             refuse_unreadable(file, error)
             raise
         if start.startswith(b"version https://git-lfs"):
-            raise refused(folder, f"{file.name} is a git-lfs pointer, not the weights", "run 'git lfs pull' there")
+            raise vae_error(folder, f"{file.name} is a git-lfs pointer, not the weights", "run 'git lfs pull' there")
         if start.lstrip()[:1] == b"<":
-            raise refused(folder, f"{file.name} is an HTML page", "download the file again")
+            raise vae_error(folder, f"{file.name} is an HTML page", "download the file again")
         _check_types(file)
 
 
@@ -240,7 +240,7 @@ def _check_types(file: Path) -> None:
     for name, (found, _) in tensors_of(file).items():
         if found not in _WEIGHT_TYPES:
             why = f"the weight {name} is {found}, not one of {', '.join(_WEIGHT_TYPES)}"
-            raise refused(file.parent, why, "get the weights in float16, bfloat16 or float32")
+            raise vae_error(file.parent, why, "get the weights in float16, bfloat16 or float32")
 
 
 def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
@@ -254,11 +254,11 @@ def _from_pretrained(path: str, class_name: str, **options: Any) -> Any:
     except Exception as error:  # it raises anything on files that do not belong together
         if memory_refused(error) is not None:
             raise
-        raise refused(path, " ".join(str(error).split())[:300], "give a complete diffusers autoencoder") from error
+        raise vae_error(path, " ".join(str(error).split())[:300], "give a complete diffusers autoencoder") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             word = kind.removesuffix("_keys")
-            raise refused(
+            raise vae_error(
                 path,
                 f"{len(info[kind])} weights are {word}, e.g. {sorted(map(str, info[kind]))[0]}",
                 "get the whole weights",

@@ -31,7 +31,7 @@ _COUNTS = (
 _BLOCKS = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D")
 
 
-def refused(path: Path | str, why: str, fix: str) -> TfcliError:
+def vae_error(path: Path | str, why: str, fix: str) -> TfcliError:
     return TfcliError(f"autoencoder {path} cannot be used", why=why, fix=fix, code=ExitCode.ARTIFACT)
 
 
@@ -39,7 +39,7 @@ def refuse_pipeline(folder: Path) -> None:
     """Raise TfcliError (ARTIFACT) for the folder of a whole pipeline, of which the autoencoder is a part."""
     if not (folder / "config.json").exists() and (folder / _PIPELINE).exists():
         why = f"it holds a whole pipeline ({_PIPELINE})"
-        raise refused(folder, why, f"give the autoencoder inside: {folder / 'vae'}")
+        raise vae_error(folder, why, f"give the autoencoder inside: {folder / 'vae'}")
 
 
 def class_of(folder: Path) -> str:
@@ -50,9 +50,9 @@ def class_of(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         refuse_unreadable(folder / "config.json", error)
         why = f"config.json is missing or names no class ({type(error).__name__})"
-        raise refused(folder, why, "give the folder that diffusers' save_pretrained wrote") from error
+        raise vae_error(folder, why, "give the folder that diffusers' save_pretrained wrote") from error
     if name not in CLASSES:
-        raise refused(folder, f"its class is {str(name)[:60]!r}", f"use one of {', '.join(CLASSES)}")
+        raise vae_error(folder, f"its class is {str(name)[:60]!r}", f"use one of {', '.join(CLASSES)}")
     _check_config(folder, config)
     return str(name)
 
@@ -62,14 +62,14 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
     it says, of any size, before it looks at the weights."""
     if "quantization_config" in config:
         why = "its weights are quantized (quantization_config)"
-        raise refused(folder, why, "get the weights in float16, bfloat16 or float32")
+        raise vae_error(folder, why, "get the weights in float16, bfloat16 or float32")
     for key, value in config.items():
         if not key.startswith("_") and (why := _wrong(key, value)):
-            raise refused(folder, f"config.json: {key} {why}", "give the config.json that belongs to the weights")
+            raise vae_error(folder, f"config.json: {key} {why}", "give the config.json that belongs to the weights")
     if config["_class_name"] == "AutoencoderKL" and (why := _wrong_kl(config)):
-        raise refused(folder, f"config.json: {why}", "give the config.json that belongs to the weights")
+        raise vae_error(folder, f"config.json: {why}", "give the config.json that belongs to the weights")
     if why := _too_large(folder, config):
-        raise refused(folder, why, "give the config.json that belongs to the weights")
+        raise vae_error(folder, why, "give the config.json that belongs to the weights")
 
 
 def _wrong(key: str, value: Any, depth: int = 0) -> str:

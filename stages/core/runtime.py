@@ -11,7 +11,7 @@ from stages.core.interrupts import Interrupts
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkPart:
     """One of `count` processes that share the units of a stage; index counts from 1. 1 of 1 is the whole."""
 
     index: int = 1
@@ -56,7 +56,7 @@ class Runtime:
     interrupts: Interrupts = field(default_factory=Interrupts)
     device: str = "auto"
     workers: int = 2
-    part: Part = Part()
+    part: WorkPart = WorkPart()
     engine: str = "local"
     retry_failed: bool = False
     launch: Launch = Launch()

@@ -11,9 +11,9 @@ from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress
 from stages.core.runtime import Runtime
 from stages.doctor.alphabet import Alphabet
-from stages.doctor.findings import Finding, Sighting, by_gravity, share
+from stages.doctor.findings import Finding, Sighting, by_gravity, share_text
 from stages.doctor.folders import folder_findings
-from stages.doctor.pictures import Seen, findings_about, look, size_table
+from stages.doctor.pictures import SeenPicture, findings_about, look, size_table
 from stages.doctor.rows import Rows
 from stages.doctor.texts import TextTally
 from stages.sources.decoding import PictureReader
@@ -199,7 +199,7 @@ def _list(
     return listing
 
 
-def _left_out_too_much(source: Source, listing: _Listing, seen: list[Seen], limits: Limits) -> TfcliError | None:
+def _left_out_too_much(source: Source, listing: _Listing, seen: list[SeenPicture], limits: Limits) -> TfcliError | None:
     """The error with which encoding stops, shard by shard in the order of the source. Where the sample has not all pictures,
     those that were not looked at count as good."""
     if not listing.omitted and not any(one.reason for one in seen):
@@ -233,7 +233,7 @@ def _left_out_too_much(source: Source, listing: _Listing, seen: list[Seen], limi
     return None
 
 
-def _look_at_pictures(documents: list[Document], images: Images, runtime: Runtime) -> list[Seen]:
+def _look_at_pictures(documents: list[Document], images: Images, runtime: Runtime) -> list[SeenPicture]:
     """Decode the pictures of the sample, in worker processes where there are any."""
     chosen: list[ImageSegment] = [image for document in documents for image in document.images]
     seen = []
@@ -254,7 +254,7 @@ def _about_documents(listing: _Listing, corpus: bool) -> Iterator[Finding]:
         yield Finding("NOTHING_USABLE", "stops", "not one document can be used", "see the reasons below")
     for code, sighting in omitted.items():
         many = sighting.number > total / 10 and code not in ("SKIPPED_LINK", "SKIPPED_SPECIAL")
-        what = f"{share(sighting.number, total)} entries of the source are left out: {code}"
+        what = f"{share_text(sighting.number, total)} entries of the source are left out: {code}"
         yield Finding(
             code, "problem" if many else "remark", what, FIXES.get(code, ""), sighting.number, sighting.examples
         )

@@ -34,7 +34,7 @@ def by_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     )
 
 
-def share(number: int, total: int) -> str:
+def share_text(number: int, total: int) -> str:
     """`12 of 400 (3 %)`."""
     percent = 100 * number / total if total else 0.0
     shown = f"{percent:.0f}" if percent >= 1 or number == 0 else "less than 1"

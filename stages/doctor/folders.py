@@ -14,7 +14,7 @@ from stages.core.errors import TfcliError
 from stages.core.reading import open_plain
 from stages.doctor.findings import MAX_EXAMPLES, Finding
 from stages.sources.captions import read_metadata
-from stages.sources.files import Found, Names, walk
+from stages.sources.files import FoundFile, Names, walk
 from stages.sources.folder import METADATA, Folder
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
@@ -30,7 +30,7 @@ def folder_findings(source: Folder) -> Iterator[Finding]:
     if not root.is_dir():
         return
     listing = list(walk(root, source.recursive, source.follow_links))
-    names = [item.relative for item in listing if isinstance(item, Found)]
+    names = [item.relative for item in listing if isinstance(item, FoundFile)]
     pictures = {name for name in names if name.lower().endswith(EXTENSIONS)}
     try:
         used = source.metadata_files(listing)

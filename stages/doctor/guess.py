@@ -12,12 +12,12 @@ from stages.coders.pixels import EXTENSIONS
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import open_plain
 from stages.core.text import printable
-from stages.sources.files import Found, existing, walk
+from stages.sources.files import FoundFile, existing, walk
 from stages.sources.folder import Folder
 from stages.sources.jsonl import Jsonl
 from stages.sources.mix import SingleSource
 from stages.sources.parquet import Parquet
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 from stages.sources.webdataset import Webdataset
 
 _LINE = 1 << 20  # bytes of a first line that are looked at
@@ -43,9 +43,9 @@ def guess_source(path: str) -> Guess:
 def _of_folder(path: str, folder: Path) -> Guess:
     # links too: the reader that is chosen says how to follow them
     names = [
-        (entry.relative if isinstance(entry, Found) else entry.path).lower()
+        (entry.relative if isinstance(entry, FoundFile) else entry.path).lower()
         for entry in walk(folder, recursive=True, follow_links=False)
-        if isinstance(entry, Found) or entry.reason == "SKIPPED_LINK"
+        if isinstance(entry, FoundFile) or entry.reason == "SKIPPED_LINK"
     ]
     counts: Counter[str] = Counter()
     for name in names:
@@ -65,7 +65,7 @@ def _of_folder(path: str, folder: Path) -> Guess:
             return _of_file(str(only), only)
         raise _no_reader(path, f"{len(lists):,} .jsonl files in it", "name one of them")
     if counts[".txt"]:
-        return Guess(Text(path=path), f"{counts['.txt']:,} .txt files in it, and no picture")
+        return Guess(TextFiles(path=path), f"{counts['.txt']:,} .txt files in it, and no picture")
     kinds = ", ".join(
         f"{number:,} {extension or 'without an extension'}" for extension, number in counts.most_common(5)
     )
@@ -85,7 +85,7 @@ def _of_file(path: str, file: Path) -> Guess:
             Folder(path=str(file.parent)), f"{printable(file.name)} holds captions for the pictures next to it"
         )
     if extension in (".txt", ".md"):
-        return Guess(Text(path=path), f"a {extension} file")
+        return Guess(TextFiles(path=path), f"a {extension} file")
     if extension in EXTENSIONS:
         raise _no_reader(path, "it is a single picture", "give the folder")
     if extension in (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst"):

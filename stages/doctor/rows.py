@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from stages.doctor.findings import Finding, Sighting, share
+from stages.doctor.findings import Finding, Sighting, share_text
 from stages.sources.document import Document, ImageSegment
 
 
@@ -71,7 +71,9 @@ class Rows:
             what = f"0 of {number:,} documents fit {rules.length} elements (shortest {self._shortest} or more)"
             yield Finding("NOTHING_FITS", "stops", what, fix, number, self._too_long.examples)
         elif number:
-            what = f"{share(number, self._documents)} documents do not fit {rules.length} elements and are left out"
+            what = (
+                f"{share_text(number, self._documents)} documents do not fit {rules.length} elements and are left out"
+            )
             yield Finding("TOO_LONG", "problem", what, fix, number, self._too_long.examples)
         if number < self._documents and not self._for_training:
             what = f"no documents to train on: all {self._held:,} that can be packed are held out by the source"

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from stages.core.hashing import hash_value
-from stages.doctor.findings import Finding, Gravity, Sighting, share
+from stages.doctor.findings import Finding, Gravity, Sighting, share_text
 from stages.sources.document import Document, TextSegment
 
 LONG_CAPTION = 1000  # characters; alt texts and descriptions stay well below
@@ -84,7 +84,7 @@ class TextTally:
             yield Finding(
                 code,
                 gravity,
-                f"{share(sighting.number, self.documents)} {what}",
+                f"{share_text(sighting.number, self.documents)} {what}",
                 fix,
                 sighting.number,
                 sighting.examples,
@@ -109,7 +109,7 @@ class TextTally:
         examples = tuple(
             f"{times:,} times: {self._shown[name][0]} (again at {self._shown[name][1]})" for name, times in repeated[:3]
         )
-        what = f"{share(number, total)} captions are not the only ones of their words"
+        what = f"{share_text(number, total)} captions are not the only ones of their words"
         fix = "write what tells the pictures apart" if gravity == "problem" else ""
         yield Finding("CAPTION_REPEATED", gravity, what, fix, number, examples)
 

@@ -53,7 +53,7 @@ def _place(seen: Seen) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskScores:
     """Figures (shares between 0 and 1) and the documents behind them."""
 
     figures: dict[str, Any]
@@ -74,14 +74,14 @@ def shapes_edits(loaded: LoadedModel) -> list[StoredDocument]:
 
 def judge_edits(
     loaded: LoadedModel, edits: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> Part:
+) -> TaskScores:
     """Picture and instruction to picture: the share whose things are, in shape, colour, place and size, those of the scene that
     the instruction makes of the first: what was asked for is done, and nothing else."""
     prompts = [Prompt(pieces_of(document, loaded)[:-1], image_next=True) for document in edits]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "edit"), runtime).generate(prompts)
     after = [claims_of(scene_from_json(document.labels["scenes"][1])) for document in edits]
-    drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
-    truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)[-1:]) for document in edits])
+    drawn = generated_pictures(loaded, [latent_of(output) for output in outputs])
+    truth = generated_pictures(loaded, [latent_of(pieces_of(document, loaded)[-1:]) for document in edits])
     verdicts, ceiling = (
         [judge(claimed, see(picture)) for claimed, picture in zip(after, pictures, strict=True)]
         for pictures in (drawn, truth)
@@ -91,10 +91,10 @@ def judge_edits(
     for document, flag in zip(edits, right, strict=True):
         kinds.setdefault(document.labels["edit"], []).append(flag)
     figures = {
-        "edit": share(right),
-        **{f"edit_{kind}": share(flags) for kind, flags in sorted(kinds.items())},
-        "edit_without_sizes": share([judge_objects(verdict) for verdict in verdicts]),
-        "edit_of_true_pictures": share([verdict.all_right for verdict in ceiling]),
+        "edit": mean_of(right),
+        **{f"edit_{kind}": mean_of(flags) for kind, flags in sorted(kinds.items())},
+        "edit_without_sizes": mean_of([judge_objects(verdict) for verdict in verdicts]),
+        "edit_of_true_pictures": mean_of([verdict.all_right for verdict in ceiling]),
         "edit_count": len(edits),
     }
     texts = [segment.text for document in edits for segment in document.segments if isinstance(segment, StoredText)]
@@ -102,43 +102,43 @@ def judge_edits(
         Judged("edit", document.key, text, is_right, picture)
         for document, text, is_right, picture in zip(edits, texts, right, drawn, strict=True)
     ]
-    return Part(figures, judged)
+    return TaskScores(figures, judged)
 
 
 def judge_drawings(
     loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> Part:
+) -> TaskScores:
     """Text to image: the share of drawn pictures with every object, colour and place of the caption right.
 
     The same judge on the true pictures after the autoencoder is reported too: the ceiling of what can be reached.
     """
     prompts = [Prompt((TextPiece(caption_of(document)),), image_next=True) for document in pairs]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "draw"), runtime).generate(prompts)
-    drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
-    truth = pictures_of(loaded, [latent_of(pieces_of(document, loaded)) for document in pairs])
+    drawn = generated_pictures(loaded, [latent_of(output) for output in outputs])
+    truth = generated_pictures(loaded, [latent_of(pieces_of(document, loaded)) for document in pairs])
     verdicts = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, drawn, strict=True)]
     right = [judge_objects(verdict) for verdict in verdicts]
     ceiling = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, truth, strict=True)]
     figures = {
-        "text_to_image": share(right),
+        "text_to_image": mean_of(right),
         **_by_number_of_things("text_to_image", pairs, right),
-        "text_to_image_with_sizes": share([verdict.all_right for verdict in verdicts]),
-        "text_to_image_objects": share([verdict.objects_right for verdict in verdicts]),
-        "text_to_image_colours": share([verdict.colours_right for verdict in verdicts]),
-        "text_to_image_places": share([verdict.places_right for verdict in verdicts]),
-        "text_to_image_of_true_pictures": share([judge_objects(verdict) for verdict in ceiling]),
+        "text_to_image_with_sizes": mean_of([verdict.all_right for verdict in verdicts]),
+        "text_to_image_objects": mean_of([verdict.objects_right for verdict in verdicts]),
+        "text_to_image_colours": mean_of([verdict.colours_right for verdict in verdicts]),
+        "text_to_image_places": mean_of([verdict.places_right for verdict in verdicts]),
+        "text_to_image_of_true_pictures": mean_of([judge_objects(verdict) for verdict in ceiling]),
         "text_to_image_count": len(pairs),
     }
     judged = [
         Judged("text_to_image", document.key, caption_of(document), is_right, picture)
         for document, is_right, picture in zip(pairs, right, drawn, strict=True)
     ]
-    return Part(figures, judged)
+    return TaskScores(figures, judged)
 
 
 def judge_texts(
     loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> Part:
+) -> TaskScores:
     """Image to text: the share of captions that are understood and claim nothing false; and that name every object."""
     images = [tuple(piece for piece in pieces_of(d, loaded) if isinstance(piece, ImagePiece)) for d in pairs]
     prompts = [Prompt(image, max_images=0) for image in images]
@@ -148,20 +148,20 @@ def judge_texts(
     verdicts = [judge_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
     right = [verdict.claims_true for verdict in verdicts]
     figures = {
-        "image_to_text": share(right),
+        "image_to_text": mean_of(right),
         **_by_number_of_things("image_to_text", pairs, right),
-        "image_to_text_complete": share([verdict.claims_true and verdict.complete for verdict in verdicts]),
+        "image_to_text_complete": mean_of([verdict.claims_true and verdict.complete for verdict in verdicts]),
         "image_to_text_count": len(pairs),
     }
-    pictures = pictures_of(loaded, [latent_of(image) for image in images])
+    pictures = generated_pictures(loaded, [latent_of(image) for image in images])
     judged = [
         Judged("image_to_text", document.key, text, is_right, picture)
         for document, text, is_right, picture in zip(pairs, texts, right, pictures, strict=True)
     ]
-    return Part(figures, judged)
+    return TaskScores(figures, judged)
 
 
-def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runtime) -> Part:
+def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runtime) -> TaskScores:
     """From nothing: the share of documents with one picture or more (BOI, image, EOI), ended by the model itself, and
     text that fits: the caption of a pair, or for a longer document the text before its first picture."""
     options = config.generation.model_copy(update={"temperature": config.free_temperature})
@@ -170,13 +170,13 @@ def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runt
     judged = []
     for number, output in enumerate(outputs):
         latents = [piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)]
-        pictures = pictures_of(loaded, latents[:1])
+        pictures = generated_pictures(loaded, latents[:1])
         text = _first_text(output)
         right = output.ended == "eos" and bool(len(pictures)) and judge_objects(verdict_of(text, pictures[0]))
         judged.append(Judged("free", f"free-{number:04d}", text, right, pictures[0] if len(pictures) else None))
     figures = {
-        "free": share([item.right for item in judged]),
-        "free_with_picture_and_end": share(
+        "free": mean_of([item.right for item in judged]),
+        "free_with_picture_and_end": mean_of(
             [
                 output.ended == "eos" and any(isinstance(piece, ImagePiece) for piece in output.pieces)
                 for output in outputs
@@ -184,7 +184,7 @@ def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runt
         ),
         "free_count": len(outputs),
     }
-    return Part(figures, judged)
+    return TaskScores(figures, judged)
 
 
 def _by_number_of_things(name: str, pairs: list[StoredDocument], right: list[bool]) -> dict[str, float]:
@@ -192,7 +192,7 @@ def _by_number_of_things(name: str, pairs: list[StoredDocument], right: list[boo
     found: dict[int, list[bool]] = {}
     for pair, flag in zip(pairs, right, strict=True):
         found.setdefault(len(pair.labels["scenes"][0]), []).append(flag)
-    return {f"{name}_of_{number}": share(flags) for number, flags in sorted(found.items())}
+    return {f"{name}_of_{number}": mean_of(flags) for number, flags in sorted(found.items())}
 
 
 def _first_text(output: Output) -> str:
@@ -216,12 +216,12 @@ def latent_of(pieces: Any) -> torch.Tensor:
     raise TfcliError("a held-out document cannot be judged", why=why, fix="train with a larger pack.row_length")
 
 
-def pictures_of(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
+def generated_pictures(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
     pictures: list[Pixels] = []
     for start in range(0, len(latents), 64):
         pictures.extend(loaded.decode_pictures(torch.stack(latents[start : start + 64])))
     return pictures
 
 
-def share(flags: list[bool]) -> float:
+def mean_of(flags: list[bool]) -> float:
     return round(sum(flags) / len(flags), 4) if flags else 0.0

@@ -9,7 +9,15 @@ from stages.artifacts.latents import StoredDocument, StoredImage, StoredText, ca
 from stages.coders.pixels import Pixels
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed
-from stages.evaluate_model.judged import Judged, Part, judge_objects, latent_of, pictures_of, share, verdict_of
+from stages.evaluate_model.judged import (
+    Judged,
+    TaskScores,
+    generated_pictures,
+    judge_objects,
+    latent_of,
+    mean_of,
+    verdict_of,
+)
 from stages.generation.config import GenerationConfig
 from stages.generation.engine import Engine
 from stages.generation.heldout import heldout_documents, pieces_of
@@ -29,7 +37,7 @@ def shapes_stories(loaded: LoadedModel) -> list[StoredDocument]:
 
 def judge_continued(
     loaded: LoadedModel, stories: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> Part:
+) -> TaskScores:
     """First text and picture are given, and the model goes on as it likes: the share of documents that it ends by itself, of
     at least one turn and picture more, with every text a turn that the world knows and every picture what the texts made of
     the thing."""
@@ -43,22 +51,22 @@ def judge_continued(
         text = "".join(piece.text for piece in output.pieces if isinstance(piece, TextPiece))
         judged.append(Judged("continued", story.key, text, right, last))
     figures = {
-        "continued": share([item.right for item in judged]),
-        "continued_pictures": share(turns),
-        "continued_ended": share([output.ended == "eos" for output in outputs]),
+        "continued": mean_of([item.right for item in judged]),
+        "continued_pictures": mean_of(turns),
+        "continued_ended": mean_of([output.ended == "eos" for output in outputs]),
         "continued_count": len(stories),
     }
-    return Part(figures, judged)
+    return TaskScores(figures, judged)
 
 
 def judge_edits_in_turns(
     loaded: LoadedModel, stories: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> Part:
+) -> TaskScores:
     """Editing within a story: first text, picture and a turn ("then it turns blue: ") are given, the next picture is drawn.
     The share of pictures whose thing changed as the instruction says and is otherwise as it was; by what changes."""
     prompts = [Prompt(pieces_of(story, loaded)[:3], image_next=True) for story in stories]
     outputs = Engine(loaded, config, derive_seed(seed, "eval", "turn"), runtime).generate(prompts)
-    drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
+    drawn = generated_pictures(loaded, [latent_of(output) for output in outputs])
     judged: list[Judged] = []
     kinds: dict[str, list[bool]] = {}
     for story, picture in zip(stories, drawn, strict=True):
@@ -68,16 +76,16 @@ def judge_edits_in_turns(
         judged.append(Judged("has_instruction", story.key, turn, right, picture))
         kinds.setdefault({"turns": "colour", "becomes": "size", "moves": "place"}[turn.split()[2]], []).append(right)
     figures = {
-        "has_instruction": share([item.right for item in judged]),
-        **{f"turned_{kind}": share(flags) for kind, flags in sorted(kinds.items())},
+        "has_instruction": mean_of([item.right for item in judged]),
+        **{f"turned_{kind}": mean_of(flags) for kind, flags in sorted(kinds.items())},
         "turned_count": len(stories),
     }
-    return Part(figures, judged)
+    return TaskScores(figures, judged)
 
 
 def judge_inpainted(
     loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> Part:
+) -> TaskScores:
     """The right half of true pictures that have a thing at the right is drawn again from the caption: the share of pictures
     with every object, colour and place right; without the caption, as a floor; and how far the left half moved, in mean
     absolute difference of a pixel (0 to 255) from the true picture after the autoencoder, beyond the border of the hole."""
@@ -85,7 +93,7 @@ def judge_inpainted(
     width = loaded.latent_shape[2]
     hole_hw = torch.zeros(loaded.latent_shape[1:], dtype=torch.bool)
     hole_hw[:, width // 2 :] = True
-    truth = pictures_of(loaded, latents)
+    truth = generated_pictures(loaded, latents)
     figures: dict[str, float] = {}
     judged: list[Judged] = []
     for name, texts in (
@@ -97,16 +105,16 @@ def judge_inpainted(
             for text, latent in zip(texts, latents, strict=True)
         ]
         outputs = Engine(loaded, config, derive_seed(seed, "eval", "inpaint"), runtime).generate(prompts)
-        drawn = pictures_of(loaded, [latent_of(output) for output in outputs])
+        drawn = generated_pictures(loaded, [latent_of(output) for output in outputs])
         right = [
             judge_objects(verdict_of(caption_of(pair), picture)) for pair, picture in zip(pairs, drawn, strict=True)
         ]
-        figures[name] = share(right)
+        figures[name] = mean_of(right)
         if name == "inpainted":
             figures["inpainted_kept_error"] = _moved(drawn, truth)
             rows = zip(pairs, texts, right, drawn, strict=True)
             judged = [Judged(name, pair.key, text, flag, picture) for pair, text, flag, picture in rows]
-    return Part({**figures, "inpainted_count": len(pairs)}, judged)
+    return TaskScores({**figures, "inpainted_count": len(pairs)}, judged)
 
 
 def with_thing_at_right(pairs: list[StoredDocument]) -> list[StoredDocument]:
@@ -143,7 +151,7 @@ def _follow(loaded: LoadedModel, thing: ClaimedThing, output: Output) -> tuple[l
             now, has_instruction = (None if now is None else after_turn(now, piece.text)), True
             continue
         assert isinstance(piece, ImagePiece)
-        picture = pictures_of(loaded, [piece.latent])[0]
+        picture = generated_pictures(loaded, [piece.latent])[0]
         flags.append(has_instruction and now is not None and judge(Claims((now,)), see(picture)).all_right)
         has_instruction = False
     return flags, picture

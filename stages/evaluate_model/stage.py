@@ -19,7 +19,7 @@ from stages.core.runtime import Runtime
 from stages.evaluate_model.config import EvalConfig
 from stages.evaluate_model.judged import (
     Judged,
-    Part,
+    TaskScores,
     judge_drawings,
     judge_edits,
     judge_free,
@@ -59,7 +59,7 @@ def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
     build.seal({"judge": "shapes" if judged else None}, figures, files=files)
 
 
-def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[Part, str]]:
+def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[TaskScores, str]]:
     """What can be judged of this source, and what its figures' names begin with."""
     rest = (eval.generation, seed, runtime)
     pairs = shapes_pairs(loaded, "scene")

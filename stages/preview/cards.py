@@ -36,7 +36,7 @@ ABOUT = dict.fromkeys(("latents", "sequences"), _THROUGH)
 
 
 @dataclass(frozen=True)
-class Note:
+class CardNote:
     """A word of ours between the parts of a card: never text of the user alone."""
 
     text: str
@@ -47,7 +47,7 @@ class Card:
     """A document in reading order. given: of samples, how many of the parts were given to the model."""
 
     title: str
-    parts: tuple[str | Pixels | Note, ...]
+    parts: tuple[str | Pixels | CardNote, ...]
     given: int | None = None
 
 
@@ -79,7 +79,7 @@ def pictures_of_cards(cards: Sequence[Card]) -> list[Pixels]:
     return [part for card in cards for part in card.parts if isinstance(part, np.ndarray)]
 
 
-def caption_of(card: Card) -> str:
+def card_caption(card: Card) -> str:
     """The texts of a card on one line."""
     return " ".join(part for part in card.parts if isinstance(part, str))
 
@@ -105,14 +105,14 @@ def _images(document: StoredDocument) -> list[StoredImage]:
     return [segment for segment in document.segments if isinstance(segment, StoredImage)]
 
 
-def _latent_parts(document: StoredDocument, pixels: dict[tuple[int, int], Pixels]) -> Iterator[str | Pixels | Note]:
+def _latent_parts(document: StoredDocument, pixels: dict[tuple[int, int], Pixels]) -> Iterator[str | Pixels | CardNote]:
     for segment in document.segments:
         if isinstance(segment, StoredText):
             yield segment.text
         elif segment.ok:
             yield pixels[segment.grid, segment.row]
         else:
-            yield Note(f"[{segment.name}: left out, see errors.jsonl]")
+            yield CardNote(f"[{segment.name}: left out, see errors.jsonl]")
 
 
 def _of_sequences(sequences: Sequences, count: int, side: Side, device: str) -> list[Card]:
@@ -128,22 +128,22 @@ def _of_sequences(sequences: Sequences, count: int, side: Side, device: str) -> 
 
 
 def _packed_card(side: str, row: int, one: PackedDocument, pixels: dict[tuple[int, int], Pixels]) -> Card:
-    parts: list[str | Pixels | Note] = []
+    parts: list[str | Pixels | CardNote] = []
     for span in one.spans:
         if span.kind == "text":
             parts.append(span.text)
         elif span.image is not None:
             parts.append(pixels[span.image.grid, span.image.row])
     if one.caption_dropped:
-        parts.append(Note("[caption dropped]"))
+        parts.append(CardNote("[caption dropped]"))
     return Card(f"{side} row {row}, from {one.start}: {one.key}", tuple(parts))
 
 
 def _of_record(folder: Path, record: Record) -> Card:
     given = [_part(folder, part) for part in record.prompt]
-    made: list[str | Pixels | Note] = [_part(folder, part) for part in record.output]
+    made: list[str | Pixels | CardNote] = [_part(folder, part) for part in record.output]
     if not any(isinstance(part, np.ndarray) or part for part in made):
-        made = [Note("[nothing]")]
+        made = [CardNote("[nothing]")]
     title = f"{record.mode} {record.index}" + (f": {record.key}" if record.key else "")
     return Card(title, (*given, *made), len(given))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from stages.coders.pixels import Pixels, encode_png
 from stages.pages.html import SHOWN, enlargement, render_html
-from stages.preview.cards import Card, Note
+from stages.preview.cards import Card, CardNote
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _shown(card: Card) -> _Shown:
         side = "" if card.given is None else "given" if number < card.given else "made"
         if isinstance(part, np.ndarray):
             parts.append(_picture(part, side))
-        elif isinstance(part, Note):
+        elif isinstance(part, CardNote):
             parts.append(_Part(side, part.text, is_note=True))
         elif part:
             parts.append(_Part(side, part))

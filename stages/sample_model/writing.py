@@ -51,7 +51,7 @@ class RunInfo:
 
 
 @dataclass
-class Frames:
+class GifFrames:
     """Estimates of an image under way, evenly spread over its steps, of which nobody knows how many will come: all of them at
     first, and from there on every second, fourth ... so that there are never more than a GIF shows."""
 
@@ -73,7 +73,7 @@ class _Growing:
     """A document under way. frames: of the image that is being denoised."""
 
     parts: list[Part] = field(default_factory=list)
-    frames: Frames = field(default_factory=Frames)
+    frames: GifFrames = field(default_factory=GifFrames)
     ended: str = ""
 
 
@@ -110,7 +110,7 @@ class Writer:
                     document.parts.append(Part(text=text))
                 self._report(number, text=text)
             case ImageStarted(prompt=number, number=image_number):
-                document.frames = Frames()
+                document.frames = GifFrames()
                 self._levels[number, image_number] = 0.0
             case Denoised(prompt=number, number=image_number, t=t, estimate=estimate):
                 if self.run.gif:
@@ -119,7 +119,7 @@ class Writer:
                 self._show_levels()
             case ImageDone(prompt=number, number=image_number, image=image):
                 part = self._write_picture(number, image_number, image.latent, document.frames.kept)
-                document.frames = Frames()
+                document.frames = GifFrames()
                 document.parts.append(part)
                 self._levels[number, image_number] = 1.0
                 self._show_levels()

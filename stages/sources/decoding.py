@@ -21,7 +21,7 @@ from stages.coders.config import Images
 from stages.coders.pixels import BadImage, Pixels, crop, decode, pad, to_image
 from stages.core.errors import TfcliError
 from stages.core.processes import forkserver
-from stages.sources.document import Picture
+from stages.sources.document import PictureFile
 
 _CRASHED, _CHANGED = "DECODER_CRASHED", "CHANGED_DURING_READ"
 _BATCH = 16  # pictures that go to a worker together
@@ -41,7 +41,7 @@ class Fitted:
     refusal: TfcliError | None = None
 
 
-def read_picture(picture: Picture, images: Images) -> Fitted:
+def read_picture(picture: PictureFile, images: Images) -> Fitted:
     """Read, decode and fit one picture. Never raises for what the picture holds."""
     try:
         data = picture.read()
@@ -89,14 +89,14 @@ class PictureReader:
             while not self._idle.empty():
                 self._idle.get().stop()
 
-    def read(self, pictures: Iterable[Picture]) -> Iterator[Fitted]:
+    def read(self, pictures: Iterable[PictureFile]) -> Iterator[Fitted]:
         """The pictures in order, a bounded number ahead. Raises TfcliError (INPUT) where one is written to meanwhile."""
         for fitted in self._read(pictures):
             if fitted.refusal is not None:
                 raise fitted.refusal
             yield fitted
 
-    def _read(self, pictures: Iterable[Picture]) -> Iterator[Fitted]:
+    def _read(self, pictures: Iterable[PictureFile]) -> Iterator[Fitted]:
         if self.workers == 0:
             yield from (read_picture(picture, self.images) for picture in pictures)
             return
@@ -112,7 +112,7 @@ class PictureReader:
         while waiting:
             yield from waiting.popleft().result()
 
-    def _decode(self, batch: list[Picture]) -> list[Fitted]:
+    def _decode(self, batch: list[PictureFile]) -> list[Fitted]:
         """In a thread: have a process decode the batch; where it is lost, another one goes on behind the picture, or with it
         where it died for the first time."""
         worker = self._idle.get()
@@ -148,7 +148,7 @@ class _Worker:
         self._process.start()
         theirs.close()
 
-    def give(self, batch: list[Picture]) -> None:
+    def give(self, batch: list[PictureFile]) -> None:
         try:
             self._pipe.send(batch)
         except OSError:  # it died between two batches; `take` tells

@@ -18,7 +18,7 @@ from stages.sources.hash_cache import KnownHashes, changed_during_read
 MAX_READ_BYTES = 256 << 20
 
 
-class Picture(Protocol):
+class PictureFile(Protocol):
     """Where an image's data comes from. Small, picklable and lazy: nothing is read or drawn before `read`."""
 
     def read(self) -> bytes | np.ndarray[Any, np.dtype[np.uint8]]:
@@ -67,7 +67,7 @@ class ImageSegment:
     """An image inside a document. `name` is for people: a path, a tar member, a code point."""
 
     name: str
-    picture: Picture
+    picture: PictureFile
 
 
 Segment = TextSegment | ImageSegment
@@ -138,7 +138,7 @@ def count_documents(items: Iterable[Document | Omission]) -> tuple[int, int]:
     return documents, pictures
 
 
-def pictures_of(items: Iterable[Document | Omission]) -> Iterator[Picture]:
+def pictures_of(items: Iterable[Document | Omission]) -> Iterator[PictureFile]:
     """The pictures of all documents, in order."""
     return (image.picture for item in items if isinstance(item, Document) for image in item.images)
 

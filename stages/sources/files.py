@@ -20,7 +20,7 @@ from stages.sources.document import Omission
 from stages.sources.hash_cache import KnownHashes
 
 
-class Found(NamedTuple):
+class FoundFile(NamedTuple):
     """A plain file below the root; `relative` is its path with forward slashes, byte for byte as on disk. Of millions of
     files a tuple takes a third of the time of a dataclass with its Path."""
 
@@ -58,15 +58,15 @@ def existing_folder(path: str, what: str, key: str = "") -> Path:
     return found
 
 
-def walk(root: Path, recursive: bool, follow_links: bool) -> Iterator[Found | Omission]:
+def walk(root: Path, recursive: bool, follow_links: bool) -> Iterator[FoundFile | Omission]:
     """Plain files below `root`, sorted by the bytes of their relative path; what is passed over becomes an Omission.
     Nothing is opened, so a pipe cannot block."""
     entries = list(scan(root, recursive, follow_links))
-    entries.sort(key=lambda entry: os.fsencode(entry.relative if isinstance(entry, Found) else entry.path))
+    entries.sort(key=lambda entry: os.fsencode(entry.relative if isinstance(entry, FoundFile) else entry.path))
     yield from entries
 
 
-def scan(root: Path, recursive: bool, follow_links: bool) -> Iterator[Found | Omission]:
+def scan(root: Path, recursive: bool, follow_links: bool) -> Iterator[FoundFile | Omission]:
     """The same as they are met, in no order."""
     # a stack, not recursion: a hostile folder can be 2,000 levels deep
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
@@ -91,7 +91,7 @@ def scan(root: Path, recursive: bool, follow_links: bool) -> Iterator[Found | Om
                 waiting.append((relative, above | {here} if follow_links else above))
 
 
-def _look_at(entry: os.DirEntry[str], relative: str, root: Path, follow_links: bool) -> Found | Omission | None:
+def _look_at(entry: os.DirEntry[str], relative: str, root: Path, follow_links: bool) -> FoundFile | Omission | None:
     """None for a folder."""
     if entry.is_symlink() and not follow_links:
         return Omission(relative, relative, "SKIPPED_LINK", "a symbolic link (follow_links = false)")
@@ -105,7 +105,7 @@ def _look_at(entry: os.DirEntry[str], relative: str, root: Path, follow_links: b
         return Omission(relative, relative, "SKIPPED_SPECIAL", "a link that leads to nothing")
     if not plain:
         return Omission(relative, relative, "SKIPPED_SPECIAL", "not a plain file (pipe, socket or device)")
-    return Found(relative, root)
+    return FoundFile(relative, root)
 
 
 def safe_relative(name: str) -> str:
@@ -126,7 +126,9 @@ def files_named(
     """The files below `folder` that end with one of `suffixes` in any case, sorted; and what was passed over that may have
     held such. An INPUT error if there are none, which says so where links were all there was. what: "tars"."""
     listing = list(walk(folder, recursive=True, follow_links=follow_links))
-    found = [item.relative for item in listing if isinstance(item, Found) and item.relative.lower().endswith(suffixes)]
+    found = [
+        item.relative for item in listing if isinstance(item, FoundFile) and item.relative.lower().endswith(suffixes)
+    ]
     passed = [item for item in listing if isinstance(item, Omission) and _may_hold(folder / item.path, suffixes)]
     if not found:
         looked = suffixes if isinstance(suffixes, str) else ", ".join(suffixes)

@@ -22,7 +22,7 @@ from stages.core.reading import open_plain
 from stages.core.text import printable
 from stages.sources.captions import Row, read_metadata
 from stages.sources.document import Document, FileSpan, ImageSegment, Omission, caption_pair
-from stages.sources.files import Found, Names, existing_folder, files_hash, none_named, scan, walk, without_suffix
+from stages.sources.files import FoundFile, Names, existing_folder, files_hash, none_named, scan, walk, without_suffix
 from stages.sources.hash_cache import KnownHashes
 from stages.sources.lines import line_error
 from stages.sources.text_rules import BadText, clean_text, decode_text
@@ -81,7 +81,7 @@ class Folder(Section):
     def first_pictures(self, count: int) -> list[FileSpan]:
         """Some of the pictures, in no order; captions are not read and the walk ends with the last of them."""
         found = scan(self._root(), self.recursive, self.follow_links)
-        files = (entry for entry in found if isinstance(entry, Found) and _is_picture(entry.relative))
+        files = (entry for entry in found if isinstance(entry, FoundFile) and _is_picture(entry.relative))
         return [FileSpan(entry.path) for entry in islice(files, count)]
 
     def identity(self, known: KnownHashes | None = None) -> Any:
@@ -107,7 +107,7 @@ class Folder(Section):
     def _root(self) -> Path:
         return existing_folder(self.path, "images folder", "source.path")
 
-    def metadata_files(self, listing: list[Found | Omission]) -> list[str]:
+    def metadata_files(self, listing: list[FoundFile | Omission]) -> list[str]:
         """The files that captions come from, relative to the folder: one at the top, else those of sub-folders."""
         by_folder: dict[str, str] = {}
         found = [name for name in _names(listing) if name.rpartition("/")[2].lower() in METADATA]
@@ -124,7 +124,7 @@ class Folder(Section):
             return []
         return [by_folder[""]] if "" in by_folder else sorted(by_folder.values())
 
-    def _pictures(self, listing: list[Found | Omission]) -> set[str]:
+    def _pictures(self, listing: list[FoundFile | Omission]) -> set[str]:
         names = _names(listing)
         pictures = {name for name in names if _is_picture(name)}
         if not pictures:
@@ -136,7 +136,7 @@ class Folder(Section):
             )
         return pictures
 
-    def _document(self, key: str, entry: Found, sidecars: Names, table: _Table | None) -> Document | Omission:
+    def _document(self, key: str, entry: FoundFile, sidecars: Names, table: _Table | None) -> Document | Omission:
         if not os.access(entry.path, os.R_OK):
             return Omission(key, entry.relative, "PERMISSION", "the picture may not be read")
         try:
@@ -153,7 +153,7 @@ class Folder(Section):
         picture = ImageSegment(entry.relative, FileSpan(entry.path))
         return caption_pair(key, entry.relative, caption, picture, self.missing_caption)
 
-    def _sidecar(self, entry: Found, key: str, sidecars: Names) -> str | None:
+    def _sidecar(self, entry: FoundFile, key: str, sidecars: Names) -> str | None:
         name = next((found for suffix in _SIDECARS if (found := sidecars.find(key + suffix))), None)
         if name is None:
             return None
@@ -189,8 +189,8 @@ def _above(metadata: list[str], picture: str) -> bool:
     return any(not folder or picture.startswith(f"{folder}/") for folder in folders)
 
 
-def _names(listing: list[Found | Omission]) -> list[str]:
-    return [item.relative for item in listing if isinstance(item, Found)]
+def _names(listing: list[FoundFile | Omission]) -> list[str]:
+    return [item.relative for item in listing if isinstance(item, FoundFile)]
 
 
 def _is_picture(name: str) -> bool:

@@ -67,7 +67,7 @@ class KnownHashes:
                 self.keep(seen.signature, value)
         return value
 
-    def watch(self, root: Path, relatives: Sequence[str]) -> Seen:
+    def watch(self, root: Path, relatives: Sequence[str]) -> FileStats:
         """Note what the files are before they are read, for `Unchanged`."""
         seen = look_at(root, relatives)
         self.seen.append(seen.stats)
@@ -82,7 +82,7 @@ class KnownHashes:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FileStats:
     """What the file system said of a list of files. signature: of all, as one hash. at_rest: whether no change since could
     leave it as it is. stats: of each file, 8 bytes of a hash, so that a hundred million files fit into memory."""
 
@@ -91,7 +91,7 @@ class Seen:
     stats: array[int]
 
 
-def look_at(root: Path, relatives: Sequence[str]) -> Seen:
+def look_at(root: Path, relatives: Sequence[str]) -> FileStats:
     """One `stat` of each file."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(root)))
     newest = 0
@@ -108,7 +108,7 @@ def look_at(root: Path, relatives: Sequence[str]) -> Seen:
             newest = max(newest, *times)
         digest.update(os.fsencode(stats))
         each.frombytes(hashlib.blake2b(os.fsencode(stats), digest_size=8).digest())
-    return Seen(digest.hexdigest(), newest < time.time_ns() - _YOUNG_NS, each)
+    return FileStats(digest.hexdigest(), newest < time.time_ns() - _YOUNG_NS, each)
 
 
 class Unchanged(KnownHashes):
@@ -124,7 +124,7 @@ class Unchanged(KnownHashes):
         self.watch(root, relatives)
         return ""
 
-    def watch(self, root: Path, relatives: Sequence[str]) -> Seen:
+    def watch(self, root: Path, relatives: Sequence[str]) -> FileStats:
         """Raises TfcliError (INPUT) naming the first file that is another one now, or that came."""
         then, now = next(self._then, array("Q")), look_at(root, relatives)
         if then != now.stats:

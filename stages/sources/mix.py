@@ -18,10 +18,10 @@ from stages.sources.jsonl import Jsonl
 from stages.sources.parquet import Parquet
 from stages.sources.shapes.edits import ShapesEdits
 from stages.sources.shapes.source import Shapes
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 from stages.sources.webdataset import Webdataset
 
-SingleSource = Folder | Webdataset | Jsonl | Parquet | Text | Emoji | Shapes | ShapesEdits
+SingleSource = Folder | Webdataset | Jsonl | Parquet | TextFiles | Emoji | Shapes | ShapesEdits
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 

@@ -12,13 +12,13 @@ from stages.core.errors import TfcliError
 from stages.core.reading import open_plain
 from stages.core.text import printable
 from stages.sources.document import Document, Omission, TextSegment, count_documents
-from stages.sources.files import Found, existing, files_hash, none_named, walk, without_suffix
+from stages.sources.files import FoundFile, existing, files_hash, none_named, walk, without_suffix
 from stages.sources.hash_cache import KnownHashes
 from stages.sources.lines import lines_of
 from stages.sources.text_rules import BadText, decode_text
 
 
-class Text(Section):
+class TextFiles(Section):
     """Text from a file, or from all .txt files of a folder."""
 
     kind: Literal["text"] = "text"
@@ -57,7 +57,7 @@ class Text(Section):
 
     def identity(self, known: KnownHashes | None = None) -> Any:
         """Hash of the text files."""
-        found = [entry for entry in self._entries() if isinstance(entry, Found)]
+        found = [entry for entry in self._entries() if isinstance(entry, FoundFile)]
         root = existing(self.path, "text")
         return {"files": files_hash(root if root.is_dir() else root.parent, [entry.relative for entry in found], known)}
 
@@ -65,10 +65,10 @@ class Text(Section):
         """Which text, and what a document is."""
         return f"text in {printable(self.path)}, one document a {self.split}"
 
-    def _entries(self) -> Iterator[Found | Omission]:
+    def _entries(self) -> Iterator[FoundFile | Omission]:
         root = existing(self.path, "text")
         if root.is_file():
-            yield Found(root.name, root.parent)
+            yield FoundFile(root.name, root.parent)
             return
         if not root.is_dir():
             raise TfcliError(
@@ -76,12 +76,12 @@ class Text(Section):
             )
         listing = list(walk(root, self.recursive, self.follow_links))
         entries = [item for item in listing if isinstance(item, Omission) or item.relative.lower().endswith(".txt")]
-        if not any(isinstance(item, Found) for item in entries):
+        if not any(isinstance(item, FoundFile) for item in entries):
             passed = [item for item in listing if isinstance(item, Omission)]
             raise none_named(f"no text in {printable(self.path)} (looked for txt in {len(listing):,} files)", passed)
         yield from entries
 
-    def _file(self, key: str, entry: Found) -> Iterator[Document | Omission]:
+    def _file(self, key: str, entry: FoundFile) -> Iterator[Document | Omission]:
         try:
             with open_plain(entry.path) as file:
                 for index, (line, part) in enumerate(self._parts(file)):

@@ -28,10 +28,10 @@ def decode_text(data: bytes, max_bytes: int) -> str:
 
 def clean_text(text: str, max_bytes: int) -> str:
     """Text from outside as every reader takes it: lines ended by a line feed, whatever system wrote them; and `check_text`."""
-    return check_text(text.replace("\r\n", "\n").replace("\r", "\n"), max_bytes)
+    return require_lossless(text.replace("\r\n", "\n").replace("\r", "\n"), max_bytes)
 
 
-def check_text(text: str, max_bytes: int) -> str:
+def require_lossless(text: str, max_bytes: int) -> str:
     """`text` itself if the tokenizer can give it back unchanged."""
     try:
         size = len(text.encode("utf-8"))

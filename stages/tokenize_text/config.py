@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from stages.core.config import Section
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 from stages.sources.text_table import TextTable
 
 VERSION = 5  # of the stage; raised where the same settings give other bytes
@@ -20,7 +20,7 @@ def _kind(value: Any) -> str:
 
 
 Corpus = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[TextTable, Tag("table")],
+    Annotated[TextFiles, Tag("text")] | Annotated[TextTable, Tag("table")],
     Discriminator(_kind, custom_error_type="corpus", custom_error_message="kind must be text or table"),
 ]
 

@@ -34,7 +34,7 @@ class State:
     saved: str = ""
 
 
-def save(folder: Path, state: State) -> None:
+def save_state(folder: Path, state: State) -> None:
     """Write one safetensors file with the whole state, then `state.json`, which names it and makes it valid."""
     saves = folder / GROWING
     with disk_errors(saves):

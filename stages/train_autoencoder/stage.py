@@ -32,11 +32,11 @@ from stages.core.files import (
 from stages.core.runtime import Runtime
 from stages.core.seeds import derive_seed, numpy_generator, torch_generator
 from stages.sources.decoding import PictureReader
-from stages.sources.document import Picture, Source
+from stages.sources.document import PictureFile, Source
 from stages.sources.reasons import LeftOut
 from stages.train_autoencoder.config import PretrainedVae, TrainVae
 from stages.train_autoencoder.losses import Discriminator, Perceptual, adversarial_loss, discriminator_loss
-from stages.train_autoencoder.saving import State, resume, save
+from stages.train_autoencoder.saving import State, resume, save_state
 
 
 def run(source: Source, images: Images, vae: TrainVae | PretrainedVae, context: StageContext) -> None:
@@ -132,7 +132,7 @@ def _load_pictures(source: Source, images: Images, limit: int, runtime: Runtime)
     documents = (item for item in left_out.kept(source.documents()) if not item.heldout)
     names: list[str] = []  # of the pictures that the reader is working on
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[PictureFile]:
         for image in (image for document in documents for image in document.images):
             names.append(image.name)
             yield image.picture
@@ -167,7 +167,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, context: StageConte
     while state.step < vae.steps:
         # save
         if state.step % vae.save_every == 0 or runtime.interrupts.requested:
-            save(build.folder, state)
+            save_state(build.folder, state)
         runtime.interrupts.check(f"state saved at step {state.step}")
 
         # load a batch
@@ -194,9 +194,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, context: StageConte
         state.optimizer.step()
         if adversary is not None:
             _step_discriminator(state, adversary, truth, reconstruction)
-        decay = min(vae.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
+        _update_average(vae, state)
         state.step += 1
 
         # evaluate, log
@@ -206,7 +204,7 @@ def _train(vae: TrainVae, training: Pixels, heldout: Pixels, context: StageConte
                 row["psnr"] = _psnr_of_average(state, heldout, device)
             state.rows.append(row)
             runtime.report(Progress("vae", state.step, vae.steps, "steps", {"l1": f"{l1.item():.4f}"}))
-    save(build.folder, state)
+    save_state(build.folder, state)
     write_jsonl(build.folder / METRICS, state.rows)
     _load_average(state.model, state.ema)
     return Vae(state.model, device)
@@ -251,6 +249,13 @@ def _step_discriminator(state: State, adversary: Discriminator, truth: Tensor, r
     state.discriminator_optimizer.zero_grad(set_to_none=True)
     discriminator_loss(adversary, truth, reconstruction.detach()).backward()
     state.discriminator_optimizer.step()
+
+
+@torch.no_grad()
+def _update_average(vae: TrainVae, state: State) -> None:
+    """ema += (1 - d) (weights - ema), in place, with d = min(ema_decay, (1 + step) / (10 + step))."""
+    decay = min(vae.ema_decay, (1 + state.step) / (10 + state.step))
+    torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
 
 
 def _load_average(model: Any, ema: dict[str, Tensor]) -> None:

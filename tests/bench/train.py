@@ -172,8 +172,8 @@ def memory(_peer: PeerProcess) -> list[Figure]:
         "from stages.core.memory import peak_bytes; from tests.bench.train import EQUAL, RAGGED, Ours;"
         "Ours(EQUAL, RAGGED, 8, 'fp32').steps(6); print(peak_bytes())"
     )
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    ours = int(told.stdout)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    ours = int(done.stdout)
     return [
         at_most("peak memory, ragged, fp32, ours / peer", ours / theirs, 1 / 3, "x"),
         Figure("  peer, ours", theirs / 2**20, f"MiB, {ours / 2**20:,.0f} MiB"),

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,7 @@ ROWS = (b"\x00" + b"\x01\x02\x03" * SIDE) * SIDE
 PIXEL = [1, 2, 3]
 
 
+@cache
 def of_zeros(mebibytes: int) -> bytes:
     packer, piece = zlib.compressobj(9), bytes(1 << 20)
     return b"".join([*(packer.compress(piece) for _ in range(mebibytes)), packer.flush()])

@@ -18,7 +18,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import Interrupts
 from stages.core.runtime import Runtime
 from stages.doctor.examine import Checkup, Limits, Spread, check_source
-from stages.doctor.findings import GRAVITIES, Finding, share
+from stages.doctor.findings import GRAVITIES, Finding, share_text
 from stages.doctor.guess import guess_source
 from stages.doctor.pictures import near_twins, small_copy
 from stages.doctor.rows import RowRules, Rows
@@ -26,7 +26,7 @@ from stages.doctor.texts import suspicions
 from stages.sources.document import Document, FileSpan, ImageSegment, TextSegment
 from stages.sources.folder import Folder
 from stages.sources.mix import Mix
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 
 
 def photo(seed: int, height: int = 64, width: int = 96) -> Image.Image:
@@ -287,10 +287,10 @@ def test_a_text_much_longer_than_the_others_and_text_alone(tmp_path: Path) -> No
     for number in range(9):
         (tmp_path / f"{number}.txt").write_text("word " * 20)
     (tmp_path / "novel.txt").write_text("word " * 9000)
-    checkup = check(Text(path=str(tmp_path)), corpus=True)
+    checkup = check(TextFiles(path=str(tmp_path)), corpus=True)
     assert checkup.usable
     assert found(checkup)["DOCUMENT_LONG"].examples == ("novel",)
-    assert not check(Text(path=str(tmp_path))).usable
+    assert not check(TextFiles(path=str(tmp_path))).usable
 
 
 def test_folders_inside_a_mix_are_looked_at(folder: Path) -> None:
@@ -329,10 +329,10 @@ def test_a_sample_is_spread_over_all(number: int) -> None:
 
 def test_near_twins_are_seen_through_size_and_format_alone() -> None:
     images = [photo(1), photo(1).resize((200, 140)), photo(2), photo(3)]
-    from stages.doctor.pictures import Seen
+    from stages.doctor.pictures import SeenPicture
 
     seen = [
-        Seen(str(number), "PNG", image.size, (), str(number), "", "", (), small_copy(np.array(image)))
+        SeenPicture(str(number), "PNG", image.size, (), str(number), "", "", (), small_copy(np.array(image)))
         for number, image in enumerate(images)
     ]
     assert [{one.name, other.name} for one, other in near_twins(seen)] == [{"0", "1"}]
@@ -345,8 +345,8 @@ def test_texts_in_every_script_are_not_suspected() -> None:
 
 
 def test_shares() -> None:
-    assert share(1, 1000) == "1 of 1,000 (less than 1 %)"
-    assert share(0, 0) == "0 of 0 (0 %)"
+    assert share_text(1, 1000) == "1 of 1,000 (less than 1 %)"
+    assert share_text(0, 0) == "0 of 0 (0 %)"
 
 
 def test_the_reader_is_guessed(folder: Path, tmp_path: Path) -> None:

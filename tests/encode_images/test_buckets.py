@@ -23,7 +23,7 @@ from stages.artifacts.manifest import Stamp
 from stages.coders.config import MAX_SHAPES, Images
 from stages.coders.vae import load_vae
 from stages.core.errors import TfcliError
-from stages.core.runtime import Part, Runtime
+from stages.core.runtime import Runtime, WorkPart
 from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
 from stages.encode_images.rows import pack_grids, unpack_grids
@@ -78,9 +78,9 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_autoencoder(tmp_path_factory.mktemp("vae") / "autoencoder", BUCKETS)
 
 
-def encode(target: Path, autoencoder: Path, part: Part | None = None, **options: Any) -> None:
+def encode(target: Path, autoencoder: Path, part: WorkPart | None = None, **options: Any) -> None:
     settings = EncodeConfig(batch_size=2, shard_rows=3, check_pictures=5, **options)
-    runtime = Runtime(device="cpu", workers=0, part=part or Part())
+    runtime = Runtime(device="cpu", workers=0, part=part or WorkPart())
     with building(target, Stamp("latents", "encode", 1, 0, {}), runtime) as build:
         stage.run(Albums(), BUCKETS, settings, autoencoder, StageContext(build, runtime, 0))
 
@@ -153,7 +153,7 @@ def test_what_lies_in_another_grid_cannot_be_read_in_silence(tmp_path: Path, aut
 def test_parts_make_the_bytes_of_one_run(tmp_path: Path, autoencoder: Path) -> None:
     encode(tmp_path / "whole", autoencoder, max_bad=1, mirror=True)
     for index in (2, 1, 3):
-        encode(tmp_path / "parts", autoencoder, Part(index, 3), max_bad=1, mirror=True)
+        encode(tmp_path / "parts", autoencoder, WorkPart(index, 3), max_bad=1, mirror=True)
     one, other = Latents.open(tmp_path / "whole"), Latents.open(tmp_path / "parts")
     assert one.manifest.digest == other.manifest.digest
 

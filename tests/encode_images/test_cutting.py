@@ -54,6 +54,15 @@ def test_every_document_lies_in_the_shard_of_its_first_row(tmp_path: Path) -> No
     assert [part["image"] for part in album["segments"]] == [0, 1, 2, 3, 4]
 
 
+def test_a_document_that_begins_where_a_shard_is_full_lies_in_the_next_one(tmp_path: Path) -> None:
+    albums = [
+        Document(key, tuple(ImageSegment(f"{key}{place}.png", Png(place, False)) for place in range(2))) for key in "ab"
+    ]
+    cut(tmp_path, SimpleNamespace(documents=lambda: iter(albums)))
+    keys = [[row["key"] for row in read_jsonl(tmp_path / "documents" / name)] for name in files(tmp_path)]
+    assert keys == [["a"], ["b"]]
+
+
 def test_a_shard_that_others_make_is_cut_alike_and_leaves_no_file(tmp_path: Path) -> None:
     whole = cut(tmp_path / "whole", Mixed(3))
     assert cut(tmp_path / "part", Mixed(3), lambda number: number == 2) == whole

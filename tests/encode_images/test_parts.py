@@ -13,7 +13,7 @@ from stages.artifacts.folder import building
 from stages.artifacts.latents import Latents
 from stages.artifacts.manifest import Stamp
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.runtime import Part, Runtime
+from stages.core.runtime import Runtime, WorkPart
 from stages.encode_images import rows as shard_rows
 from tests.encode_images.test_stage import Pairs, autoencoder, encode, work
 
@@ -21,13 +21,13 @@ __all__ = ["autoencoder"]  # the fixture
 
 
 def part(index: int, count: int) -> Runtime:
-    return Runtime(device="cpu", workers=0, part=Part(index, count))
+    return Runtime(device="cpu", workers=0, part=WorkPart(index, count))
 
 
 def test_every_unit_falls_to_exactly_one_part() -> None:
     for count in (1, 2, 4, 7):
         for unit in range(20):
-            assert sum(Part(index, count).has(unit) for index in range(1, count + 1)) == 1
+            assert sum(WorkPart(index, count).has(unit) for index in range(1, count + 1)) == 1
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])

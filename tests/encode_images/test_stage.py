@@ -28,7 +28,7 @@ from stages.core.config import result_config
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Warn
 from stages.core.files import read_jsonl
-from stages.core.runtime import Part, Runtime
+from stages.core.runtime import Runtime, WorkPart
 from stages.encode_images import rows as shard_rows
 from stages.encode_images import stage
 from stages.encode_images.config import EncodeConfig
@@ -389,7 +389,7 @@ def test_a_disk_that_is_too_small_is_told_before_a_shard_is_made(
 ) -> None:
     """Of three shards (11 rows of 2 x 4 x 8 x 8 float16) one is there when the disk has room for half of the other two."""
     row = 2 * 4 * 8 * 8 * 2 + 4
-    assert not work(tmp_path / "latents", autoencoder, Runtime(device="cpu", workers=0, part=Part(1, 3)))
+    assert not work(tmp_path / "latents", autoencoder, Runtime(device="cpu", workers=0, part=WorkPart(1, 3)))
     written = shards_written(monkeypatch)
     free = 4 * row
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))

@@ -45,7 +45,7 @@ def test_speed_and_time_follow_from_the_arithmetic() -> None:
     assert two.memory == plan.memory
 
 
-def test_many_rows_are_drawn_on_from_a_few() -> None:
+def test_many_rows_are_extrapolated_from_a_few() -> None:
     """The line through a few rows ends where all of them are."""
     plan = made(TrainConfig(batch_rows=24))
     direct = footprint(MODEL, DATA.dims, TrainConfig(), [stand_in(DATA.dims, DATA.grid, DATA.row_length, 24)])
@@ -78,11 +78,11 @@ def test_the_recipes_of_the_paper_have_its_settings(size: str, codec: str) -> No
 def test_clean_copies_make_a_step_longer() -> None:
     train = TrainConfig(batch_rows=24)
     plain = made(train)
-    copied = plan_training(MODEL, DiffusionConfig(context_images="clean"), train, DATA, LARGE, mfu=0.5)
+    with_copies = plan_training(MODEL, DiffusionConfig(context_images="clean"), train, DATA, LARGE, mfu=0.5)
     pairs = 512 // 2 // (16 + 33)
-    assert copied.elements_per_step == plain.elements_per_step + 24 * pairs * 16
-    assert copied.memory["activations"] > plain.memory["activations"]
-    assert copied.seconds > plain.seconds
+    assert with_copies.elements_per_step == plain.elements_per_step + 24 * pairs * 16
+    assert with_copies.memory["activations"] > plain.memory["activations"]
+    assert with_copies.seconds > plain.seconds
 
 
 def test_what_is_advised_fits() -> None:
@@ -107,7 +107,7 @@ def test_devices_without_rows_do_not_make_it_faster() -> None:
     assert many.speed == pytest.approx(12 * one.speed)
 
 
-def test_a_trial_without_growth_is_not_drawn_on() -> None:
+def test_a_trial_without_growth_is_not_extrapolated() -> None:
     assert Trial(50, 1000, 1000, 1.0).peak_after(10**6) == 1000
     assert Trial(50, 1000, 900, 1.0).peak_after(50) == 1000
     assert Trial(50, 1000, 900, 1.0).peak_after(100) == 1100
@@ -123,17 +123,17 @@ def test_on_a_cpu_with_data_memory_and_speed_are_those_of_a_trial(
     cpu = Machine("cpu", 1, 10**12, 1e12, measured=True)
     seen: list[int] = []
 
-    def try_out(*given: Any) -> Trial:
-        seen.append(given[-1])
-        return Trial(given[-1], 2 * 10**9, 2 * 10**9, 123.0)
+    def try_out(*arguments: Any) -> Trial:
+        seen.append(arguments[-1])
+        return Trial(arguments[-1], 2 * 10**9, 2 * 10**9, 123.0)
 
     monkeypatch.setattr("stages.estimate_training.plan.try_out", try_out)
     plan = plan_training(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, cpu)
     assert seen == [100]
     assert plan.peak_bytes == 2 * 10**9
     assert plan.speed == pytest.approx(123)
-    given = plan_training(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, cpu, mfu=0.5)
-    assert given.mfu == 0.5
+    stated = plan_training(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, cpu, mfu=0.5)
+    assert stated.mfu == 0.5
     gpu = plan_training(MODEL, DiffusionConfig(), TrainConfig(batch_rows=2), sequences, LARGE)
     assert gpu.trial is None
     assert len(seen) == 2
@@ -174,16 +174,16 @@ def test_of_uneven_shares_the_fullest_counts() -> None:
     assert made(TrainConfig(batch_rows=3), two).memory == made(TrainConfig(batch_rows=4), two).memory
 
 
-def test_groups_that_do_not_go_round_are_refused() -> None:
+def test_devices_that_the_group_does_not_divide_are_refused() -> None:
     with pytest.raises(TfcliError, match="is not divisible by"):
         made(TrainConfig(sharding="hybrid", shard_group=2), replace(LARGE, count=3))
 
 
-def test_cut_weights_are_divided_by_the_group_and_gathered_a_block_at_a_time() -> None:
+def test_sharded_weights_are_divided_by_the_group_and_gathered_a_block_at_a_time() -> None:
     eight = replace(LARGE, count=8)
     whole, full, pairs = (
-        made(TrainConfig.model_validate({"batch_rows": 8, "ema_decay": 0.9, **cut}), eight).memory
-        for cut in ({}, {"sharding": "full"}, {"sharding": "hybrid", "shard_group": 2})
+        made(TrainConfig.model_validate({"batch_rows": 8, "ema_decay": 0.9, **sharding}), eight).memory
+        for sharding in ({}, {"sharding": "full"}, {"sharding": "hybrid", "shard_group": 2})
     )
     for kind in ("weights", "gradients", "optimizer", "running average"):
         assert full[kind] == pytest.approx(whole[kind] / 8, abs=8)
@@ -201,11 +201,11 @@ def test_where_weights_do_not_fit_sharding_is_advised_and_then_checkpointing() -
     whole = made(train, eight)
     little = replace(eight, memory=whole.peak_bytes - whole.memory["activations"])
     assert "train.sharding" in made(train, little).advice
-    cut = train.model_copy(update={"sharding": "full"})
-    sharded = made(cut, eight)
+    config = train.model_copy(update={"sharding": "full"})
+    sharded = made(config, eight)
     little = replace(eight, memory=sharded.peak_bytes - sharded.memory["activations"] // 10)
-    assert '"selective"' in made(cut, little).advice
-    assert made(cut.model_copy(update={"checkpointing": "full"}), little).advice == ""
+    assert '"selective"' in made(config, little).advice
+    assert made(config.model_copy(update={"checkpointing": "full"}), little).advice == ""
 
 
 # Table 2 of the paper in our count, and the shares of table 7: +106.1, 71.3, 35.5, 19.3, 3.8 % for the U-Net.
@@ -239,7 +239,7 @@ def test_the_weights_of_all_sizes_of_the_paper(size: str) -> None:
     for name in (f"paper-{size}", f"paper-{size}-unet"):
         recipe = load_recipe(name)
         with torch.device("meta"):
-            counts.append(parameters_by_part(Transfusion(recipe.model, data_of(recipe).facts)))
+            counts.append(parameters_by_part(Transfusion(recipe.model, data_of(recipe).dims)))
     check_counts(size, *counts)
 
 

@@ -12,7 +12,7 @@ from stages.artifacts.latents import StoredDocument, caption_of
 from stages.core.runtime import Runtime
 from stages.evaluate_model import judged
 from stages.evaluate_model.config import EvalConfig
-from stages.evaluate_model.judged import Part, judge_drawings, judge_free, judge_texts, shapes_pairs
+from stages.evaluate_model.judged import TaskScores, judge_drawings, judge_free, judge_texts, shapes_pairs
 from stages.generation.config import GenerationConfig
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
 from stages.sources.shapes.drawing import draw
@@ -38,9 +38,9 @@ def number_of_things(pair: StoredDocument) -> int:
     return len(pair.labels["scenes"][0])
 
 
-def part_of(world: World, function: Any) -> Part:
+def part_of(world: World, function: Any) -> TaskScores:
     pairs = [document for document, _ in world.documents]
-    part: Part = function(world.loaded, pairs, GenerationConfig(), 0, Runtime())
+    part: TaskScores = function(world.loaded, pairs, GenerationConfig(), 0, Runtime())
     return part
 
 
@@ -146,7 +146,7 @@ def test_a_caption_is_right_if_it_is_understood_and_nothing_in_it_is_false(
     assert prompt.max_images == 0
 
 
-def free(monkeypatch: pytest.MonkeyPatch, *outputs: Output) -> Part:
+def free(monkeypatch: pytest.MonkeyPatch, *outputs: Output) -> TaskScores:
     world = World("new-scene", judged, monkeypatch)
     monkeypatch.setattr(world, "generate", lambda prompts: [outputs[number] for number, _ in enumerate(prompts)])
     return judge_free(world.loaded, EvalConfig(free=len(outputs)), 0, Runtime())

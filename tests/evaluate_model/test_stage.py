@@ -17,7 +17,7 @@ from stages.core.files import read_jsonl
 from stages.core.runtime import Runtime
 from stages.evaluate_model import stage
 from stages.evaluate_model.config import EvalConfig
-from stages.evaluate_model.judged import Judged, Part
+from stages.evaluate_model.judged import Judged, TaskScores
 from tests.builders import stamp
 
 DOCUMENTS = {"scene": [f"scene-{number}" for number in range(9)], "thing": [f"thing-{number}" for number in range(9)]}
@@ -32,13 +32,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     calls: list[tuple[str, Any]] = []
 
     def judge_of(name: str) -> Any:
-        def judge(_loaded: Any, documents: Any, *_: Any) -> Part:
+        def judge(_loaded: Any, documents: Any, *_: Any) -> TaskScores:
             keys = [f"free-{number}" for number in range(documents.free)] if name == "free" else documents
             calls.append((name, list(keys)))
             rows = [
                 Judged(name, key, "text", number == 0, WRONG if number else RIGHT) for number, key in enumerate(keys)
             ]
-            return Part({name: float(len(keys))}, rows)
+            return TaskScores({name: float(len(keys))}, rows)
 
         return judge
 

@@ -66,7 +66,8 @@ def distance(found: Output, expected: Output) -> float:
 
 @pytest.fixture(scope="module", params=["plain", "optimized"])
 def engines(trained: Any, request: pytest.FixtureRequest) -> Any:
-    """The engine's model: as it was trained, and optimized for inference, which users run."""
+    """The engine's model: as it was trained, and optimized for inference, which users run (in float32: oneDNN has no
+    float64)."""
     return optimized(trained, torch.float32) if request.param == "optimized" else trained
 
 
@@ -95,7 +96,7 @@ def test_kv_cache_parity_of_a_trained_model(
 
 
 def test_kv_cache_parity_in_float64(trained: Any) -> None:
-    """What float32 shows is rounding, which the first step of a noise prediction makes large."""
+    """The differences in float32 are rounding."""
     exact = copy.copy(trained)
     exact.model = copy.deepcopy(trained.model).double()
     torch.set_default_dtype(torch.float64)

@@ -142,19 +142,19 @@ def test_the_size_of_each_image_precedes_its_boi(sequences: Sequences) -> None:
 def test_a_row_with_a_wrong_size_is_refused(sequences: Sequences, damage: str) -> None:
     content, table = sequences.content, sequences.split("train")
     frames = Frames(np.array([4, 8]), np.array(list(content.size_ids().values())))
-    tokens = Tokens.open(sequences.tokens_folder()).content
-    check_rows(table, tokens, frames)
+    special_tokens = Tokens.open(sequences.tokens_folder()).content
+    check_rows(table, special_tokens, frames)
     ids = np.array(table.ids)
     row, first = table.images[0, 0], table.images[0, 1]
     index, value = {
-        "other size": ((row, first - 2), 2 * tokens.vocab_size + 1 - ids[row, first - 2]),
+        "other size": ((row, first - 2), 2 * special_tokens.vocab_size + 1 - ids[row, first - 2]),
         "no size": ((row, first - 2), 20),
-        "a size too many": ((row, first), tokens.vocab_size),
+        "a size too many": ((row, first), special_tokens.vocab_size),
     }[damage]
     ids[index] = value
     damaged = RowTable(ids, table.documents, table.images, table.row_documents, table.row_images)
     with pytest.raises(TfcliError, match="size"):
-        check_rows(damaged, tokens, frames)
+        check_rows(damaged, special_tokens, frames)
 
 
 def test_the_model_chooses_the_size_that_the_caption_names(loaded: Any) -> None:

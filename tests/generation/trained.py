@@ -57,8 +57,8 @@ def picture(letter: int, generator: torch.Generator) -> torch.Tensor:
 def trained_model(steps: int = 220) -> Any:
     """Documents: a letter, its picture, the letter that follows in the alphabet, its picture; or a picture and its letter.
 
-    It predicts the velocity: x_0 = a x_t - b v, whose rounding is that of v. Of a noise prediction, x_0 = (x_t - b eps) / a, the
-    first step has a = 5e-5, so that what float32 leaves in eps comes back 20,000 times as large.
+    It predicts the velocity v: x_0 = alpha x_t - sigma v, with the rounding of v. From a noise prediction, x_0 = (x_t - sigma
+    eps) / alpha; the first step has alpha = 5e-5, which multiplies the rounding of eps by 20,000.
     """
     generator = torch.Generator().manual_seed(0)
     model = Transfusion(ModelConfig(width=48, layers=3, heads=3, rope_base=100.0), ModelDims(31, CHANNELS, 2))

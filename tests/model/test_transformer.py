@@ -271,5 +271,14 @@ def test_text_embeddings_of_a_fresh_model_have_the_norm_of_patches() -> None:
     network = model()
     latents = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     patches = network.patches.encode(latents, torch.arange(64)).vectors_IPD
-    rms = [vectors.square().mean().sqrt().item() for vectors in (network.text_embedding.weight, patches)]
-    assert 0.5 < rms[0] / rms[1] < 2
+    loudness = [vectors.square().mean().sqrt().item() for vectors in (network.text_embedding.weight, patches)]
+    assert 0.5 < loudness[0] / loudness[1] < 2
+
+
+def test_what_adds_to_the_stream_starts_smaller_by_the_root_of_twice_the_layers() -> None:
+    network = Transfusion(ModelConfig(width=256, layers=2, heads=2), ModelDims(40, 2, 2))
+    network.initialise(torch.Generator().manual_seed(0))
+    for block in network.blocks:
+        for layer, smaller in ((block.qkv, 1), (block.gate_up, 1), (block.attention_out, 2), (block.down, 2)):
+            wanted = layer.weight.shape[1] ** -0.5 / smaller  # smaller: (2 layers)^1/2
+            assert layer.weight.std().item() == pytest.approx(wanted, rel=0.02)

@@ -13,7 +13,7 @@ from stages.artifacts.sequences import Sequences
 from stages.coders.pixels import encode_png
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences.config import PackConfig
-from stages.preview.cards import Card, Note, caption_of, cards_of, decode_rows, pictures_of_cards
+from stages.preview.cards import Card, CardNote, card_caption, cards_of, decode_rows, pictures_of_cards
 from stages.preview.page import cards_page
 from stages.preview.rows import PackedDocument, read_rows
 from tests.builders import Story, make_all, make_autoencoder, make_latents
@@ -94,10 +94,10 @@ def latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Latents:
 def test_cards_show_documents_in_order_with_their_own_pictures(latents: Latents) -> None:
     cards = cards_of(latents.folder, "latents", count=100, side="train", device="cpu")
     assert [card.title for card in cards] == [f"d{number}" for number in range(14)]
-    assert caption_of(cards[3]) == TEXTS[3]
+    assert card_caption(cards[3]) == TEXTS[3]
     kinds = ["text" if isinstance(part, str) else "picture" for part in cards[12].parts]
     assert kinds == ["text", "picture", "text", "picture", "text"]
-    assert isinstance(cards[13].parts[0], Note)
+    assert isinstance(cards[13].parts[0], CardNote)
     alone = decode_rows(latents, {(0, 3)}, "cpu")[0, 3]
     shown = pictures_of_cards([cards[3]])[0]
     assert shown.shape == (16, 16, 3)
@@ -140,7 +140,7 @@ class Reader(HTMLParser):
 def test_a_page_holds_hostile_text_as_text() -> None:
     evil = "</p><script>alert(1)</script>' onload='x' \u202e\x1b[31m\x00\udcff \u732b"
     pixels = np.zeros((8, 16, 3), np.uint8)
-    page = cards_page(evil, evil, [Card(evil, (evil, pixels, Note(evil)), given=1), Card("", ())])
+    page = cards_page(evil, evil, [Card(evil, (evil, pixels, CardNote(evil)), given=1), Card("", ())])
     reader = Reader()
     reader.feed(page)
     assert "script" not in reader.tags

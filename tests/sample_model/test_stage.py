@@ -26,7 +26,7 @@ from stages.sample_model.config import SampleConfig
 from stages.sample_model.pictures import drawn_pixels, edit_of, fit_of, picture_piece
 from stages.sample_model.stage import _within
 from stages.sample_model.tasks import Task
-from stages.sample_model.writing import FRAMES, Frames, RunInfo, Writer
+from stages.sample_model.writing import FRAMES, GifFrames, RunInfo, Writer
 from stages.sources.decoding import read_picture
 from stages.sources.document import FileSpan
 from tests.bad_inputs.lab import Lab, Outcome, Shelf
@@ -168,7 +168,7 @@ def test_a_picture_says_all_that_it_takes_to_draw_it_again(lab: Lab) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 23, 24, 25, 48, 49, 250, 1000])
 def test_an_animation_keeps_no_more_frames_than_it_shows(steps: int) -> None:
-    frames, most = Frames(), 0
+    frames, most = GifFrames(), 0
     for step in range(steps):
         frames.add(torch.tensor(float(step)))
         most = max(most, len(frames.kept))

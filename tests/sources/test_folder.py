@@ -77,6 +77,21 @@ def test_metadata_is_preferred_and_described(tmp_path: Path) -> None:
     assert [(item.key, item.reason) for item in omissions] == [("sub/b", "CAPTION_MISSING")]
 
 
+def test_the_metadata_of_the_nearest_folder_counts(tmp_path: Path) -> None:
+    for name in ("a/one.png", "a/b/two.png"):
+        put(tmp_path, name)
+    for folder, row in (
+        ("a", {"file_name": "one.png", "text": "one"}),
+        ("a", {"file_name": "b/two.png", "text": "far"}),
+        ("a/b", {"file_name": "two.png", "text": "near"}),
+    ):
+        with (tmp_path / folder / "metadata.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    documents, _ = split(Folder(path=str(tmp_path)))
+    captions = {document.key: document.segments[0] for document in documents}
+    assert captions == {"a/one": TextSegment("one"), "a/b/two": TextSegment("near")}
+
+
 def test_metadata_in_parquet(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")

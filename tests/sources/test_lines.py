@@ -12,7 +12,7 @@ from stages.core.errors import TfcliError
 from stages.sources.captions import read_metadata
 from stages.sources.document import Omission
 from stages.sources.lines import lines_of
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 from stages.sources.text_table import TextTable
 
 
@@ -67,5 +67,5 @@ def test_a_damaged_archive_names_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("split", "line"), [("line", 4), ("paragraph", 3)])
 def test_a_text_left_out_is_named_by_its_line(tmp_path: Path, split: str, line: int) -> None:
     (tmp_path / "t.txt").write_bytes(b"one\n\nmore\nb\xff\n")
-    items = list(Text(path=str(tmp_path), split=split).documents())  # type: ignore[arg-type]
+    items = list(TextFiles(path=str(tmp_path), split=split).documents())  # type: ignore[arg-type]
     assert [item.path for item in items if isinstance(item, Omission)] == [f"t.txt:{line}"]

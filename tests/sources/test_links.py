@@ -23,7 +23,7 @@ from stages.sources.files import Names
 from stages.sources.folder import Folder
 from stages.sources.jsonl import Jsonl
 from stages.sources.parquet import Parquet
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 from stages.sources.text_table import TextTable
 from stages.sources.webdataset import Webdataset
 
@@ -53,7 +53,7 @@ def write_picture(path: Path) -> None:
 KINDS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "webdataset": (".tar", write_tar, Webdataset),
     "parquet": (".parquet", write_table, Parquet),
-    "text": (".txt", lambda path: path.write_text("a"), Text),
+    "text": (".txt", lambda path: path.write_text("a"), TextFiles),
     "table": (".jsonl", lambda path: path.write_text('{"text": "a"}'), TextTable),
     "folder": (".png", write_picture, lambda **options: Folder(missing_caption="empty", **options)),
 }

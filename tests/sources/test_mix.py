@@ -11,7 +11,7 @@ from stages.recipe import load_recipe
 from stages.sources.document import Document, Omission
 from stages.sources.folder import Folder
 from stages.sources.mix import Mix
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 from tests.sources.test_folder import put
 
 
@@ -25,7 +25,7 @@ def make(folder: Path) -> Mix:
         of={
             "photos": Folder(path=str(folder / "photos")),
             "drawings": Folder(path=str(folder / "drawings"), missing_caption="empty"),
-            "books": Text(path=str(folder / "book.txt")),
+            "books": TextFiles(path=str(folder / "book.txt")),
         }
     )
 

@@ -9,12 +9,12 @@ import pytest
 
 from stages.core.errors import TfcliError
 from stages.sources.document import Document, Omission, TextSegment
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 
 
 def run(path: Path, **options: Any) -> list[tuple[str, str]]:
     """(key, text or reason) of everything."""
-    source = Text(path=str(path), **options)
+    source = TextFiles(path=str(path), **options)
     items = list(source.documents())
     assert items == list(source.documents())
     rows = []
@@ -79,7 +79,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 
 def test_identity(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
-    folder, file = Text(path=str(tmp_path)), Text(path=str(tmp_path / "a.txt"))
+    folder, file = TextFiles(path=str(tmp_path)), TextFiles(path=str(tmp_path / "a.txt"))
     before = folder.identity()
     assert file.identity() == before
     (tmp_path / "notes.md").write_text("not read")

@@ -129,6 +129,7 @@ def test_where_each_value_is_from(child: Any) -> None:
 def test_where_values_are_from_when_a_kind_changes(child: Any) -> None:
     found = origins(child, "vae.path=x", "vae.kind=pretrained", "name=y", "sample.generation.sampler.kind=ddim")
     assert (found["vae.kind"], found["vae.path"], found["name"]) == ("--set", "--set", "--set")
+    assert origins(child, "name=child")["name"] == "--set"
     assert "vae.steps" not in found  # a key of the kind that was replaced
     assert found["sample.generation.sampler.steps"] == "default"
     (child.folder / "recipes" / "child.toml").write_text(
@@ -165,6 +166,7 @@ def test_an_explained_recipe_is_the_same_recipe(name: str, tmp_path: Path, monke
     assert load_recipe(str(path)) == load_recipe(name, settings)
     assert "\n# Decay of the running average" in shown.stdout
     assert shown.stdout.count("  # default\n") > 50
+    assert shown.stdout.index("\n[tokenize]\n") < shown.stdout.index("\n[tokenize.tokenizer]\n")
 
 
 def test_an_odd_file_name_stays_in_its_comment(world: Any) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from stages.recipe import load_recipe
-from stages.recipe_keys import all_sections
-from tfcli.recipe_page import SIZES, num_weights, recipe_page, slug
+from stages.recipe_keys import Key, all_sections
+from tfcli.recipe_page import SIZES, num_weights, recipe_page, row, slug
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,8 +62,22 @@ def test_its_links_lead_to_its_headings(page: str) -> None:
     assert set(links) <= headings
 
 
+@pytest.mark.parametrize(
+    ("heading", "anchor"),
+    [
+        ("Keys at the top", "keys-at-the-top"),
+        ("[images.policy]", "imagespolicy"),
+        ('[source] of kind "shapes-edits"', "source-of-kind-shapes-edits"),
+    ],
+)
+def test_anchors_are_those_of_github_and_mkdocs(heading: str, anchor: str) -> None:
+    assert slug(heading) == anchor
+
+
 def test_its_tables_are_whole(page: str) -> None:
     """A bar that is not escaped would open another column."""
+    odd = Key("a.b", "", "one | two", "x|y", False, False, "In `[c] | d` and [e] | *f* <g>.")
+    assert row(odd) == r'| `a.b` | one \| two | `"x\|y"` | In `[c] \| d` and \[e\] \| \*f\* \<g>. |'
     columns = 0
     for line in page.splitlines():
         if not line.startswith("|"):

@@ -44,6 +44,9 @@ def test_the_schema_accepts_the_recipes(path: Path) -> None:
         ('extends = "shapes.toml"\n[vae]\npath = "a"', True),
         ('extends = "shapes.toml"\n[sample.generation]\nsampler = { steps = 4 }', True),
         ('extends = "shapes.toml"\n[sample.generation]\nguidance_interval = [0.1]', False),
+        ('extends = "shapes.toml"\n[sample.generation]\nguidance_interval = [0.1, 0.9]', True),
+        ('extends = "shapes.toml"\n[sample.generation]\nguidance_interval = [0.1, "b"]', False),
+        ('extends = "shapes.toml"\n[sample.generation]\nguidance_interval = [0.1, 0.9, 1]', False),
         ('extends = "shapes.toml"\n[sample]\nprompts = ["a", { parts = [{ text = "b" }, { image = "c" }] }]', True),
         ('extends = "shapes.toml"\n[sample]\nprompts = [{ parts = [{ txt = "b" }] }]', False),
         ('extends = "shapes.toml"\n[sample]\nprompts = [{ draw = true }]', False),  # a list is not inherited in parts

@@ -15,7 +15,7 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Warn
 from stages.core.files import read_jsonl
 from stages.core.hashing import hash_value
-from stages.sources.text import Text
+from stages.sources.text import TextFiles
 from stages.tokenize_text import stage
 from stages.tokenize_text.config import PretrainedTokenizer, TokenizeConfig, TrainTokenizer
 from stages.tokenize_text.stage import _Columns, _CorpusDocument, _sampled
@@ -77,7 +77,7 @@ def test_documents_come_back_from_ids_segments_and_offsets(tmp_path: Path, laten
 
 def test_text_corpora_come_behind_the_documents(tmp_path: Path, latents: Path) -> None:
     (tmp_path / "novel.txt").write_text("once upon a time\nforged \u2581 space\nthe end\n")
-    corpus = Text(path=str(tmp_path / "novel.txt"), split="line")
+    corpus = TextFiles(path=str(tmp_path / "novel.txt"), split="line")
     config = TokenizeConfig(tokenizer=TRAIN, text=(corpus,))
     tokens = Tokens.open(make_tokens(tmp_path / "tokens", latents, config))
     content = tokens.content
@@ -163,7 +163,7 @@ def test_blocks_change_nothing(tmp_path: Path, latents: Path, monkeypatch: pytes
 
 def test_texts_that_are_left_out_are_written_down(tmp_path: Path, latents: Path) -> None:
     (tmp_path / "novel.txt").write_bytes(b"once upon a time\nforged \xe2\x96\x81 space\nhalf \xff\nthe end\n")
-    corpora = tuple(Text(path=str(tmp_path / "novel.txt"), split="line", name=name) for name in ("a", "b"))
+    corpora = tuple(TextFiles(path=str(tmp_path / "novel.txt"), split="line", name=name) for name in ("a", "b"))
     events: list[Event] = []
     target = make_tokens(
         tmp_path / "tokens", latents, TokenizeConfig(tokenizer=TRAIN, text=corpora), report=events.append

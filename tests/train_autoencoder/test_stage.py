@@ -136,15 +136,15 @@ def test_an_autoencoder_for_buckets_is_trained_on_squares(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_an_autoencoder_below_the_floor_is_named(tmp_path: Path, steps: int) -> None:
-    told: list[Any] = []
+    events: list[Any] = []
     stamp = Stamp("autoencoder", "vae", 1, 0, {})
-    runtime = Runtime(device="cpu", workers=0, report=told.append)
+    runtime = Runtime(device="cpu", workers=0, report=events.append)
     with building(tmp_path / "vae", stamp, runtime) as build:
         stage.run(
             Pictures(), Images(size=16), TINY.model_copy(update={"steps": steps}), StageContext(build, runtime, 0)
         )
     quality = Autoencoder.open(tmp_path / "vae").manifest.stats["psnr_heldout"]
-    warned = [event.text for event in told if isinstance(event, Warn)]
+    warned = [event.text for event in events if isinstance(event, Warn)]
     assert quality < 20
     assert len(warned) == 1
     assert f"{quality:.1f} dB PSNR, below 20 dB" in warned[0]
@@ -168,8 +168,8 @@ def test_a_damaged_state_is_reported_and_training_restarts(
         patch.setattr(saving, "write_tensors", dying)
         with pytest.raises(Killed):
             train(tmp_path / "cut")
-    place = tmp_path / "cut.partial" / "state"
-    path = place / ("step-00000003.safetensors" if "tensors" in how else "state.json")
+    saves = tmp_path / "cut.partial" / "state"
+    path = saves / ("step-00000003.safetensors" if "tensors" in how else "state.json")
     if how.startswith("byte"):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -179,9 +179,9 @@ def test_a_damaged_state_is_reported_and_training_restarts(
     else:  # a record from before there was a sum
         record = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "sha256"}
         path.write_text(json.dumps({**record, "step": 2}))
-    told: list[Any] = []
-    again = train(tmp_path / "cut", report=told.append)
-    warned = [event.text for event in told if isinstance(event, Warn) and "its training restarts" in event.text]
+    events: list[Any] = []
+    again = train(tmp_path / "cut", report=events.append)
+    warned = [event.text for event in events if isinstance(event, Warn) and "its training restarts" in event.text]
     assert len(warned) == 1
-    assert not any(isinstance(event, Note) and "resuming from step" in event.text for event in told)
+    assert not any(isinstance(event, Note) and "resuming from step" in event.text for event in events)
     assert again.manifest.digest == whole.manifest.digest

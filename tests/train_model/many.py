@@ -55,7 +55,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Said:
+class Outcome:
     """How a process left a job."""
 
     code: int
@@ -89,7 +89,7 @@ def spoil(_interrupts: Interrupts) -> None:
     Diffusion.loss_weights = once  # type: ignore[method-assign]
 
 
-def train(job: Job, work: Path, rank: int = 0, ranks: int = 1) -> Said:
+def train(job: Job, work: Path, rank: int = 0, ranks: int = 1) -> Outcome:
     """Do a job in this process."""
     interrupts = Interrupts()
 
@@ -116,14 +116,14 @@ def train(job: Job, work: Path, rank: int = 0, ranks: int = 1) -> Said:
             with building(target, mark, runtime) as build:
                 run(context=StageContext(build, runtime, 0), **given)
     except TfcliError as error:
-        return Said(int(error.code), error.what, error.why, time.monotonic() - began)
-    except Exception:  # shown by the test that compares what was said
-        return Said(1, traceback.format_exc())
-    return Said(0)
+        return Outcome(int(error.code), error.what, error.why, time.monotonic() - began)
+    except Exception:  # shown by the test that compares the outcomes
+        return Outcome(1, traceback.format_exc())
+    return Outcome(0)
 
 
-def train_on(ranks: int, jobs: list[Job], work: Path) -> list[list[Said]]:
-    """Do the jobs, one after another, in `ranks` processes each; what they said, by job and process. One that was killed says
+def train_on(ranks: int, jobs: list[Job], work: Path) -> list[list[Outcome]]:
+    """Do the jobs, one after another, in `ranks` processes each; their outcomes, by job and process. One that was killed has
     -9 and does no job after that."""
     import torch.distributed as dist
 
@@ -139,12 +139,12 @@ def train_on(ranks: int, jobs: list[Job], work: Path) -> list[list[Said]]:
     deadline = time.monotonic() + 300
     for child in children:
         child.join(max(0.0, deadline - time.monotonic()))
-        child.kill()  # one that hangs has said nothing of the job at which it does
-    said: list[list[Said]] = []
+        child.kill()  # one that hangs has no outcome of that job
+    outcomes: list[list[Outcome]] = []
     for number in range(len(jobs)):
-        files = [work / f"said-{ranks}-{number}-{rank}.json" for rank in range(ranks)]
-        said.append([Said(**json.loads(f.read_text())) if f.exists() else Said(-9) for f in files])
-    return said
+        files = [work / f"outcome-{ranks}-{number}-{rank}.json" for rank in range(ranks)]
+        outcomes.append([Outcome(**json.loads(f.read_text())) if f.exists() else Outcome(-9) for f in files])
+    return outcomes
 
 
 def _child(rank: int, ranks: int, ports: list[int], jobs: list[Job], work: Path) -> None:
@@ -159,5 +159,5 @@ def _child(rank: int, ranks: int, ports: list[int], jobs: list[Job], work: Path)
     }
     for number, job in enumerate(jobs):
         os.environ["MASTER_PORT"] = str(ports[number])
-        said = train(job, work, rank, ranks)
-        (work / f"said-{ranks}-{number}-{rank}.json").write_text(json.dumps(vars(said)))
+        outcome = train(job, work, rank, ranks)
+        (work / f"outcome-{ranks}-{number}-{rank}.json").write_text(json.dumps(vars(outcome)))

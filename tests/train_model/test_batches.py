@@ -1,4 +1,4 @@
-"""Batches against a plain re-reading of the rows: loss places, targets, times, the mask; and independence from the cut."""
+"""Batches against a plain re-reading of the rows: loss indices, targets, times, the mask; independence from micro-batches."""
 
 from __future__ import annotations
 
@@ -64,45 +64,47 @@ def whole_batch(sequences: Sequences) -> Batch:
 
 
 def test_every_text_element_but_boi_predicts_its_successor(sequences: Sequences) -> None:
-    table, facts = sequences.split("train"), sequences.content
+    table, content = sequences.split("train"), sequences.content
     expected: list[tuple[int, int]] = []
     skipped = {"boi": 0, "patch": 0, "dropped": 0}
     for entry, (row, start, length, _, dropped, _) in enumerate(table.documents.tolist()):
         patches = {
-            place
+            index
             for r, first, count, _, _, owner in table.images.tolist()
             if owner == entry
-            for place in range(first, first + count)
+            for index in range(first, first + count)
         }
-        for place in range(start, start + length - 1):
-            current, following = int(table.ids[row, place]), int(table.ids[row, place + 1])
+        for index in range(start, start + length - 1):
+            current, following = int(table.ids[row, index]), int(table.ids[row, index + 1])
             if dropped:
                 skipped["dropped"] += 1
-            elif place in patches:
+            elif index in patches:
                 skipped["patch"] += 1
-            elif current == facts.boi:
+            elif current == content.boi:
                 skipped["boi"] += 1
             else:
-                assert place + 1 not in patches
+                assert index + 1 not in patches
                 expected.append((current, following))
     batch = whole_batch(sequences)
-    places = {
-        int(place): int(token) for place, token in zip(batch.inputs.text_index_T, batch.inputs.text_ids_T, strict=True)
+    ids = {
+        int(index): int(token) for index, token in zip(batch.inputs.text_index_T, batch.inputs.text_ids_T, strict=True)
     }
-    found = [(places[int(p)], int(t)) for p, t in zip(batch.loss_index, batch.targets, strict=True)]
+    found = [(ids[int(p)], int(t)) for p, t in zip(batch.loss_index, batch.targets, strict=True)]
     assert sorted(found) == sorted(expected)
-    assert facts.boi in batch.targets  # the model must learn to emit BOI
-    assert facts.eoi not in batch.targets  # the sampler appends EOI
+    assert content.boi in batch.targets  # the model must learn to emit BOI
+    assert content.eoi not in batch.targets  # the sampler appends EOI
     assert min(skipped.values()) > 0
 
 
 def test_times_stay_below_the_limit_only_for_the_image_that_begins_a_document(sequences: Sequences) -> None:
     table = sequences.split("train")
     first = (table.documents[:, 5] == 1) & (table.documents[:, 4] == 0)
-    owners = table.images[:, 5]
-    opens = np.array([number == np.nonzero(owners == owner)[0][0] for number, owner in enumerate(owners)])
-    limited = first[owners] & opens
-    later = first[owners] & ~opens
+    document_of_image = table.images[:, 5]
+    opens = np.array(
+        [number == np.nonzero(document_of_image == owner)[0][0] for number, owner in enumerate(document_of_image)]
+    )
+    limited = first[document_of_image] & opens
+    later = first[document_of_image] & ~opens
     times: list[torch.Tensor] = []
     rows = np.arange(sequences.content.num_rows)
     for step in range(40):
@@ -157,8 +159,8 @@ def test_losses_and_gradients_equal_the_dense_reference(
             owner[group.first + index * group.length : group.first + (index + 1) * group.length] = number
             number += 1
     image_of = torch.full_like(owner, -1)
-    for index, places in enumerate(batch.inputs.images[0].patch_index_IP):
-        image_of[places] = index
+    for number, patches in enumerate(batch.inputs.images[0].patch_index_IP):
+        image_of[patches] = number
     dense = batch.to(torch.device("cpu"), "dense").attention
     assert isinstance(dense, DenseAttention)
     assert torch.equal(dense.mask_NN, allowed(owner, image_of, bidirectional=bidirectional))
@@ -207,11 +209,13 @@ def test_the_loss_of_an_image_does_not_depend_on_the_times_of_others(sequences: 
     """Images of other documents, and later ones of its own, may be as noisy as they like."""
     batch, network = whole_batch(sequences), model()
     image = batch.inputs.images[0]
-    owners = batch.elements.documents_N[image.patch_index_IP[:, 0]]
+    document_of_image = batch.elements.documents_N[image.patch_index_IP[:, 0]]
     first = 0
-    earlier = (owners == owners[first]) & (image.patch_index_IP[:, 0] < image.patch_index_IP[first, 0])
+    earlier = (document_of_image == document_of_image[first]) & (
+        image.patch_index_IP[:, 0] < image.patch_index_IP[first, 0]
+    )
     assert not earlier.any()
-    others = torch.arange(len(owners)) != first
+    others = torch.arange(len(document_of_image)) != first
     changed = replace(image, t_I=torch.where(others, 1000 - image.t_I, image.t_I))
     with torch.no_grad():
         before, after = (
@@ -226,7 +230,7 @@ def values(sums: LossSums) -> list[float]:
     return [sums.text.item(), sums.image.item(), sums.weighted_image.item()]
 
 
-def test_the_sum_does_not_depend_on_how_the_rows_are_cut(sequences: Sequences) -> None:
+def test_the_sum_does_not_depend_on_the_micro_batches(sequences: Sequences) -> None:
     rows = np.arange(sequences.content.num_rows)
     names: list[tuple[int | str, ...]] = [(5, int(row)) for row in rows]
     network, made = model(), maker(sequences)
@@ -248,7 +252,7 @@ def test_a_row_twice_in_a_batch_counts_twice(sequences: Sequences) -> None:
     assert two == pytest.approx([2 * value for value in one], rel=1e-5)
 
 
-def test_captions_ignore_the_images_behind_them(tmp_path: Path) -> None:
+def test_captions_ignore_the_images_after_them(tmp_path: Path) -> None:
     """Where every image follows its caption, the caption's logits are the same whatever the noise."""
     pairs = [Story((f"a pair {number}", None)) for number in range(12)]
     config = PackConfig(row_length=64, condition_dropout=0, caption_first=1, heldout_fraction=0.1)
@@ -279,10 +283,10 @@ def test_condition_dropout_equals_removing_the_text(sequences: Sequences) -> Non
     with torch.no_grad():
         predicted = network.image_outputs(network.hidden(batch.inputs, batch.attention))[0][dropped]
         for row, number in enumerate(dropped[:3]):
-            facts = sequences.content
-            places = torch.arange(2, 6)[None]
-            alone = type(image)(image.latents_IChw[number : number + 1], image.t_I[number : number + 1], places)
-            ids = torch.tensor([facts.bos, facts.boi])
+            content = sequences.content
+            patches = torch.arange(2, 6)[None]
+            alone = type(image)(image.latents_IChw[number : number + 1], image.t_I[number : number + 1], patches)
+            ids = torch.tensor([content.bos, content.boi])
             inputs = Inputs(torch.arange(6), ids, torch.arange(2), (alone,))
             mask = DenseAttention(allowed(torch.zeros(6, dtype=torch.long), torch.tensor([-1, -1, 0, 0, 0, 0])))
             (output,) = network.image_outputs(network.hidden(inputs, mask))

@@ -13,27 +13,27 @@ from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
 from stages.train_model.objective import loss_sums
 
-FACTS = ModelDims(vocab_size=200, latent_channels=4, patch_side=2)
+DIMS = ModelDims(vocab_size=200, latent_channels=4, patch_side=2)
 MODEL = ModelConfig(width=64, layers=3, heads=2, qk_norm=True)
 CPU = torch.device("cpu")
 
 
 def gradients(train: TrainConfig) -> torch.Tensor:
-    network = Transfusion(MODEL, FACTS)
+    network = Transfusion(MODEL, DIMS)
     names = [name for name, _ in network.named_parameters()]
     prepare_blocks(network, train, CPU)
     network.initialise(torch.Generator().manual_seed(0))
     assert [name for name, _ in network.named_parameters()] == names
     for row_length in (256, 320, 480):  # groups of other lengths: a compiled block may not remember them
         with autocast(CPU, train.precision):
-            sums = loss_sums(network, stand_in(FACTS, (8, 12), row_length, 2))
+            sums = loss_sums(network, stand_in(DIMS, (8, 12), row_length, 2))
             loss = sums.text + sums.weighted_image
         loss.backward()
     return torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_made_again_give_the_same_gradients_to_the_bit(precision: str) -> None:
+def test_recomputed_activations_give_bit_equal_gradients(precision: str) -> None:
     plain = gradients(TrainConfig.model_validate({"precision": precision}))
     for way in ("full", "selective"):
         found = gradients(TrainConfig.model_validate({"precision": precision, "checkpointing": way}))
@@ -43,7 +43,7 @@ def test_activations_made_again_give_the_same_gradients_to_the_bit(precision: st
 
 def test_less_is_kept_and_weights_are_as_many() -> None:
     costs = [
-        footprint(MODEL, FACTS, TrainConfig.model_validate({"checkpointing": way}), [stand_in(FACTS, (8, 12), 512, 4)])
+        footprint(MODEL, DIMS, TrainConfig.model_validate({"checkpointing": way}), [stand_in(DIMS, (8, 12), 512, 4)])
         for way in ("none", "selective", "full")
     ]
     memory = [cost.memory["activations"] for cost in costs]

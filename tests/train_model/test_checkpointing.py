@@ -20,7 +20,7 @@ from tests.train_model.test_optimizer import CONFIG, MUON, state, step
 
 
 @pytest.mark.parametrize("config", [CONFIG, MUON], ids=["adamw", "muon"])
-def test_a_save_comes_back_exactly_and_goes_on_alike(tmp_path: Path, config: TrainConfig) -> None:
+def test_a_save_is_restored_exactly_and_training_continues_alike(tmp_path: Path, config: TrainConfig) -> None:
     first = state(config=config)
     for number in range(3):
         step(first, number)
@@ -85,7 +85,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert complete_saves(tmp_path) == []
 
 
-def test_the_step_of_adamw_goes_on_from_the_save(tmp_path: Path) -> None:
+def test_the_step_of_adamw_is_restored(tmp_path: Path) -> None:
     first, second = state(), state(seed=9)
     for number in range(3):
         step(first, number)
@@ -96,7 +96,7 @@ def test_the_step_of_adamw_goes_on_from_the_save(tmp_path: Path) -> None:
     assert all(torch.equal(slots[0][name], slots[1][name]) for name in slots[0])
 
 
-def test_a_weight_that_sat_out_a_step_goes_on_from_its_own_step(tmp_path: Path) -> None:
+def test_the_step_of_a_weight_without_a_gradient_is_restored(tmp_path: Path) -> None:
     """A batch without images gives the patch codec no gradient, and AdamW then leaves its count of steps behind."""
     first, second = state(), state(seed=9)
     for number in range(4):
@@ -142,7 +142,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors"])
-def test_a_cut_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_truncated_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     save(tmp_path, state(), keep=1)
     path = tmp_path / "step-00000000" / name
     path.write_bytes(path.read_bytes()[:-1])
@@ -181,7 +181,7 @@ def spoil(folder: Path, how: str) -> None:
         *("without its sum", "a bit of the record", "weights.safetensors", "ema.safetensors", "optimizer.safetensors"),
     ],
 )
-def test_the_save_before_a_damaged_one_is_taken_and_it_is_said(tmp_path: Path, how: str) -> None:
+def test_the_save_before_a_damaged_one_is_used_and_it_is_reported(tmp_path: Path, how: str) -> None:
     current = state()
     for number in range(4):
         step(current, number)
@@ -221,7 +221,7 @@ def test_a_save_of_before_there_was_a_sum_is_read(tmp_path: Path) -> None:
     assert resumed.step == 1
 
 
-def test_a_full_disk_is_told_for_cut_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_for_sharded_weights_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch tells of it by a CheckpointException, which no `except Exception` catches."""
 
     def full(_file: int) -> None:

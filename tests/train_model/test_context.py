@@ -87,7 +87,7 @@ class Trained:
             return self.model.hidden(inputs, self.batch.attention).hidden_ND
 
     def changed(self, inputs: Inputs) -> Tensor:
-        """Which elements change when `inputs` take the place of the batch's. There is nothing between yes and no."""
+        """Which elements change when `inputs` replace the batch's. There is nothing between yes and no."""
         difference = (self.hidden(inputs) - self.hidden(self.batch.inputs)).abs().amax(1)
         yes = difference > 1e-4
         assert (difference[~yes] < 1e-6).all()
@@ -119,8 +119,8 @@ def other(image: ImageInputs, chosen: int, *, latents: bool = True) -> ImageInpu
 
 def some_images(batch: Batch) -> list[int]:
     """An image that begins its document, one that ends it, and one with text or an image behind it."""
-    owners = batch.elements.documents_N[batch.inputs.images[0].patch_index_IP[:, 0]]
-    counts = torch.bincount(owners)[owners]
+    documents = batch.elements.documents_N[batch.inputs.images[0].patch_index_IP[:, 0]]
+    counts = torch.bincount(documents)[documents]
     several = (counts > 1).nonzero()[:, 0].tolist()
     single = (counts == 1).nonzero()[:, 0].tolist()
     assert several
@@ -132,14 +132,14 @@ def test_a_noised_image_is_seen_by_itself_and_in_the_papers_way_by_all_that_foll
     """The whole of what a change of t and noise reaches. So text losses do not depend on later images, nor an image's loss on
     the times of later ones or of other documents; on earlier ones of its document it does only in the paper's way."""
     batch, image = trained.batch, trained.batch.inputs.images[0]
-    place, reached_later = torch.arange(len(batch.elements.documents_N)), 0
+    index, reached_later = torch.arange(len(batch.elements.documents_N)), 0
     for number in some_images(batch):
         for latents in (False, True):
             found = trained.changed(replace(batch.inputs, images=(other(image, number, latents=latents),)))
             first = image.patch_index_IP[number, 0]
-            expected = torch.isin(place, image.patch_index_IP[number])
+            expected = torch.isin(index, image.patch_index_IP[number])
             if trained.context == "noised":
-                expected |= (batch.elements.documents_N == batch.elements.documents_N[first]) & (place >= first)
+                expected |= (batch.elements.documents_N == batch.elements.documents_N[first]) & (index >= first)
             real = torch.zeros_like(expected)  # padding sees what it likes
             real[batch.inputs.text_index_T] = True
             for each in batch.inputs.all_images:
@@ -157,10 +157,10 @@ def test_losses_follow_what_is_seen(trained: Trained) -> None:
     with torch.no_grad():
         before, after = (trained.model(each.inputs, each.attention, each.loss_index)[0] for each in (batch, changed))
     same = (before - after).abs().amax(1) < 1e-5
-    owners = batch.elements.documents_N
-    first = torch.full((int(owners.max()) + 1,), len(owners))
-    first.scatter_reduce_(0, owners[image.patch_index_IP[:, 0]], image.patch_index_IP[:, 0], "amin")
-    early = batch.loss_index < first[owners[batch.loss_index]]
+    documents = batch.elements.documents_N
+    first = torch.full((int(documents.max()) + 1,), len(documents))
+    first.scatter_reduce_(0, documents[image.patch_index_IP[:, 0]], image.patch_index_IP[:, 0], "amin")
+    early = batch.loss_index < first[documents[batch.loss_index]]
     assert early.any()
     assert (~early).any()
     assert torch.equal(same, early | (trained.context == "clean"))
@@ -183,18 +183,18 @@ def test_every_patch_of_an_image_reaches_every_other(trained: Trained) -> None:
 
 def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences) -> None:
     """The model says of an image whose caption was dropped what it says of one in a document that never had any."""
-    batch, facts = trained.batch, sequences.content
-    image, owners = batch.inputs.images[0], batch.elements.documents_N
-    scored = owners[batch.loss_index]
-    dropped = (~torch.isin(owners[image.patch_index_IP[:, 0]], scored)).nonzero()[:, 0]
+    batch, content = trained.batch, sequences.content
+    image, documents = batch.inputs.images[0], batch.elements.documents_N
+    scored = documents[batch.loss_index]
+    dropped = (~torch.isin(documents[image.patch_index_IP[:, 0]], scored)).nonzero()[:, 0]
     assert len(dropped)
     alone = ImageInputs(
         image.latents_IChw[dropped], image.t_I[dropped], torch.arange(2, 6) + 6 * torch.arange(len(dropped))[:, None]
     )
-    place = torch.arange(6 * len(dropped))
-    text = place[place % 6 < 2]
-    inputs = Inputs(place % 6, torch.tensor([facts.bos, facts.boi]).repeat(len(dropped)), text, (alone,))
-    mask = DenseAttention(allowed(place // 6, torch.where(place % 6 < 2, -1, place // 6)))
+    index = torch.arange(6 * len(dropped))
+    text = index[index % 6 < 2]
+    inputs = Inputs(index % 6, torch.tensor([content.bos, content.boi]).repeat(len(dropped)), text, (alone,))
+    mask = DenseAttention(allowed(index // 6, torch.where(index % 6 < 2, -1, index // 6)))
     with torch.no_grad():
         (expected,) = trained.model.image_outputs(trained.model.hidden(inputs, mask))
         (found,) = trained.model.image_outputs(trained.model.hidden(batch.inputs, batch.attention))
@@ -203,17 +203,17 @@ def test_a_dropped_caption_is_no_caption(trained: Trained, sequences: Sequences)
 
 def test_a_clean_copy_is_seen_by_all_that_follows_but_not_by_its_noised_twin(clean: Trained) -> None:
     (copies,) = clean.batch.inputs.context
-    owners, text = clean.batch.elements.documents_N, clean.batch.inputs.text_index_T
+    documents, text = clean.batch.elements.documents_N, clean.batch.inputs.text_index_T
     noised = clean.batch.inputs.images[0].patch_index_IP
     later_images = 0
     for number in range(0, len(copies.t_I), 5):
         here = torch.arange(len(copies.t_I)) == number
         moved = replace(copies, latents_IChw=copies.latents_IChw + here[:, None, None, None])
         found = clean.changed(replace(clean.batch.inputs, context=(moved,)))
-        place, document = copies.patch_index_IP[number], owners[copies.patch_index_IP[number, 0]]
-        assert torch.equal(found[text], (owners[text] == document) & (text > place[-1]))
-        assert torch.equal(found[noised[:, 0]], (owners[noised[:, 0]] == document) & (noised[:, 0] > place[-1]))
-        assert found[place].all()
+        index, document = copies.patch_index_IP[number], documents[copies.patch_index_IP[number, 0]]
+        assert torch.equal(found[text], (documents[text] == document) & (text > index[-1]))
+        assert torch.equal(found[noised[:, 0]], (documents[noised[:, 0]] == document) & (noised[:, 0] > index[-1]))
+        assert found[index].all()
         later_images += int(found[noised[:, 0]].sum())
     assert later_images > 0
 
@@ -245,13 +245,13 @@ def test_copies_change_neither_draws_nor_targets_nor_positions(sequences: Sequen
     assert torch.equal(clean.inputs.positions_N[eoi], clean.inputs.positions_N[eoi - 1] + 1)
     for one in (plain, clean):  # the position of each text element is the one on disk
         first = torch.searchsorted(one.elements.documents_N, one.elements.documents_N)
-        place = torch.arange(len(first)) - first
-        copied = torch.zeros(len(first), dtype=torch.long)
+        index = torch.arange(len(first)) - first
+        copies_at = torch.zeros(len(first), dtype=torch.long)
         for image in one.inputs.context:
-            copied[image.patch_index_IP.flatten()] = 1
-        before = copied.cumsum(0) - copied
+            copies_at[image.patch_index_IP.flatten()] = 1
+        before = copies_at.cumsum(0) - copies_at
         text = one.inputs.text_index_T
-        assert torch.equal(one.inputs.positions_N[text], (place - before + before[first])[text])
+        assert torch.equal(one.inputs.positions_N[text], (index - before + before[first])[text])
     # each image that text follows has a copy, and no other: those of dropped captions have nothing to be read by
     scored = clean.elements.documents_N[clean.loss_index]
     read = torch.isin(clean.elements.documents_N[clean.inputs.images[0].patch_index_IP[:, 0]], scored)
@@ -260,9 +260,11 @@ def test_copies_change_neither_draws_nor_targets_nor_positions(sequences: Sequen
 
 
 @pytest.mark.parametrize("context", ["noised", "clean"])
-def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequences: Sequences, context: str) -> None:
+def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_conditioning(
+    sequences: Sequences, context: str
+) -> None:
     batch, usual = batch_of(sequences, context, noise_limit=0), batch_of(sequences, context)
-    (given,) = batch.inputs.context if context == "noised" else (None,)
+    (conditioning,) = batch.inputs.context if context == "noised" else (None,)
     lead = usual.inputs.positions_N[usual.inputs.images[0].patch_index_IP[:, 0]] == 2
     dropped = ~torch.isin(
         usual.elements.documents_N[usual.inputs.images[0].patch_index_IP[:, 0]],
@@ -274,15 +276,15 @@ def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequence
     assert batch.inputs.images[0].t_I.min() >= 1
     kept = usual.inputs.images[0].latents_IChw[~lead]
     assert torch.equal(batch.inputs.images[0].latents_IChw, kept)
-    if given is not None:
-        assert len(given.t_I) == int(lead.sum())
-        assert not given.t_I.any()
+    if conditioning is not None:
+        assert len(conditioning.t_I) == int(lead.sum())
+        assert not conditioning.t_I.any()
     else:  # it needs no copy: there are as many clean images as before, in shorter rows
         assert len(batch.inputs.context[0].t_I) == len(usual.inputs.context[0].t_I)
         assert usual.num_elements - batch.num_elements == 4 * int(lead.sum())
         assert batch.elements.private_N is not None
         seen = ~batch.elements.private_N
-        assert seen[batch.inputs.context[0].patch_index_IP].all()  # what is given is there for all that follows
+        assert seen[batch.inputs.context[0].patch_index_IP].all()  # what is conditioning is there for all that follows
         assert not seen[batch.inputs.images[0].patch_index_IP].any()
 
 
@@ -293,42 +295,42 @@ def test_with_a_limit_of_zero_the_image_that_begins_a_document_is_given(sequence
 )
 def test_the_sampler_computes_what_training_computed(sequences: Sequences, options: dict[str, Any]) -> None:
     """Text and clean images of a training document, fed to the sampler's cache piece by piece as it writes and draws: every
-    hidden state behind a finished image is the one of the training row, in which that image also stood noised."""
+    hidden state after a finished image is the one of the training row, in which that image also stood noised."""
     network, batch = train(sequences, "clean", 12, **options), batch_of(sequences, "clean")
-    facts = sequences.content
+    content = sequences.content
     with torch.no_grad():
         hidden = network.hidden(batch.inputs, batch.attention).hidden_ND
     (copies,) = batch.inputs.context
-    owners = batch.elements.documents_N
-    counts = torch.bincount(owners[copies.patch_index_IP[:, 0]])
+    documents = batch.elements.documents_N
+    counts = torch.bincount(documents[copies.patch_index_IP[:, 0]])
     assert counts.max() == 2
-    ids = torch.full((len(owners),), -1)
+    ids = torch.full((len(documents),), -1)
     ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
     for document in [*(counts == 2).nonzero()[:3, 0].tolist(), *(counts == 1).nonzero()[:3, 0].tolist()]:
-        engine = Engine(_loaded(network, facts), GenerationConfig(guidance=1), 0, Runtime())
+        engine = Engine(_loaded(network, content), GenerationConfig(guidance=1), 0, Runtime())
         decoder = Decoder(engine, 1, report_steps=False)
-        latents = copies.latents_IChw[owners[copies.patch_index_IP[:, 0]] == document]
+        latents = copies.latents_IChw[documents[copies.patch_index_IP[:, 0]] == document]
         number = compared = 0
-        for place in (owners == document).nonzero()[:, 0].tolist():
-            is_copy = place in copies.patch_index_IP[:, 0]
-            if ids[place] < 0 and not is_copy:
+        for index in (documents == document).nonzero()[:, 0].tolist():
+            is_copy = index in copies.patch_index_IP[:, 0]
+            if ids[index] < 0 and not is_copy:
                 continue
-            sequence = TokenSequence((int(ids[place]),))
+            sequence = TokenSequence((int(ids[index]),))
             if is_copy:
-                sequence = TokenSequence((facts.pad,) * 4, ((0, latents[number]),))
+                sequence = TokenSequence((content.pad,) * 4, ((0, latents[number]),))
                 number += 1
             with torch.no_grad():
                 found = decoder._append([0], [sequence])[0]
-            assert torch.allclose(found, hidden[place + len(sequence.ids) - 1], atol=2e-5)
+            assert torch.allclose(found, hidden[index + len(sequence.ids) - 1], atol=2e-5)
             compared += number > 0
         assert compared > 2
         assert number == len(latents)
 
 
-def _loaded(network: Transfusion, facts: Any) -> Any:
+def _loaded(network: Transfusion, content: Any) -> Any:
     return SimpleNamespace(
         model=network,
-        text=SimpleNamespace(bos=facts.bos, eos=facts.eos, boi=facts.boi, eoi=facts.eoi, pad=facts.pad),
+        text=SimpleNamespace(bos=content.bos, eos=content.eos, boi=content.boi, eoi=content.eoi, pad=content.pad),
         device=torch.device("cpu"),
         latent_shape=(2, 4, 4),
         size_ids={},

@@ -57,10 +57,10 @@ def test_a_folder_before_its_seal_is_compared_with_the_steps_of_the_training(
         edit(tmp_path / f"{method}.partial" / "state.json", has_sum=has_sum, step=at)
         if left:
             assert train(sequences, target, events, **SETTINGS).digest == whole.digest
-            (told,) = [event.text for event in events if isinstance(event, Warn) and "damaged" in event.text]
-            assert f"state.json is of step {at}, the training ends at step 6" in told
+            (warning,) = [event.text for event in events if isinstance(event, Warn) and "damaged" in event.text]
+            assert f"state.json is of step {at}, the training ends at step 6" in warning
         else:
-            with pytest.raises(TfcliError, match="no save of") as caught:
+            with pytest.raises(TfcliError, match="all saves in") as caught:
                 train(sequences, target, events, **SETTINGS)
             assert caught.value.code == ExitCode.ARTIFACT
 
@@ -70,7 +70,7 @@ def test_a_damaged_record_of_the_best_weights_is_refused(
     sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(overfitting.Overfitting, "put_best", dies)
+        patch.setattr(overfitting.OverfittingMonitor, "load_best", dies)
         with pytest.raises(Killed):
             train(sequences, tmp_path / "t", [], **BEST)
     best = tmp_path / "t.partial" / "saves" / "best"
@@ -104,15 +104,15 @@ def two_saves(folder: Path) -> None:
 def test_every_byte_of_a_record_counts(tmp_path: Path) -> None:
     """A save whose state.json has one wrong byte, wherever, is set aside."""
     two_saves(tmp_path)
-    newest, aside = tmp_path / "step-00000002", tmp_path / "step-00000002.damaged"
+    newest, damaged = tmp_path / "step-00000002", tmp_path / "step-00000002.damaged"
     data = (newest / "state.json").read_bytes()
     reader = state()
-    for place in range(len(data)):
+    for index in range(len(data)):
         spoilt = bytearray(data)
-        spoilt[place] ^= 1 << place % 8
+        spoilt[index] ^= 1 << index % 8
         (newest / "state.json").write_bytes(spoilt)
-        assert newest_state(tmp_path, tmp_path / "none", reader, silent) == tmp_path / "step-00000001", place
-        aside.rename(newest)
+        assert newest_state(tmp_path, tmp_path / "none", reader, silent) == tmp_path / "step-00000001", index
+        damaged.rename(newest)
     (newest / "state.json").write_bytes(data)
     assert newest_state(tmp_path, tmp_path / "none", reader, silent) == newest
 
@@ -129,7 +129,7 @@ class Table:
 class Rank(Ranks):
     table: Table = field(default_factory=Table)
 
-    def most(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         self.table.values[self.index] = value
         self.table.meet.wait()
         found = max(self.table.values)

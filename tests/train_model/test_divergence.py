@@ -1,4 +1,4 @@
-"""Steps that are not taken, and losses that leap."""
+"""Steps that are not taken, and loss spikes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def watched(in_a_row: int = 0, **settings: object) -> tuple[DivergenceMonitor, l
     return DivergenceMonitor(TrainConfig.model_validate(settings), events.append, in_a_row), events
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_figure_that_is_not_finite_stops_and_names_the_rows(place: int, value: float) -> None:
+def test_a_figure_that_is_not_finite_stops_and_names_the_rows(index: int, value: float) -> None:
     monitor, _ = watched()
     figures = [1.0, 1.0, 1.0, 1.0]
     assert monitor.check_step(0, figures, ROWS)
-    figures[place] = value
+    figures[index] = value
     with pytest.raises(TfcliError, match="diverged at step 3") as caught:
         monitor.check_step(3, figures, ROWS)
     assert caught.value.code == ExitCode.DIVERGED
@@ -50,7 +50,7 @@ def test_skips_before_a_resume_count() -> None:
         monitor.check_step(5, [math.nan] * 4, ROWS)
 
 
-def test_a_leap_is_warned_of_once_the_window_is_full() -> None:
+def test_a_loss_spike_is_warned_of_once_the_window_is_full() -> None:
     noise = np.random.default_rng(0).normal(2, 0.1, size=300)
     monitor, events = watched()
     for step in range(127):

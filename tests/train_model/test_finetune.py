@@ -99,11 +99,11 @@ def test_new_latents_are_normalised_as_the_checkpoint_knew_them(parent: Checkpoi
     assert child.content.channel_mean == parent.content.channel_mean == [0.25, 0.25]
     assert child.content.channel_std == [2.0, 2.0]
     plain = Data(sequences, DiffusionConfig(), MODEL)
-    begun = Data(sequences, DiffusionConfig(), MODEL, start(parent, sequences))
+    started = Data(sequences, DiffusionConfig(), MODEL, start(parent, sequences))
     stored = plain.readers[0].read(plain.train.table.images[:, 3])[:, 0]
-    assert begun.latent_limit() == pytest.approx(float(abs((stored - 0.25) / 2.0).max()), rel=0.05)
+    assert started.latent_limit() == pytest.approx(float(abs((stored - 0.25) / 2.0).max()), rel=0.05)
     assert plain.latent_limit() == pytest.approx(float(abs((stored + 1.0) / 0.5).max()), rel=0.05)
-    scale = begun.train.scale
+    scale = started.train.scale
     assert (scale.mean.flatten().tolist(), scale.std.flatten().tolist()) == ([0.25, 0.25], [2.0, 2.0])
 
 
@@ -133,7 +133,7 @@ def refused(parent: Checkpoint, sequences: Path, model: ModelConfig = MODEL, **d
     return caught.value
 
 
-def test_what_differs_is_named_with_what_mends_it(parent: Checkpoint, tmp_path: Path) -> None:
+def test_a_difference_is_named_with_its_fix(parent: Checkpoint, tmp_path: Path) -> None:
     fitting = new(parent, tmp_path / "fitting")
     assert start(parent, fitting, noise_limit=0, context_images="clean", image_weight=1.0)  # the loss may be another
     error = refused(parent, made(tmp_path / "words", [f"quite other words {number}" for number in range(30)]))
@@ -148,8 +148,8 @@ def test_what_differs_is_named_with_what_mends_it(parent: Checkpoint, tmp_path: 
 
 
 def test_other_ids_of_sizes_are_refused(parent: Checkpoint, tmp_path: Path) -> None:
-    told = new(parent, tmp_path, pack=PACK.model_copy(update={"size_tokens": True}))
-    error = refused(parent, told)
+    with_size_tokens = new(parent, tmp_path, pack=PACK.model_copy(update={"size_tokens": True}))
+    error = refused(parent, with_size_tokens)
     assert error.why == "its ids of sizes are none, those of these sequences 4x4"
     assert "pack.size_tokens = false" in error.fix
 

@@ -17,7 +17,7 @@ from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.flops import Work, model_flops
 from stages.train_model.objective import loss_sums
 
-FACTS = ModelDims(vocab_size=200, latent_channels=4, patch_side=2)
+DIMS = ModelDims(vocab_size=200, latent_channels=4, patch_side=2)
 MODELS = {
     "linear": ModelConfig(width=64, layers=2, heads=2, codec=LinearCodec(grid_positions=True)),
     "unet": ModelConfig(width=64, layers=3, heads=2, codec=UNetCodec(channels=16, widest=32, blocks=1)),
@@ -40,10 +40,10 @@ class WrittenOut:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfig, copies: bool) -> None:
     """But for the gradients of the latents, which nobody asks for, and what is made once for all images."""
-    batch = stand_in(FACTS, (6, 10), 512, 2, copies=copies)
+    batch = stand_in(DIMS, (6, 10), 512, 2, copies=copies)
     lengths = torch.bincount(batch.elements.documents_N).tolist()
     batch = replace(batch, attention=WrittenOut(lengths))
-    network = Transfusion(model, FACTS)
+    network = Transfusion(model, DIMS)
     known = {torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * x[0] * x[1] * weight[0]}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         sums = loss_sums(network, batch)
@@ -54,15 +54,15 @@ def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfi
     assert work.padded_elements == work.elements
     assert work.context == (work.images if copies else Counter())
     counted = counter.get_total_flops()
-    assert counted <= model_flops(model, FACTS, work) < 1.02 * counted
+    assert counted <= model_flops(model, DIMS, work) < 1.02 * counted
 
 
 def test_padding_counts_as_nothing_and_work_adds_up() -> None:
-    padded = Work.of([stand_in(FACTS, (8, 12), 512, 2)])
+    padded = Work.of([stand_in(DIMS, (8, 12), 512, 2)])
     assert padded.padded_elements > padded.elements
     model = MODELS["linear"]
     full = Work(padded.elements, padded.elements, padded.targets, padded.squared_lengths, padded.images, padded.context)
-    assert model_flops(model, FACTS, padded) == model_flops(model, FACTS, full)
-    assert model_flops(model, FACTS, padded + full) == 2 * model_flops(model, FACTS, full)
-    parts = Work.of([stand_in(FACTS, (8, 12), 512, 1)] * 2)
+    assert model_flops(model, DIMS, padded) == model_flops(model, DIMS, full)
+    assert model_flops(model, DIMS, padded + full) == 2 * model_flops(model, DIMS, full)
+    parts = Work.of([stand_in(DIMS, (8, 12), 512, 1)] * 2)
     assert parts == padded

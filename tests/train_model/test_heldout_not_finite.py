@@ -46,7 +46,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 @pytest.mark.parametrize("at", [2, 4])
-def test_it_ends_the_training_behind_the_save_and_the_next_run_finishes(
+def test_it_ends_the_training_after_the_save_and_the_next_run_finishes(
     tmp_path: Path, sequences: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     run(tmp_path / "whole", sequences, TRAIN)
@@ -62,7 +62,7 @@ def test_it_ends_the_training_behind_the_save_and_the_next_run_finishes(
     assert weights[0] == weights[1]
 
 
-def test_skip_goes_on_with_null_in_the_metrics(
+def test_skip_continues_with_null_in_the_metrics(
     tmp_path: Path, sequences: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, 2)

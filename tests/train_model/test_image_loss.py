@@ -68,7 +68,7 @@ def levels(t: torch.Tensor) -> tuple[Floats, Floats]:
     return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
 
 
-def test_latents_are_trained_on_with_mean_0_and_deviation_1(sequences: Sequences) -> None:
+def test_latents_are_trained_on_with_mean_0_and_std_1(sequences: Sequences) -> None:
     """Noised to t, the latents of a channel have the mean 0 and the variance a^2 (1 + posterior) + b^2; here of channels whose
     raw means are 3 and -1, deviations 0.5 and 2. So a picture of pure noise is what sampling starts from."""
     found: list[list[float]] = [[], []]
@@ -132,20 +132,20 @@ def test_the_image_that_begins_a_document_stays_below_the_limit(sequences: Seque
     """Paper, table 8; whatever stands before its BOI: BOS alone, or the id of its size too. Read from the rows themselves."""
     model = ModelConfig(width=32, layers=1, heads=2)
     data = Data(sequences.folder, DiffusionConfig(noise_limit=200, context_images=context), model)  # type: ignore[arg-type]
-    facts = sequences.content
-    marks = {facts.bos, facts.boi, *facts.size_ids().values()}
+    content = sequences.content
+    marks = {content.bos, content.boi, *content.size_ids().values()}
     first, other = [], []
     for step in range(12):
-        rows = np.arange(facts.num_rows)
+        rows = np.arange(content.num_rows)
         batch = data.train.make(rows, [(step, int(row)) for row in rows], 3)
         ids = torch.full((len(batch.inputs.positions_N),), -1)
         ids[batch.inputs.text_index_T] = batch.inputs.text_ids_T
         scored = set(batch.elements.documents_N[batch.loss_index].tolist())
         for image in batch.inputs.images:
-            for t, place in zip(image.t_I.tolist(), image.patch_index_IP[:, 0].tolist(), strict=True):
-                document = int(batch.elements.documents_N[place])
+            for t, index in zip(image.t_I.tolist(), image.patch_index_IP[:, 0].tolist(), strict=True):
+                document = int(batch.elements.documents_N[index])
                 begin = int((batch.elements.documents_N == document).nonzero()[0, 0])
-                begins = all(int(ids[each]) in marks for each in range(begin, place)) and document in scored
+                begins = all(int(ids[each]) in marks for each in range(begin, index)) and document in scored
                 (first if begins else other).append(t)
     assert len(first) > 50
     assert 150 < max(first) <= 200

@@ -12,7 +12,7 @@ from stages.model.transformer import ModelDims, Transfusion
 from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.ranks import Ranks
 
-FACTS = ModelDims(300, 4, 2)
+DIMS = ModelDims(300, 4, 2)
 
 
 def test_a_model_larger_than_the_machine() -> None:
@@ -20,7 +20,7 @@ def test_a_model_larger_than_the_machine() -> None:
     grants them and ends the process."""
     vast = ModelConfig(width=400_000, heads=4, layers=8)
     with pytest.raises(TfcliError) as caught:
-        Ranks().build_model(vast, FACTS, TrainConfig(), 0)
+        Ranks().build_model(vast, DIMS, TrainConfig(), 0)
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert caught.value.what == "training this model does not fit into memory"
     assert "model.width" in caught.value.fix
@@ -30,10 +30,10 @@ def test_a_model_larger_than_the_machine() -> None:
 def test_what_training_keeps_of_each_weight_counts(monkeypatch: pytest.MonkeyPatch, average: float) -> None:
     config = TrainConfig(ema_decay=average)
     model = ModelConfig(width=32, layers=1, heads=2)
-    weights = sum(weight.nbytes for weight in Transfusion(model, FACTS).parameters())
+    weights = sum(weight.nbytes for weight in Transfusion(model, DIMS).parameters())
     least = weights * (4 if average else 3)  # weight, gradient, a slot of the optimizer, average
     monkeypatch.setattr(memory, "all_bytes", lambda: least)
-    assert isinstance(Ranks().build_model(model, FACTS, config, 0), torch.nn.Module)
+    assert isinstance(Ranks().build_model(model, DIMS, config, 0), torch.nn.Module)
     monkeypatch.setattr(memory, "all_bytes", lambda: least - 1)
     with pytest.raises(TfcliError, match="does not fit into memory"):
-        Ranks().build_model(model, FACTS, config, 0)
+        Ranks().build_model(model, DIMS, config, 0)

@@ -1,4 +1,4 @@
-"""The logs of a training: cut at the step it goes on from, never ahead of the weights; trackers get the same figures."""
+"""The logs of a training: truncated to the step of a resume, never ahead of the weights; trackers get the same figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_files_hold_what_was_flushed_and_go_on_from_a_step(tmp_path: Path) -> None:
+def test_the_files_hold_what_was_flushed_and_resume_from_a_step(tmp_path: Path) -> None:
     first = MetricsLog(tmp_path, (), 0)
     for step in range(1, 5):
         first.add_metrics(step, {"text_loss": 1.0 / step})

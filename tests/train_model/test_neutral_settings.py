@@ -64,7 +64,7 @@ def stopped(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_a_stopped_training_goes_on_with_skip(work: Path, monkeypatch: pytest.MonkeyPatch, older: bool) -> None:
+def test_a_stopped_training_resumes_with_skip(work: Path, monkeypatch: pytest.MonkeyPatch, older: bool) -> None:
     stopped(work, monkeypatch)
     plan = work / "checkpoint.partial" / "plan.json"
     if older:

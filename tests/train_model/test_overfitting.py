@@ -1,4 +1,4 @@
-"""Overfitting is said once, by a stated rule, and the best weights are kept whatever ends the training."""
+"""Overfitting is reported once, by a stated rule, and the best weights are kept whatever ends the training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Few rows, which a small model knows by heart after some passes."""
+    """Few rows, which a small model memorises after some epochs."""
     stories = [
         Story((f"a text about {number * 7919 % 1000} and {number * 104729 % 997}", None)) for number in range(30)
     ]
@@ -41,7 +41,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(sequences: Path, target: Path, events: list[Event], **settings: Any) -> Manifest:
-    given = {
+    defaults = {
         "steps": STEPS,
         "warmup_steps": 2,
         "save_every": 10,
@@ -49,7 +49,7 @@ def train(sequences: Path, target: Path, events: list[Event], **settings: Any) -
         "log_every": 20,
         "learning_rate": 2e-2,
     }
-    config = TrainConfig.model_validate({**given, "ema_decay": 0.0, **settings})
+    config = TrainConfig.model_validate({**defaults, "ema_decay": 0.0, **settings})
     made = stamp("checkpoint", "train", {"sequences": sequences}, target)
     runtime = Runtime(report=events.append, device="cpu")
     model = ModelConfig(width=32, layers=2, heads=2)
@@ -73,7 +73,7 @@ def train(sequences: Path, target: Path, events: list[Event], **settings: Any) -
     ],
 )
 def test_the_rule(values: list[float], steps: int, rising: bool) -> None:
-    assert rises([(10 * place, value) for place, value in enumerate(values)], steps) == rising
+    assert rises([(10 * index, value) for index, value in enumerate(values)], steps) == rising
 
 
 def test_figures_that_are_not_finite_are_no_best() -> None:
@@ -83,7 +83,7 @@ def test_figures_that_are_not_finite_are_no_best() -> None:
     assert best_step([(1, 2.0), (2, 2.0)]) == 1
 
 
-def test_a_loss_that_rises_is_said_once_and_epochs_are_shown(sequences: Path, tmp_path: Path) -> None:
+def test_a_loss_that_rises_is_reported_once_and_epochs_are_shown(sequences: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     train(sequences, tmp_path / "checkpoint", events)
     warned = [event.text for event in events if isinstance(event, Warn) and "overfitting" in event.text]

@@ -1,4 +1,4 @@
-"""Many processes train what one does: shares, sums, cut weights, saves of another number of processes, and failures of one."""
+"""Several ranks train what one does: local rows, sums, sharded weights, saves of another number of ranks, failures of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.ranks import Ranks
 from tests.builders import Story, make_all
-from tests.train_model.many import TRAIN, Job, Said, die, fail, spoil, term, train, train_on
+from tests.train_model.many import TRAIN, Job, Outcome, die, fail, spoil, term, train, train_on
 
 STORIES = [
     *[Story((f"a pair {number}", None)) for number in range(3)],
@@ -34,7 +34,7 @@ MUON = TRAIN.model_copy(update={"sharding": "full", "optimizer": "muon"})
 
 
 # pictures to describe: without a loss of their own, so that the codec learns by the text loss alone, and its way out nothing
-GIVEN: dict[str, Any] = {"sequences": "given/sequences", "diffusion": DiffusionConfig(noise_limit=0)}
+CONDITIONING: dict[str, Any] = {"sequences": "given/sequences", "diffusion": DiffusionConfig(noise_limit=0)}
 
 
 def small(config: TrainConfig) -> TrainConfig:
@@ -48,19 +48,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_all(folder, STORIES, PackConfig(row_length=48, heldout_fraction=0.2))
     make_all(folder / "given", STORIES, PackConfig(row_length=48, heldout_fraction=0.2, caption_first=0.0))
     assert train(Job("one", TRAIN), folder).code == 0
-    assert train(Job("one-given", TRAIN, **GIVEN), folder).code == 0
+    assert train(Job("one-given", TRAIN, **CONDITIONING), folder).code == 0
     assert train(Job("one-muon", TRAIN.model_copy(update={"optimizer": "muon"})), folder).code == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def two(work: Path) -> dict[str, list[Said]]:
-    """What two processes said, by job; the last ends with the death of one."""
+def two(work: Path) -> dict[str, list[Outcome]]:
+    """The outcomes of two processes, by job; the last ends with the death of one."""
     jobs = [
         Job("two-none", MODES["none"]),
         Job("two-full", small(MODES["full"])),
-        Job("two-given", MODES["none"], **GIVEN),
-        Job("two-given-full", MODES["full"], **GIVEN),
+        Job("two-given", MODES["none"], **CONDITIONING),
+        Job("two-given-full", MODES["full"], **CONDITIONING),
         Job("two-muon", MUON),
         Job("stopped", MODES["full"], {(1, 3): term}),
         Job("stopped-whole", MODES["none"], {(1, 3): term}),
@@ -68,7 +68,7 @@ def two(work: Path) -> dict[str, list[Said]]:
         Job("spoilt", MODES["full"].model_copy(update={"eval_every": 100}), {(1, 2): spoil}),
         Job("killed", MODES["full"], {(1, 2): die}),
     ]
-    return {job.folder: said for job, said in zip(jobs, train_on(2, jobs, work), strict=True)}
+    return {job.folder: outcome for job, outcome in zip(jobs, train_on(2, jobs, work), strict=True)}
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -102,31 +102,37 @@ def test_the_rows_hold_the_cases_that_matter(work: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["two-none", "two-full"])
-def test_two_processes_take_the_steps_of_one(work: Path, two: dict[str, list[Said]], name: str) -> None:
-    assert two[name] == [Said(0), Said(0)]
+def test_two_processes_take_the_steps_of_one(work: Path, two: dict[str, list[Outcome]], name: str) -> None:
+    assert two[name] == [Outcome(0), Outcome(0)]
     check_same(work, name)
 
 
 @pytest.mark.parametrize("name", ["two-given", "two-given-full"])
-def test_pictures_that_are_only_read_count_for_all_processes(work: Path, two: dict[str, list[Said]], name: str) -> None:
-    assert two[name] == [Said(0), Said(0)]
+def test_pictures_that_are_only_read_count_for_all_processes(
+    work: Path, two: dict[str, list[Outcome]], name: str
+) -> None:
+    assert two[name] == [Outcome(0), Outcome(0)]
     check_same(work, name, "one-given")
     assert not any("image_loss" in row for row in metrics(work / name))
 
 
-def test_muon_makes_whole_matrices_orthogonal_where_they_are_cut(work: Path, two: dict[str, list[Said]]) -> None:
+def test_sharded_muon_orthogonalises_full_matrices(work: Path, two: dict[str, list[Outcome]]) -> None:
     """To the rounding of bf16, in which torch does it: a last bit of a gradient may turn one of the update."""
-    assert two["two-muon"] == [Said(0), Said(0)]
-    one, cut, adamw = (read_tensors(work / name / "weights.safetensors") for name in ("one-muon", "two-muon", "one"))
+    assert two["two-muon"] == [Outcome(0), Outcome(0)]
+    one, sharded, adamw = (
+        read_tensors(work / name / "weights.safetensors") for name in ("one-muon", "two-muon", "one")
+    )
     for name in one:
         moved = (one[name] - adamw[name]).norm()
         if name.startswith("blocks.") and one[name].ndim == 2:
-            assert (one[name] - cut[name]).norm() < 0.02 * moved, name
+            assert (one[name] - sharded[name]).norm() < 0.02 * moved, name
 
 
 @pytest.mark.parametrize("name", ["stopped", "stopped-whole"])
-def test_a_signal_to_one_stops_both_and_one_process_goes_on(work: Path, two: dict[str, list[Said]], name: str) -> None:
-    assert [said.code for said in two[name]] == [ExitCode.TERMINATED] * 2
+def test_a_signal_to_one_stops_both_and_one_process_resumes(
+    work: Path, two: dict[str, list[Outcome]], name: str
+) -> None:
+    assert [outcome.code for outcome in two[name]] == [ExitCode.TERMINATED] * 2
     assert two[name][0].why == "state saved at step 3"
     assert two[name][1].what == ""
     saves = sorted((work / f"{name}.partial" / "saves").iterdir())
@@ -136,7 +142,7 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(work: Path, two: dic
     check_same(work, name)
 
 
-def test_a_process_that_fails_is_named_with_its_reason(two: dict[str, list[Said]]) -> None:
+def test_a_process_that_fails_is_named_with_its_reason(two: dict[str, list[Outcome]]) -> None:
     first, second = two["failed"]
     assert second.what == "row 7 cannot be read"
     assert first.what == "rank 1 failed: row 7 cannot be read"
@@ -144,7 +150,9 @@ def test_a_process_that_fails_is_named_with_its_reason(two: dict[str, list[Said]
     assert first.code == second.code == ExitCode.INPUT
 
 
-def test_a_loss_that_is_not_finite_on_one_stops_both_and_names_its_rows(work: Path, two: dict[str, list[Said]]) -> None:
+def test_a_loss_that_is_not_finite_on_one_stops_both_and_names_its_rows(
+    work: Path, two: dict[str, list[Outcome]]
+) -> None:
     first, second = two["spoilt"]
     assert [first.code, second.code] == [ExitCode.DIVERGED] * 2
     sequences = Sequences.open(work / "sequences")
@@ -158,7 +166,7 @@ def test_a_loss_that_is_not_finite_on_one_stops_both_and_names_its_rows(work: Pa
     assert first.why.endswith(f"rows [{rows[2]}]")
 
 
-def test_a_process_that_is_killed_ends_the_other_soon(two: dict[str, list[Said]]) -> None:
+def test_a_process_that_is_killed_ends_the_other_soon(two: dict[str, list[Outcome]]) -> None:
     first, second = two["killed"]
     assert second.code == -9
     assert first.code == ExitCode.ENVIRONMENT
@@ -167,20 +175,20 @@ def test_a_process_that_is_killed_ends_the_other_soon(two: dict[str, list[Said]]
 
 
 @pytest.mark.slow
-def test_four_processes_take_the_steps_of_one_and_go_on_from_two(work: Path, two: dict[str, list[Said]]) -> None:
-    """Replicated, cut over all four, and two copies over two each; from the saves of two processes in both forms."""
+def test_four_processes_take_the_steps_of_one_and_resume_from_two(work: Path, two: dict[str, list[Outcome]]) -> None:
+    """Replicated, sharded over all four, and two copies over two each; from the saves of two processes in both forms."""
     del two
     jobs = [Job(f"four-{name}", config) for name, config in MODES.items()]
     jobs += [Job(f"four-{name}-small", small(config)) for name, config in MODES.items()]
-    parts = train_on(2, [Job(f"half-{name}", MODES["full"], {(0, 3): term}) for name in MODES], work)
-    assert all(said.code == ExitCode.TERMINATED for job in parts for said in job)
+    halves = train_on(2, [Job(f"half-{name}", MODES["full"], {(0, 3): term}) for name in MODES], work)
+    assert all(outcome.code == ExitCode.TERMINATED for job in halves for outcome in job)
     jobs += [Job(f"half-{name}", config) for name, config in MODES.items()]
-    for job, said in zip(jobs, train_on(4, jobs, work), strict=True):
-        assert said == [Said(0)] * 4, job.folder
+    for job, outcome in zip(jobs, train_on(4, jobs, work), strict=True):
+        assert outcome == [Outcome(0)] * 4, job.folder
         check_same(work, job.folder)
 
 
-def test_shares_cover_the_batch_in_order() -> None:
+def test_local_rows_cover_the_batch_in_order() -> None:
     cpu = torch.device("cpu")
     for rows, count in [(3, 4), (8, 4), (5, 2), (1, 3)]:
         shares = [Ranks(cpu, index, count).local_rows(rows) for index in range(count)]

@@ -13,7 +13,7 @@ from stages.core.files import write_json
 from stages.diffusion.config import DiffusionConfig
 from stages.model.config import ModelConfig
 from stages.train_model.monitor.metrics import MetricsLog
-from stages.train_model.monitor.report import Strips, lineage, previews, render
+from stages.train_model.monitor.report import Strips, ancestors_of, previews, render
 from tests.builders import Story, make_latents, make_tokens
 
 
@@ -92,7 +92,7 @@ def test_lineage_follows_the_inputs_and_stops_where_they_changed(tmp_path: Path)
     latents = make_latents(tmp_path / "latents", [Story(("some words of a text", None))] * 12)
     tokens = make_tokens(tmp_path / "tokens", latents)
     entries = {"tokens": input_entry(tokens, tmp_path / "checkpoint", open_artifact(tokens, "tokens"))}
-    found = lineage(entries, tmp_path / "checkpoint")
+    found = ancestors_of(entries, tmp_path / "checkpoint")
     assert [(kind, Path(place)) for kind, place, _ in found] == [("tokens", tokens), ("latents", latents)]
     changed = {"tokens": entries["tokens"].model_copy(update={"digest": "f" * 64})}
-    assert lineage(changed, tmp_path / "checkpoint") == [("tokens", str(tokens), "f" * 12)]
+    assert ancestors_of(changed, tmp_path / "checkpoint") == [("tokens", str(tokens), "f" * 12)]

@@ -66,7 +66,7 @@ def test_killed_at_three_saves_with_other_workers_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_torchrun_trains_stops_on_a_signal_and_goes_on_alone(data: Path, tmp_path: Path) -> None:
+def test_torchrun_trains_stops_on_a_signal_and_resumes_alone(data: Path, tmp_path: Path) -> None:
     work = ready(data, tmp_path / "work")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     many = [

@@ -116,7 +116,7 @@ def test_three_steps_are_those_written_down(tmp_path: Path) -> None:
     assert found["heldout_image_loss"] == pytest.approx(image_sum / images, rel=1e-4)
 
 
-def test_given_pictures_train_the_way_in_and_leave_the_way_out(tmp_path: Path) -> None:
+def test_conditioning_images_train_the_patch_encoder_and_not_the_decoder(tmp_path: Path) -> None:
     """Pictures to describe have no loss of their own; the text loss reaches the codec through them."""
     stories = [Story((f"a text about the number {number}", None)) for number in range(40)]
     pack = PackConfig(row_length=64, patch_side=2, caption_first=0.0, condition_dropout=0.0)
@@ -137,7 +137,7 @@ def test_given_pictures_train_the_way_in_and_leave_the_way_out(tmp_path: Path) -
     assert all("image_loss" not in row for row in read_jsonl(checkpoint.folder / METRICS))
 
 
-def test_a_training_cut_off_before_its_seal_keeps_all_of_its_log(
+def test_a_training_killed_before_its_seal_keeps_all_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stories = [Story((f"a text about the number {number}", None)) for number in range(40)]

@@ -15,15 +15,15 @@ from stages.model.transformer import ModelDims
 from stages.train_model.flops import Work, model_flops
 from stages.train_model.monitor.throughput import Meter, fields
 
-FACTS = ModelDims(200, 4, 2)
+DIMS = ModelDims(200, 4, 2)
 MODEL = ModelConfig(width=64, layers=2, heads=2)
 
 
 def test_figures_of_a_row_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("stages.train_model.monitor.throughput.time", SimpleNamespace(perf_counter=lambda: now))
-    meter = Meter(MODEL, FACTS, torch.device("cpu"), "fp32")
-    batch = stand_in(FACTS, (8, 12), 512, 1)
+    meter = Meter(MODEL, DIMS, torch.device("cpu"), "fp32")
+    batch = stand_in(DIMS, (8, 12), 512, 1)
     for _ in range(2):
         with meter.excluded_time():
             now += 0.2
@@ -32,19 +32,19 @@ def test_figures_of_a_row_belong_together(monkeypatch: pytest.MonkeyPatch) -> No
         now += 0.05
         meter.add([batch, batch])
     row = meter.row(steps_left=10)
-    assert row["seconds"] == pytest.approx(0.08)  # a step, without what stood aside
+    assert row["seconds"] == pytest.approx(0.08)  # a step, without excluded time
     assert row["loading_share"] == pytest.approx(3 / 8)
     assert row["elements_per_second"] * row["seconds"] == pytest.approx(2 * batch.num_elements)
     assert row["places_per_second"] * row["seconds"] == pytest.approx(2 * len(batch.inputs.positions_N))
-    flops = model_flops(MODEL, FACTS, Work.of([batch, batch]))
+    flops = model_flops(MODEL, DIMS, Work.of([batch, batch]))
     assert row["mfu"] * meter.peak * row["seconds"] == pytest.approx(flops)
-    assert row["seconds_left"] == pytest.approx(10 * 0.28)  # what stands aside will do so again
+    assert row["seconds_left"] == pytest.approx(10 * 0.28)  # excluded time is included
     assert set(fields(row)) == {"el/s", "padding", "MFU", "data", "GB"}
     meter.add([batch])
     assert meter.row(steps_left=0)["loading_share"] == 0
 
 
-def test_memory_has_a_peak_that_begins_anew() -> None:
+def test_the_peak_of_memory_is_reset() -> None:
     reset_peak()
     block = torch.ones(30_000_000)
     assert peak_bytes() >= resident_bytes() > block.nbytes

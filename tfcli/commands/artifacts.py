@@ -15,7 +15,7 @@ from stages.core.events import Progress, Report, Warn
 from stages.core.hashing import hash_file, hash_value
 from stages.core.interrupts import Interrupts, watch_signals
 from tfcli import options, render
-from tfcli.commands.found import Found, and_more, artifacts_at, follow, nothing_at
+from tfcli.commands.found import FoundArtifact, and_more, artifacts_at, follow, nothing_at
 from tfcli.commands.inspection import inspect
 
 PANEL = "Artifacts"
@@ -116,7 +116,7 @@ def _remake(kind: str) -> str:
     return f"tfcli {MAKERS[kind]} {'--retry-failed' if kind == 'latents' else '--force'}"
 
 
-def _damage(item: Found, report: Report, interrupts: Interrupts) -> list[str]:
+def _damage(item: FoundArtifact, report: Report, interrupts: Interrupts) -> list[str]:
     """A line for each file that is not what the manifest says."""
     task = f"verify {item.folder.name}"
     files, damaged = item.manifest.files, []
@@ -148,9 +148,9 @@ def _others(damaged: list[str]) -> str:
     return "; ".join(damaged[1:4]) + (and_more(len(damaged) - 4))
 
 
-def _with_inputs(found: list[Found]) -> list[Found]:
+def _with_inputs(found: list[FoundArtifact]) -> list[FoundArtifact]:
     """These artifacts and all that they were made from, each once. Raises TfcliError (ARTIFACT) if one has changed."""
-    seen: dict[Path, Found] = {}
+    seen: dict[Path, FoundArtifact] = {}
     waiting = list(reversed(found))
     while waiting:
         item = waiting.pop()
@@ -162,11 +162,11 @@ def _with_inputs(found: list[Found]) -> list[Found]:
                 what = f"{item.folder} was made from {name} at {folder}: {state}"
                 fix = f"run 'tfcli {MAKERS[item.manifest.kind]}' again"
                 raise TfcliError(what, fix=fix, code=ExitCode.ARTIFACT)
-            waiting.append(Found(folder, manifest))
+            waiting.append(FoundArtifact(folder, manifest))
     return list(seen.values())
 
 
-def _ancestry(item: Found, state: str, above: tuple[Path, ...]) -> dict[str, Any]:
+def _ancestry(item: FoundArtifact, state: str, above: tuple[Path, ...]) -> dict[str, Any]:
     """An artifact and its inputs as nested plain values."""
     manifest = item.manifest
     inputs = []
@@ -179,7 +179,7 @@ def _ancestry(item: Found, state: str, above: tuple[Path, ...]) -> dict[str, Any
                 {"kind": entry.kind, "path": str(folder), **hashes, "state": problem or "a ring", "inputs": []}
             )
         else:
-            inputs.append(_ancestry(Found(folder, below), "", (*above, item.folder.resolve())))
+            inputs.append(_ancestry(FoundArtifact(folder, below), "", (*above, item.folder.resolve())))
     node: dict[str, Any] = {
         "kind": manifest.kind,
         "path": str(item.folder),

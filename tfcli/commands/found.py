@@ -12,27 +12,27 @@ from tfcli import render
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundArtifact:
     """A sealed artifact on disk."""
 
     folder: Path
     manifest: Manifest
 
 
-def artifacts_at(path: Path) -> list[Found]:
+def artifacts_at(path: Path) -> list[FoundArtifact]:
     """The artifact at `path`, or those of the work folder `path`, in the order of the pipeline."""
     if not path.exists():
         raise TfcliError(f"{path} does not exist", fix="give an artifact or a work folder", code=ExitCode.USAGE)
     manifest = read_manifest(path)
     if manifest is not None:
-        return [Found(path, manifest)]
+        return [FoundArtifact(path, manifest)]
     found = []
     for folder in sorted(path.iterdir()) if path.is_dir() else []:
         # an unfinished artifact is no artifact, even if a kill came between its manifest and its rename
         finished = not folder.name.startswith(".") and not folder.name.endswith(".partial")
         below = read_manifest(folder) if finished else None
         if below is not None:
-            found.append(Found(folder, below))
+            found.append(FoundArtifact(folder, below))
     if not found and not partials(path):
         raise nothing_at(path)
     order = list(MAKERS)

@@ -13,7 +13,7 @@ import typer
 from stages.artifacts.manifest import FileEntry
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import options, render
-from tfcli.commands.found import Found, artifact_around, artifacts_at, follow, partials
+from tfcli.commands.found import FoundArtifact, artifact_around, artifacts_at, follow, partials
 from tfcli.commands.highlights import highlights
 
 _HINTS = {
@@ -102,14 +102,14 @@ def _check_options(images: bool, row: int | None, out: Path | None) -> None:
         raise TfcliError(f"--out {out}: neither .html nor .png", fix="name a .html or a .png", code=ExitCode.USAGE)
 
 
-def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | None, json: bool) -> None:
+def _show_images(item: FoundArtifact, count: int, side: _Side, device: str, out: Path | None, json: bool) -> None:
     import numpy as np
 
     from stages.coders.pixels import encode_png
     from stages.coders.sheets import contact_sheet
     from stages.core.files import write_atomic
     from stages.pages.html import enlargement
-    from stages.preview.cards import ABOUT, caption_of, cards_of, pictures_of_cards
+    from stages.preview.cards import ABOUT, card_caption, cards_of, pictures_of_cards
     from stages.preview.page import cards_page
 
     kind = item.manifest.kind
@@ -132,16 +132,16 @@ def _show_images(item: Found, count: int, side: _Side, device: str, out: Path | 
         summary = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
         write_atomic(out, cards_page(f"{kind}: {item.folder}", summary, cards, ABOUT.get(kind, "")).encode("utf-8"))
     if json:
-        shown = [{"title": card.title, "text": caption_of(card)} for card in cards]
+        shown = [{"title": card.title, "text": card_caption(card)} for card in cards]
         render.show_json({"path": str(out), "kind": kind, "pictures": len(pictures), "documents": shown})
         return
     if out.suffix.lower() == ".png" and sys.stdout is not None and sys.stdout.isatty():
         # a PNG has no room for captions: they are printed here, in the order of the pictures
-        render.show(*[f"{card.title}: {caption_of(card)}" for card in cards])
+        render.show(*[f"{card.title}: {card_caption(card)}" for card in cards])
     render.show_path(out)
 
 
-def _show_row(item: Found, side: _Side, row: int, json: bool) -> None:
+def _show_row(item: FoundArtifact, side: _Side, row: int, json: bool) -> None:
     from dataclasses import asdict
 
     from stages.artifacts.sequences import Sequences
@@ -158,7 +158,7 @@ def _show_row(item: Found, side: _Side, row: int, json: bool) -> None:
         show_packed(packed)
 
 
-def _as_json(item: Found) -> dict[str, Any]:
+def _as_json(item: FoundArtifact) -> dict[str, Any]:
     manifest = item.manifest
     files = {"number": len(manifest.files), "bytes": sum(entry.bytes for entry in manifest.files)}
     return {
@@ -172,14 +172,14 @@ def _as_json(item: Found) -> dict[str, Any]:
     }
 
 
-def _work_row(item: Found) -> tuple[str, ...]:
+def _work_row(item: FoundArtifact) -> tuple[str, ...]:
     manifest = item.manifest
     size = sum(entry.bytes for entry in manifest.files)
     made = str(manifest.provenance.get("finished", ""))
     return (item.folder.name, made, render.short(manifest.digest), str(len(manifest.files)), render.size_text(size))
 
 
-def _show_artifact(item: Found, verbose: bool) -> None:
+def _show_artifact(item: FoundArtifact, verbose: bool) -> None:
     manifest = item.manifest
     finished = str(manifest.provenance.get("finished", "")).replace("T", " ").replace("+00:00", " UTC")
     made = {

@@ -32,13 +32,13 @@ def explain(
               tfcli recipe explain diffusion          a section
               tfcli recipe explain source.path        for each kind of source
     """
-    from stages.recipe_keys import Found, all_sections, find, near
+    from stages.recipe_keys import KeyMatch, all_sections, find, near
     from tfcli.explained import found_text, sections_text
 
     if key is None:
         sections = all_sections()
         if json:
-            render.show_json(asdict(Found((), tuple(sections))))
+            render.show_json(asdict(KeyMatch((), tuple(sections))))
         else:
             render.show_text(sections_text(sections) + "\n")
         return

@@ -64,9 +64,9 @@ def _chosen(only: list[str], until: str | None) -> list[Stage]:
 
 
 def _show_plan(workspace: Workspace, stages: list[Stage], call: options.Call) -> None:
-    from tfcli.commands.session import refused, status_json
+    from tfcli.commands.session import refusal, status_json
 
-    failure = refused(workspace, stages, call)
+    failure = refusal(workspace, stages, call)
     plan = list(workspace.plan(tuple(stage.name for stage in stages)))
     if call.json:
         lines = [{**status_json(status), "would_run": call.force or status.state != "fresh"} for status in plan]

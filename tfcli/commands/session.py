@@ -126,7 +126,7 @@ def work_folder(given: Path, option: str = "--work") -> Path:
     return work
 
 
-def refused(workspace: Workspace, stages: list[Stage], call: Call) -> TfcliError | None:
+def refusal(workspace: Workspace, stages: list[Stage], call: Call) -> TfcliError | None:
     """Why these stages may not run as the call stands: they would take away a finished training."""
     return None if call.replace else workspace.refusal(stages, force=call.force)
 
@@ -136,7 +136,7 @@ def may_replace(workspace: Workspace, stages: list[Stage], call: Call) -> bool:
 
     Raises TfcliError (ARTIFACT) where one would be and nobody agrees.
     """
-    failure = refused(workspace, stages, call)
+    failure = refusal(workspace, stages, call)
     if failure is None:
         return call.replace
     attended = (

@@ -9,7 +9,7 @@ import typer
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.interrupts import watch_signals
-from stages.core.runtime import Launch, Part, Runtime
+from stages.core.runtime import Launch, Runtime, WorkPart
 from tfcli import options, render
 from tfcli.commands.sample import HELP as SAMPLE_HELP
 from tfcli.commands.sample import sample
@@ -91,13 +91,13 @@ def encode(
     run_stage("encode", call, wanted=Runtime(part=part, engine=engine, retry_failed=retry_failed))
 
 
-def _part(text: str) -> Part:
+def _part(text: str) -> WorkPart:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise TfcliError(
             f"--shards {text}", why="not I/N with 1 <= I <= N", fix="such as --shards 2/4", code=ExitCode.USAGE
         )
-    return Part(int(found[1]), int(found[2]))
+    return WorkPart(int(found[1]), int(found[2]))
 
 
 def run_stage(name: str, call: options.Call, wanted: Runtime | None = None) -> None:
@@ -110,7 +110,7 @@ def run_stage(name: str, call: options.Call, wanted: Runtime | None = None) -> N
         may_replace,
         open_workspace,
         plan_encode,
-        refused,
+        refusal,
         show_status,
         status_json,
     )
@@ -118,7 +118,7 @@ def run_stage(name: str, call: options.Call, wanted: Runtime | None = None) -> N
     stage = BY_NAME[name]
     workspace = open_workspace(call)
     if call.dry_run:
-        if failure := refused(workspace, [stage], call):
+        if failure := refusal(workspace, [stage], call):
             raise failure
         status = workspace.status(stage)
         runs = call.force or status.state != "fresh"

@@ -32,7 +32,7 @@ def write_report(build: Build, summary: str, log: MetricsLog, settings: Mapping[
     """Write the page into the growing folder. summary: the line below the title. settings: recipe sections by name."""
     left = log.timing[-1]["seconds_left"] if log.timing else 0
     summary += f"; about {left / 60:,.0f} min left" if left else ""
-    ancestors = lineage(build.stamp.inputs, build.target)
+    ancestors = ancestors_of(build.stamp.inputs, build.target)
     page = render(f"Training of {build.target}", summary, log, previews(build.folder), settings, ancestors)
     write_atomic(build.folder / REPORT, page.encode("utf-8", "replace"))
 
@@ -128,7 +128,7 @@ def previews(folder: Path) -> Strips:
     )
 
 
-def lineage(inputs: dict[str, InputEntry], folder: Path) -> list[tuple[str, str, str]]:
+def ancestors_of(inputs: dict[str, InputEntry], folder: Path) -> list[tuple[str, str, str]]:
     """Kind, folder and digest of all that the artifact at `folder` is made from, nearest first, each once."""
     found: dict[str, tuple[str, str, str]] = {}
     waiting = [(folder, entry) for entry in inputs.values()]
