@@ -204,19 +204,19 @@ def driver(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
 
 def space(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Space | None:
     """The file system that `folder`, or what there is of the way to it, is on; None where it cannot be asked."""
-    place = folder.absolute()
-    while not os.path.exists(place) and place != place.parent:
-        place = place.parent
+    existing = folder.absolute()
+    while not os.path.exists(existing) and existing != existing.parent:
+        existing = existing.parent
     try:
-        usage, files = shutil.disk_usage(place), os.statvfs(place).f_favail
+        usage, files = shutil.disk_usage(existing), os.statvfs(existing).f_favail
     except OSError:
         return None
-    return Space(usage.total, usage.free, files, _file_system(place, mounts), os.access(place, os.W_OK | os.X_OK))
+    return Space(usage.total, usage.free, files, _file_system(existing, mounts), os.access(existing, os.W_OK | os.X_OK))
 
 
-def _file_system(place: Path, mounts: Path) -> str | None:
-    """Its kind, as ext4 or nfs4: that of the longest mount point above `place`; of two at one point the later."""
-    where = os.path.realpath(place)
+def _file_system(existing: Path, mounts: Path) -> str | None:
+    """Its kind, as ext4 or nfs4: that of the longest mount point above `existing`; of two at one point the later."""
+    where = os.path.realpath(existing)
     found = [line.split() for line in (_text(mounts) or "").splitlines()]
     above = [
         (len(words[1]), words[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +22,7 @@ _PICTURES_NOT_READ = (".heic", ".heif", ".svg", ".psd", ".jxl", ".jp2", ".cr2", 
 # what img2dataset writes next to each folder of pictures (counts, a record of each download), and the Hub's facts of a data set
 _RECORDS = re.compile(r"(^|/)(\d{5,}(_stats\.json|\.parquet)|dataset_infos?\.json)$")
 _UNPACK = (".tar", ".zip", ".gz", ".tgz", ".rar", ".7z")
+_TEXTS = (".txt", ".caption")
 
 
 def folder_findings(source: Folder) -> Iterator[Finding]:
@@ -105,35 +106,44 @@ def _fix_of(table: str, name: str, names: Names) -> str:
 
 def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
     """Files next to the pictures that look as if they mattered."""
-    stems = {name.rpartition(".")[0].lower() for name in names if name.lower().endswith(EXTENSIONS)}
-    texts_of = {name.rpartition(".")[0].lower() for name in names if name.lower().endswith((".txt", ".caption"))}
-    others: Counter[str] = Counter()
-    examples: defaultdict[str, list[str]] = defaultdict(list)
+    stems = {_stem(name) for name in names if name.lower().endswith(EXTENSIONS)}
+    text_stems = {_stem(name) for name in names if name.lower().endswith(_TEXTS)}
+    others: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        extension = os.path.splitext(name)[1].lower()
-        beside = name.rpartition(".")[0].lower() in stems
-        if extension in (".txt", ".caption") and beside and used:
-            group = "CAPTIONS_NOT_READ"
-        elif extension == ".txt" and not beside and not used:
-            group = "TEXT_ALONE"
-        elif extension == ".json" and beside:
-            if used or name.rpartition(".")[0].lower() in texts_of:
-                continue  # its facts, next to its caption
-            group = "JSON_NOT_READ"
-        elif name.rpartition("/")[2].lower() in METADATA and used and name not in used:
-            group = "METADATA_BELOW"
-        elif extension in _TABLES and name not in used and not _RECORDS.search(name):
-            group = "TABLE_NOT_READ"
-        elif extension in _PICTURES_NOT_READ:
-            group = "FORMAT_NOT_READ"
-        elif extension in _UNPACK:
-            group = "ARCHIVE_NOT_READ"
-        else:
-            continue
-        others[group] += 1
-        examples[group].append(name)
-    chosen = ", ".join(used[:3]) or "the .txt files next to the pictures"
-    texts = {
+        if group := _group_of(name, stems, text_stems, used):
+            others[group].append(name)
+    texts = _texts(", ".join(used[:3]) or "the .txt files next to the pictures")
+    for group, found in others.items():
+        what, fix = texts[group]
+        yield Finding(group, "remark", f"{len(found):,} {what}", fix, len(found), tuple(found[:MAX_EXAMPLES]))
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0].lower()
+
+
+def _group_of(name: str, stems: set[str], text_stems: set[str], used: list[str]) -> str:
+    """The code of the finding about a file that is not read; "" for one of no interest. stems: of pictures."""
+    extension = os.path.splitext(name)[1].lower()
+    has_picture = _stem(name) in stems
+    if extension in _TEXTS and has_picture and used:
+        return "CAPTIONS_NOT_READ"
+    if extension == ".txt" and not has_picture and not used:
+        return "TEXT_ALONE"
+    if extension == ".json" and has_picture:
+        return "" if used or _stem(name) in text_stems else "JSON_NOT_READ"  # "": its record, next to its caption
+    if name.rpartition("/")[2].lower() in METADATA and used and name not in used:
+        return "METADATA_BELOW"
+    if extension in _TABLES and name not in used and not _RECORDS.search(name):
+        return "TABLE_NOT_READ"
+    if extension in _PICTURES_NOT_READ:
+        return "FORMAT_NOT_READ"
+    return "ARCHIVE_NOT_READ" if extension in _UNPACK else ""
+
+
+def _texts(chosen: str) -> dict[str, tuple[str, str]]:
+    """What is found and its fix, by code. chosen: what gives the captions."""
+    return {
         "CAPTIONS_NOT_READ": (
             f".txt files next to pictures not read; {chosen} gives the captions",
             'set source.captions = "txt" to read them',
@@ -160,6 +170,3 @@ def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
             'unpack them; for tars use source.kind = "webdataset"',
         ),
     }
-    for group, number in others.items():
-        what, fix = texts[group]
-        yield Finding(group, "remark", f"{number:,} {what}", fix, number, tuple(examples[group][:MAX_EXAMPLES]))

@@ -117,13 +117,13 @@ _EFFECTS = (
 
 
 def _variables(report: MachineReport) -> Iterator[Finding]:
-    told = set()
+    reported = set()
     for name, value, gravity, effect in _EFFECTS:
         found = report.environment.get(name)
         if found and value in ("", found):
-            told.add(name)
+            reported.add(name)
             what = f"{name} is {found}: {effect}" if found != "set" else f"{name} is set: {effect}"
             yield Finding("VARIABLE", "problem" if gravity == "problem" else "remark", what, f"unset {name}")
     for name, value in report.environment.items():
-        if name.startswith("PYTORCH_") and value and name not in told:
+        if name.startswith("PYTORCH_") and value and name not in reported:
             yield Finding("VARIABLE", "remark", f"{name} is {value}: it changes how torch works")

@@ -46,20 +46,7 @@ def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path,
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
     build, runtime = context.build, context.runtime  # nothing here is random
     content = Autoencoder.open(autoencoder).content
-    if (content.picture_size, content.fit) != (images.size, images.fit):
-        raise TfcliError(
-            f"the autoencoder was made for {content.picture_size} px ({content.fit}), "
-            f"the recipe says {images.size} ({images.fit})",
-            fix="run 'tfcli vae' again",
-            code=ExitCode.ARTIFACT,
-        )
-    if images.step % content.downsampling:
-        why = (
-            f"sides of pictures are multiples of {images.step}, the autoencoder divides them by {content.downsampling}"
-        )
-        raise TfcliError(
-            "pictures and autoencoder do not fit", why=why, fix="set images.bucket_step", code=ExitCode.USAGE
-        )
+    _check_fits(content, images)
     runtime.report(Note(f"reading {source.describe()}"))
     with runtime.interrupts.at_once("finished shards are kept"):
         left_out = LeftOut()
@@ -95,6 +82,24 @@ def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path,
             why = f"the device's memory held batches of {vae.max_batch} pictures, not encode.batch_size"
             runtime.report(Warn(f"{why}: latents differ from those of full batches by rounding"))
         _seal(source, job, vae, content, num_documents, records, build, runtime)
+
+
+def _check_fits(content: AutoencoderContent, images: Images) -> None:
+    """Raise TfcliError where the autoencoder was not made for pictures of these sizes."""
+    if (content.picture_size, content.fit) != (images.size, images.fit):
+        raise TfcliError(
+            f"the autoencoder was made for {content.picture_size} px ({content.fit}), "
+            f"the recipe says {images.size} ({images.fit})",
+            fix="run 'tfcli vae' again",
+            code=ExitCode.ARTIFACT,
+        )
+    if images.step % content.downsampling:
+        why = (
+            f"sides of pictures are multiples of {images.step}, the autoencoder divides them by {content.downsampling}"
+        )
+        raise TfcliError(
+            "pictures and autoencoder do not fit", why=why, fix="set images.bucket_step", code=ExitCode.USAGE
+        )
 
 
 def _records(build: Build, count: int, runtime: Runtime) -> list[Record]:
@@ -177,51 +182,11 @@ def _files(job: Job, records: list[Record]) -> list[str]:
 
 def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, runtime: Runtime) -> None:
     """Make every shard of this part that is not there yet, here or on Ray."""
-    failures = Failures(job.encode.max_bad, job.encode.bad_window)
-    size = job.encode.shard_rows
-    mine = [number for number in range(num_shards(num_images, job.encode)) if runtime.part.has(number)]
-    total = sum(min(size, num_images - number * size) for number in mine)
-    done = left_out = 0
-
-    def report(shard: Shard, record: Record) -> None:
-        nonlocal done, left_out
-        done += len(shard.images)
-        left_out += record["failed"]
-        runtime.report(Progress("encode", done, total, "pictures", {"left out": str(left_out)}))
-
-    def is_missing(number: int) -> bool:
-        return runtime.part.has(number) and build.unit(_unit(number)) is None
-
-    def missing() -> Iterator[Shard]:
-        """The shards to make; those that are there are accounted for."""
-        seen = 0
-        for shard in cut_shards(source, size, build.folder, is_missing):
-            runtime.interrupts.check()
-            seen += len(shard.images)
-            if seen > num_images:
-                break
-            if not runtime.part.has(shard.number):
-                continue
-            failures.lists(len(shard.images), shard.omissions)
-            record = build.unit(_unit(shard.number))
-            if record is None:
-                yield shard
-            else:
-                failures.saw_record(record)
-                report(shard, record)
-        if seen != num_images:
-            raise TfcliError(
-                "the source changed while it was encoded",
-                why=f"it had {num_images:,} pictures at the start, now {'more' if seen > num_images else f'{seen:,}'}",
-                fix="run the same command again when the source is at rest",
-                code=ExitCode.INPUT,
-            )
-
+    work = _PartOfShards(source, job, num_images, build, runtime)
     if runtime.engine == "ray":
-        for shard, record in encode_on_ray(job, missing(), runtime):
-            failures.saw_record(record)
-            build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
-            report(shard, record)
+        for shard, record in encode_on_ray(job, work.missing(), runtime):
+            work.failures.saw_record(record)
+            work.finish(shard, record)
         return
     with (
         ExitStack() as claims,
@@ -232,7 +197,7 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
 
         def claimed() -> Iterator[Shard]:
             """Those that no other process is at work on, each held until it is finished."""
-            for shard in missing():
+            for shard in work.missing():
                 claim = claims.enter_context(ExitStack())
                 if claim.enter_context(build.claim(_unit(shard.number))) and build.unit(_unit(shard.number)) is None:
                     held[shard.number] = claim
@@ -240,11 +205,63 @@ def _encode(source: Source, job: Job, vae: Vae, num_images: int, build: Build, r
                 else:
                     claim.close()
 
-        for shard, record in encode_shards(job, claimed(), encoder, reader, failures, runtime):
-            build.finish_unit(_unit(shard.number), record, [build.folder / name for name in record["files"]])
-            held.pop(shard.number).close()
-            report(shard, record)
+        for shard, record in encode_shards(job, claimed(), encoder, reader, work.failures, runtime):
+            work.finish(shard, record, release=held.pop(shard.number))
             runtime.interrupts.check()
+
+
+class _PartOfShards:
+    """The shards that this process is to have made, those that are there already, and the count of both."""
+
+    def __init__(self, source: Source, job: Job, num_images: int, build: Build, runtime: Runtime) -> None:
+        self.failures = Failures(job.encode.max_bad, job.encode.bad_window)
+        self._source, self._size, self._num_images = source, job.encode.shard_rows, num_images
+        self._build, self._runtime = build, runtime
+        mine = [number for number in range(num_shards(num_images, job.encode)) if runtime.part.has(number)]
+        self._total = sum(min(self._size, num_images - number * self._size) for number in mine)
+        self._done = self._left_out = 0
+
+    def missing(self) -> Iterator[Shard]:
+        """The shards to make; those that are there are accounted for. Raises TfcliError (INPUT) where the source changed."""
+        seen, has = 0, self._runtime.part.has
+        for shard in cut_shards(self._source, self._size, self._build.folder, self._is_missing):
+            self._runtime.interrupts.check()
+            seen += len(shard.images)
+            if seen > self._num_images:
+                break
+            if not has(shard.number):
+                continue
+            self.failures.lists(len(shard.images), shard.omissions)
+            record = self._build.unit(_unit(shard.number))
+            if record is None:
+                yield shard
+            else:
+                self.failures.saw_record(record)
+                self._report(shard, record)
+        if seen != self._num_images:
+            now = "more" if seen > self._num_images else f"{seen:,}"
+            raise TfcliError(
+                "the source changed while it was encoded",
+                why=f"it had {self._num_images:,} pictures at the start, now {now}",
+                fix="run the same command again when the source is at rest",
+                code=ExitCode.INPUT,
+            )
+
+    def finish(self, shard: Shard, record: Record, release: ExitStack | None = None) -> None:
+        """Record a shard that was made. release: its claim."""
+        self._build.finish_unit(_unit(shard.number), record, [self._build.folder / name for name in record["files"]])
+        if release is not None:
+            release.close()
+        self._report(shard, record)
+
+    def _is_missing(self, number: int) -> bool:
+        return self._runtime.part.has(number) and self._build.unit(_unit(number)) is None
+
+    def _report(self, shard: Shard, record: Record) -> None:
+        self._done += len(shard.images)
+        self._left_out += record["failed"]
+        counts = {"left out": str(self._left_out)}
+        self._runtime.report(Progress("encode", self._done, self._total, "pictures", counts))
 
 
 def _pictures_left(num_images: int, encode: EncodeConfig, build: Build, runtime: Runtime) -> int:

@@ -73,10 +73,10 @@ def judge_edits_in_turns(
         turn = _texts(story)[1]
         thing = after_turn(_first_thing(story), turn)
         right = thing is not None and judge(Claims((thing,)), see(picture)).all_right
-        judged.append(Judged("has_instruction", story.key, turn, right, picture))
+        judged.append(Judged("turned", story.key, turn, right, picture))
         kinds.setdefault({"turns": "colour", "becomes": "size", "moves": "place"}[turn.split()[2]], []).append(right)
     figures = {
-        "has_instruction": mean_of([item.right for item in judged]),
+        "turned": mean_of([item.right for item in judged]),
         **{f"turned_{kind}": mean_of(flags) for kind, flags in sorted(kinds.items())},
         "turned_count": len(stories),
     }

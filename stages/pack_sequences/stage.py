@@ -27,6 +27,7 @@ from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, SpecialTokens, 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import write_atomic, write_json, write_jsonl
+from stages.core.runtime import Runtime
 from stages.core.seeds import hashed_uniform
 from stages.pack_sequences.check import check_rows
 from stages.pack_sequences.config import PackConfig
@@ -68,15 +69,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     )
 
     late_weights = _weights(pack, source, units, heldout, frames, late=True) if pack.late_weights else None
-    num_passes = pack.passes + (pack.late_passes if pack.late_weights else 0)
-    passes = []
-    for number in range(num_passes):
-        with runtime.interrupts.at_once(_KEPT):
-            is_late = late_weights is not None and number >= pack.passes
-            passes.append(packer.training(number, late_weights if is_late and late_weights is not None else weights))
-        runtime.report(Progress("pack", number + 1, num_passes, "passes"))
-    train = _joined(passes[: pack.passes])
-    late = _joined(passes[pack.passes :]) if pack.late_weights else None
+    train, late = _packed_passes(packer, weights, late_weights, runtime)
     for table, key in ((train, "pack.weights"), (late, "pack.late_weights")):
         if table is not None and len(table.ids) == 0:
             raise _nothing_to_train_on(units, heldout, left_out, flags, key)
@@ -92,9 +85,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     write_jsonl(build.folder / HELDOUT_DOCUMENTS, ({"document": int(index)} for index in chosen))
     lengths = units.lengths(frames)
     report = summary(train, kept, late, left_out, lengths, pack, source)
-    write_json(build.folder / REPORT, report)
-    write_atomic(build.folder / REPORT_TEXT, report_text(report, lengths, pack.row_length).encode())
-    write_atomic(build.folder / HISTOGRAM, histogram(lengths, pack.row_length))
+    _write_report(report, lengths, pack.row_length, build.folder)
     out = shown(left_out)
     runtime.report(
         Note(
@@ -104,6 +95,28 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     )
     files = [name for name in FORM.files if late is not None or not name.startswith("late/")]
     build.seal(_content(pack, source.content, content, train, kept, late).model_dump(), report, files=files)
+
+
+def _packed_passes(
+    packer: _Packer, weights: Floats, late_weights: Floats | None, runtime: Runtime
+) -> tuple[RowTable, RowTable | None]:
+    """The training side, and the rows of the late phase where there is one."""
+    pack = packer.pack
+    of_passes = [weights] * pack.passes
+    if late_weights is not None:
+        of_passes += [late_weights] * pack.late_passes
+    passes = []
+    for number, chosen in enumerate(of_passes):
+        with runtime.interrupts.at_once(_KEPT):
+            passes.append(packer.training(number, chosen))
+        runtime.report(Progress("pack", number + 1, len(of_passes), "passes"))
+    return _joined(passes[: pack.passes]), None if late_weights is None else _joined(passes[pack.passes :])
+
+
+def _write_report(report: dict[str, Any], lengths: IntArray, row_length: int, folder: Path) -> None:
+    write_json(folder / REPORT, report)
+    write_atomic(folder / REPORT_TEXT, report_text(report, lengths, row_length).encode())
+    write_atomic(folder / HISTOGRAM, histogram(lengths, row_length))
 
 
 def _nothing_to_train_on(

@@ -78,24 +78,32 @@ def run(tokenize: TokenizeConfig, latents: Path, context: StageContext) -> None:
     stats: dict[str, Any] = {"tokens_per_document": columns.num_ids / max(1, columns.num_documents)}
     if captions is not None:
         captions.report(found, runtime.report)
-        replaced = (
-            {"document": document.index, "text": caption_of(document)}
-            for document in documents()
-            if document.key in found
-        )
-        write_jsonl(build.folder / CAPTIONS, replaced)
+        replaced = (document for document in documents() if document.key in found)
+        rows = ({"document": document.index, "text": caption_of(document)} for document in replaced)
+        write_jsonl(build.folder / CAPTIONS, rows)
         stats["captions_replaced"] = len(found)
     if left_out:
-        shown = "; ".join(f"{printable(item.path)}: {item.reason} ({item.message})" for item in left_out[:5])
-        runtime.report(Warn(f"{len(left_out)} texts left out, see errors.jsonl: {shown}"))
-        write_jsonl(build.folder / ERRORS, map(vars, left_out))
+        _report_left_out(left_out, context)
         stats["left_out"] = dict(Counter(item.reason for item in left_out))
     if coder.losses():
         stats["not_kept"] = coder.losses()
     (build.folder / ARRAYS).mkdir(exist_ok=True)
     for name, values in columns.arrays():
         write_flat(build.folder / ARRAYS / name, values)
-    content = TokensContent(
+    content = _content(coder, columns, num_latent_documents)
+    runtime.inputs_unchanged()
+    absent = [*([CAPTIONS] if captions is None else []), *([] if left_out else [ERRORS])]
+    build.seal(content.model_dump(), stats, files=[name for name in FORM.files if name not in absent])
+
+
+def _report_left_out(left_out: list[Omission], context: StageContext) -> None:
+    shown = "; ".join(f"{printable(item.path)}: {item.reason} ({item.message})" for item in left_out[:5])
+    context.runtime.report(Warn(f"{len(left_out)} texts left out, see errors.jsonl: {shown}"))
+    write_jsonl(context.build.folder / ERRORS, map(vars, left_out))
+
+
+def _content(coder: TextCoder, columns: _Columns, num_latent_documents: int) -> TokensContent:
+    return TokensContent(
         vocab_size=coder.vocab_size,
         bos=coder.bos,
         eos=coder.eos,
@@ -107,9 +115,6 @@ def run(tokenize: TokenizeConfig, latents: Path, context: StageContext) -> None:
         num_text_tokens=columns.num_ids,
         sources=list(columns.names),
     )
-    runtime.inputs_unchanged()
-    absent = [*([CAPTIONS] if captions is None else []), *([] if left_out else [ERRORS])]
-    build.seal(content.model_dump(), stats, files=[name for name in FORM.files if name not in absent])
 
 
 def _model(

@@ -5,15 +5,17 @@
                   over the latent values of an image (eq. 3); w(t) is diffusion.weighting
     lambda        diffusion.image_weight (paper: 5)
 
-The lines that compute it:
+The lines that compute it, for each micro-batch, are in `loss_sums` and `step_losses` below:
 
-    logits, outputs = model(...)                                         loss_sums, below
-    text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")   loss_sums
-    errors = image_errors(output, truth.target_IChw)                     loss_sums; stages/diffusion/process.py, eq. 3
-    weighted = weighted + (errors * truth.weights_I).sum()               loss_sums; weights: batches.py, BatchMaker._image_inputs
-    loss = text + image_weight * sums.weighted_image / max(1, num_images)    step_losses, below
+    logits, outputs = model(batch.inputs, batch.attention, batch.loss_index)
+    text = F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+    errors = image_errors(output, truth.target_IChw)
+    weighted = weighted + (errors * truth.weights_I).sum()
+    text = sums.text / max(1, num_targets)
+    loss = text + image_weight * sums.weighted_image / max(1, num_images)
 
-`Training._forward_backward` in stage.py calls them for each micro-batch and runs the backward pass.
+`image_errors` is eq. 3, in stages/diffusion/process.py. Targets, weights w(t) and noised latents are made in batches.py
+(`BatchMaker._image_inputs`). `Training._forward_backward` in stage.py runs the backward pass of `loss`.
 """
 
 from __future__ import annotations

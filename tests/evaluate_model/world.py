@@ -53,7 +53,7 @@ class World:
         monkeypatch.setattr(module, "pieces_of", lambda document, _loaded: pieces[document.index])
         monkeypatch.setattr(
             module,
-            "pictures_of",
+            "generated_pictures",
             lambda _loaded, latents: [latent.permute(1, 2, 0).numpy() for latent in latents],
         )
         monkeypatch.setattr(module, "Engine", self._engine)

@@ -510,7 +510,8 @@ def test_a_given_picture_is_shown_above_what_the_autoencoder_makes_of_it(lab: La
     (record,) = map(json.loads, (folder / "records.jsonl").read_text().splitlines())
     (part,) = record["prompt"]
     page = (folder / "index.html").read_text()
-    assert 0 < page.index(f"src='{part['original']}'") < page.index(f"src='{part['image']}'")
+    original, image = (f'src="{part[key]}"' for key in ("original", "image"))
+    assert 0 < page.index(original) < page.index(image)
     found = {name: pixels(lab, part[name]).astype(float) for name in ("original", "image")}
     with Image.open("pictures/good0.png") as image:
         given = np.array(image.convert("RGB").resize(found["original"].shape[1::-1])).astype(float)

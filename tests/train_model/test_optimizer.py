@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from stages.model.config import ModelConfig
 from stages.model.transformer import ModelDims, Transfusion
+from stages.train_model import optimizer as optimizer_module
 from stages.train_model.checkpointing import TrainState
 from stages.train_model.config import TrainConfig
 from stages.train_model.optimizer import averaged_weights, build_optimizers, learning_rate, update_average
@@ -134,3 +136,16 @@ def test_no_warm_up_starts_at_the_peak_and_one_longer_than_the_run_never_divides
     late = CONFIG.model_copy(update={"warmup_steps": 100})
     assert learning_rate(99, late) == pytest.approx(1e-2)
     assert learning_rate(100, late) == pytest.approx(1e-2)
+
+
+def test_without_muons_private_names_of_torch_adamw_still_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Muon on sharded weights needs them: a torch that renames them must not break anybody else."""
+    for name in ("_adjust_lr", "_zeropower_via_newtonschulz"):
+        monkeypatch.delattr(f"torch.optim._muon.{name}")
+    spec = importlib.util.spec_from_file_location("optimizer_of_another_torch", optimizer_module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (adamw,) = module.build_optimizers(state().model, CONFIG)
+    assert isinstance(adamw, torch.optim.AdamW)

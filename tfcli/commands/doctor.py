@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,33 +90,20 @@ def _check_data(source: str, settings: tuple[str, ...], limit: int, workers: int
     alphabet = Alphabet()
     rules = _row_rules(recipe)
     rows = Rows(rules) if rules else None
+    is_corpus = recipe.name == _NAMELESS and recipe.source.kind == "text"
     with watch_signals() as interrupts, render.Reporter(quiet=quiet or json) as report:
         runtime = Runtime(report=report, interrupts=interrupts, workers=workers)
-        checkup = check_source(
-            recipe.source,
-            recipe.images,
+        look = partial(
+            check_source,
+            images=recipe.images,
             limits=limits,
-            latent_row_bytes=_latent_row_bytes(recipe),
             limit=limit,
             runtime=runtime,
-            corpus=recipe.name == _NAMELESS and recipe.source.kind == "text",
             alphabet=alphabet,
             rows=rows,
         )
-        corpora = {
-            corpus.path: check_source(
-                corpus,
-                recipe.images,
-                limits=limits,
-                latent_row_bytes=None,
-                limit=limit,
-                runtime=runtime,
-                corpus=True,
-                alphabet=alphabet,
-                rows=rows,
-            )
-            for corpus in recipe.tokenize.text
-        }
+        checkup = look(recipe.source, latent_row_bytes=_latent_row_bytes(recipe), corpus=is_corpus)
+        corpora = {corpus.path: look(corpus, latent_row_bytes=None, corpus=True) for corpus in recipe.tokenize.text}
     checkup = _with_tokenizer(checkup, alphabet, recipe)
     if rows is not None and checkup.usable:
         checkup = replace(checkup, findings=by_gravity([*rows.findings(), *checkup.findings]))

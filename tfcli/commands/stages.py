@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,6 +15,9 @@ from tfcli import options, render
 from tfcli.commands.sample import HELP as SAMPLE_HELP
 from tfcli.commands.sample import sample
 from tfcli.commands.sample_options import Recipe as SampleRecipe
+
+if TYPE_CHECKING:
+    from stages.pipeline import Stage, Workspace
 
 # Help of the commands that take the shared options only; the paragraph behind the \b is printed as it is.
 HELP = {
@@ -100,42 +104,42 @@ def _part(text: str) -> WorkPart:
     return WorkPart(int(found[1]), int(found[2]))
 
 
+def _show_dry_run(workspace: Workspace, stage: Stage, call: options.Call) -> None:
+    """Whether the stage would run, and what it would take."""
+    from tfcli.commands.plan import plan_json, plan_train, show_plan
+    from tfcli.commands.session import plan_encode, refusal, show_status, status_json
+
+    name = stage.name
+    if failure := refusal(workspace, [stage], call):
+        raise failure
+    status = workspace.status(stage)
+    runs = call.force or status.state != "fresh"
+    plan = plan_encode(workspace, call) if name == "encode" and runs else None
+    training = plan_train(workspace, call) if name == "train" and runs else None
+    if call.json:
+        figures = vars(plan) if plan else plan_json(training) if training else {}
+        render.show_json({**status_json(status), "would_run": runs, **figures})
+        return
+    show_status(status, call)
+    if plan:
+        render.show(f"{plan.documents:,} documents, {plan.pictures:,} pictures, {plan.shards:,} shards")
+    if plan and plan.bytes is not None:
+        time = "" if plan.seconds is None else f", about {render.seconds_text(plan.seconds)} on this machine"
+        render.show(f"{plan.bytes / 1e9:,.3g} GB of latents{time}")
+    if training:
+        show_plan(training)
+
+
 def run_stage(name: str, call: options.Call, wanted: Runtime | None = None) -> None:
-    """Make the artifact of one stage and print where it lies; nothing is printed of a part that is not the last."""
+    """Make the artifact of one stage and print where it is; nothing is printed for a part that is not the last."""
     # here, not at the top: the recipe needs numpy and pillow, '--help' does not
     from stages.pipeline import BY_NAME
-    from tfcli.commands.plan import plan_json, plan_train, show_plan
-    from tfcli.commands.session import (
-        make_part,
-        may_replace,
-        open_workspace,
-        plan_encode,
-        refusal,
-        show_status,
-        status_json,
-    )
+    from tfcli.commands.session import make_part, may_replace, open_workspace
 
     stage = BY_NAME[name]
     workspace = open_workspace(call)
     if call.dry_run:
-        if failure := refusal(workspace, [stage], call):
-            raise failure
-        status = workspace.status(stage)
-        runs = call.force or status.state != "fresh"
-        plan = plan_encode(workspace, call) if name == "encode" and runs else None
-        training = plan_train(workspace, call) if name == "train" and runs else None
-        if call.json:
-            figures = vars(plan) if plan else plan_json(training) if training else {}
-            render.show_json({**status_json(status), "would_run": runs, **figures})
-            return
-        show_status(status, call)
-        if plan:
-            render.show(f"{plan.documents:,} documents, {plan.pictures:,} pictures, {plan.shards:,} shards")
-        if plan and plan.bytes is not None:
-            time = "" if plan.seconds is None else f", about {render.seconds_text(plan.seconds)} on this machine"
-            render.show(f"{plan.bytes / 1e9:,.3g} GB of latents{time}")
-        if training:
-            show_plan(training)
+        _show_dry_run(workspace, stage, call)
         return
     replace = may_replace(workspace, [stage], call)
     with watch_signals() as interrupts:
