@@ -81,8 +81,8 @@ def all_names() -> list[str]:
 
 
 def find(name: str) -> KeyMatch | None:
-    """The key or section of that name; None where there is none. Names and numbers of entries may stand in it:
-    "source.of.photos.path", "tokenize.text.0.path"."""
+    """The key or section of that name; None where there is none. It may hold names and numbers of entries, such
+    as "source.of.photos.path" and "tokenize.text.0.path"."""
     models: Sequence[type[BaseModel]] = [Recipe]
     keys: list[Key] = []
     parts = name.split(".")
@@ -100,9 +100,8 @@ def find(name: str) -> KeyMatch | None:
         keys = [_key(f"{prefix}." if prefix else "", model, part) for model in holders]
         annotations = [model.model_fields[part].annotation for model in holders]
         models = list(dict.fromkeys(below for each in annotations for below in sections_in(each)))
-        is_named, is_numbered = (
-            any(kind in map(get_origin, annotations) for kind in kinds) for kinds in ([dict], [tuple])
-        )
+        is_named = any(get_origin(each) is dict for each in annotations)
+        is_numbered = any(get_origin(each) is tuple for each in annotations)
     below = [section for model in models for section in _sections_of(name, model, {})]
     return KeyMatch(tuple(keys), tuple(below))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stages.artifacts.arrays import RowReader
 from stages.artifacts.sequences import RowTable, SequencesContent
+from stages.artifacts.tables import DocumentTable, ImageTable
 from stages.coders.scale import LatentScale
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import numpy_generator, torch_generator

@@ -11,6 +11,7 @@ import torch
 
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
+from stages.artifacts.tables import ImageTable
 from stages.coders.scale import LatentScale
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion

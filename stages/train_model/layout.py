@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.artifacts.tables import DocumentTable, ImageTable
+
 # Document lengths are rounded up to a multiple of this, so that few groups remain: 1.15 times faster than 4 on `shapes`,
 # though there is more padding.
 LENGTH_STEP = 8
