@@ -37,6 +37,7 @@ autodoc_default_options = {"exclude-members": "model_config"}
 autodoc_member_order = "bysource"
 add_module_names = False
 default_role = "code"
+smartquotes = False  # --work stays --work
 
 # Modules of which docs/api.md shows every public name, next to those of `from tfcli import ...`.
 COMPLETE = (

@@ -5,10 +5,14 @@ A section that may be of several kinds (`source`, `vae`) is listed once for each
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -17,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stages.core.config import sections_in
+from stages.core.reading import read_bounded
 from stages.recipe import Recipe
 
 EXTENDS = "extends"
@@ -81,8 +86,8 @@ def all_names() -> list[str]:
 
 
 def find(name: str) -> KeyMatch | None:
-    """The key or section of that name; None where there is none. Names and numbers of entries may stand in it:
-    "source.of.photos.path", "tokenize.text.0.path"."""
+    """The key or section of that name; None where there is none. It may hold names and numbers of entries, such
+    as "source.of.photos.path" and "tokenize.text.0.path"."""
     models: Sequence[type[BaseModel]] = [Recipe]
     keys: list[Key] = []
     parts = name.split(".")
@@ -100,9 +105,8 @@ def find(name: str) -> KeyMatch | None:
         keys = [_key(f"{prefix}." if prefix else "", model, part) for model in holders]
         annotations = [model.model_fields[part].annotation for model in holders]
         models = list(dict.fromkeys(below for each in annotations for below in sections_in(each)))
-        is_named, is_numbered = (
-            any(kind in map(get_origin, annotations) for kind in kinds) for kinds in ([dict], [tuple])
-        )
+        is_named = any(get_origin(each) is dict for each in annotations)
+        is_numbered = any(get_origin(each) is tuple for each in annotations)
     below = [section for model in models for section in _sections_of(name, model, {})]
     return KeyMatch(tuple(keys), tuple(below))
 
@@ -119,8 +123,39 @@ def near(name: str) -> list[str]:
 
 
 def described(model: type[BaseModel], name: str) -> str:
-    """The description of a field, on one line."""
-    return " ".join((model.model_fields[name].description or "").split())
+    """The description of a field, on one line: the string below it in the class that defines it."""
+    for each in model.__mro__:
+        if name in inspect.get_annotations(each):
+            path = sys.modules[each.__module__].__file__
+            return _strings_below_fields(path).get((each.__name__, name), "") if path else ""
+    return ""
+
+
+@cache
+def _strings_below_fields(path: str) -> dict[tuple[str, str], str]:
+    """By class and field, of all classes of a file."""
+    found = {}
+    for each in ast.walk(ast.parse(read_bounded(Path(path)))):
+        if not isinstance(each, ast.ClassDef):
+            continue
+        for field, below in pairwise(each.body):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                found[each.name, field.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
+def models_of(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Every section below a model, each once."""
+    found: dict[type[BaseModel], None] = {}
+    waiting = [model]
+    while waiting:
+        for info in waiting.pop().model_fields.values():
+            below = [each for each in sections_in(info.annotation) if each not in found]
+            found.update(dict.fromkeys(below))
+            waiting += below
+    return list(found)
 
 
 def _sections_of(name: str, model: type[BaseModel], listed: dict[type[BaseModel], str]) -> Iterator[KeySection]:

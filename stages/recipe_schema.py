@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from stages.recipe import Recipe
-from stages.recipe_keys import EXTENDS, EXTENDS_ABOUT
+from stages.recipe_keys import EXTENDS, EXTENDS_ABOUT, described, models_of
 
 _DROPPED = ("title", "discriminator", "neutral", "later")  # no keyword of draft 7, or of no use to a reader
 
@@ -17,11 +19,20 @@ _DROPPED = ("title", "discriminator", "neutral", "later")  # no keyword of draft
 def recipe_schema() -> dict[str, Any]:
     """As plain JSON values."""
     schema: dict[str, Any] = _draft_7(Recipe.model_json_schema())
+    _describe(schema, Recipe)
+    for model in models_of(Recipe):
+        _describe(schema["definitions"][model.__name__], model)
     for model in [schema, *(schema["definitions"][name] for name in _inheriting(schema))]:
         model.pop("required", None)
     schema["properties"] = {EXTENDS: {"type": "string", "description": EXTENDS_ABOUT}, **schema["properties"]}
     schema["anyOf"] = [{"required": ["source"]}, {"required": [EXTENDS]}]
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "A recipe of tfcli", **schema}
+
+
+def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Add the descriptions of a section's keys."""
+    for name, property in schema["properties"].items():
+        property["description"] = described(model, name)
 
 
 def _draft_7(value: Any, *, is_names: bool = False) -> Any:

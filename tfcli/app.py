@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -69,6 +70,8 @@ class Commands(TyperGroup):
         try:
             super().invoke(ctx)
         except BrokenPipeError as error:
+            if _reader_is_gone():
+                raise ReaderGone from error
             fix = "run the same command again, with fewer --workers if memory was short"
             raise TfcliError("a worker process exited", why=str(error), fix=fix, code=ExitCode.ENVIRONMENT) from error
         return ExitCode.DONE
@@ -89,6 +92,13 @@ def as_failure(error: Exception) -> TfcliError:
     what = f"internal error: {text}"
     fix = "run the same command with --debug to see the traceback, and report it"
     return TfcliError(what, why="a bug in tfcli", fix=fix, code=ExitCode.BUG)
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads."""
+    watch = select.poll()
+    watch.register(1, 0)  # POLLERR is always reported
+    return any(events & select.POLLERR for _, events in watch.poll(0))
 
 
 def _no_such_shell() -> TfcliError:

@@ -170,8 +170,11 @@ def slug(heading: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text in a table cell of Markdown: nothing in it is markup but code in backticks, where a bar still ends the cell."""
-    pieces = text.split("`")
+    """Text in a table cell of Markdown: nothing in it is markup but code in backticks, where a bar still ends the cell. What is
+    in quotes is code too: a page may set them as other characters than TOML has."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r'"[^"]*"', r"`\g<0>`", part) for part in parts[::2]]
+    pieces = "`".join(parts).split("`")
     marks = [r"([|])" if number % 2 else r"([*<|^\[\]\\])" for number in range(len(pieces))]
     return "`".join(re.sub(mark, r"\\\1", piece) for mark, piece in zip(marks, pieces, strict=True))
 

@@ -118,7 +118,7 @@ def _inside(
     yield images.latent_row < 0, rows, "an image has no row of latents"
     if frames.rows is not None:
         yield images.latent_row >= frames.rows[grid], rows, "an image has no row of latents"
-    owner = DocumentTable(documents.values[images.entry])
+    owner = documents.take(images.entry)
     yield rows != owner.row, rows, "an image is in another row than its document"
     last = first + images.patches
     outside = (first < owner.start + frames.before) | (last >= owner.start + owner.length)

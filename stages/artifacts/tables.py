@@ -9,7 +9,7 @@ written into the array, and the array is what is on disk.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def take(self, index: IntArray) -> Self:
+        """The rows of `index`, in that order."""
+        return type(self)(self.values[index])
 
 
 class DocumentTable(Table):

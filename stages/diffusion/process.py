@@ -81,6 +81,6 @@ class Diffusion:
 
 
 def image_errors(predicted_IChw: Tensor, target_IChw: Tensor) -> Tensor:
-    """Mean squared error over each image's latent values, float32, shape (I,) (paper, eq. 3; mean: stages/README.md)."""
+    """Mean squared error over each image's latent values, float32, shape (I,) (paper, eq. 3; mean: docs/paper.md)."""
     error = (predicted_IChw.float() - target_IChw.float()).square()
     return error.flatten(1).mean(1)

@@ -91,7 +91,7 @@ def _of_file(path: str, file: Path) -> Guess:
     if extension in (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst"):
         raise _no_reader(path, "it is compressed", "unpack it first")
     raise _no_reader(
-        path, f"no reader for {extension or 'a file without an extension'}", "see 'source' in recipes/README.md"
+        path, f"no reader for {extension or 'a file without an extension'}", "see docs/data.md for what a source may be"
     )
 
 

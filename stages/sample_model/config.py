@@ -59,7 +59,7 @@ class PromptOptions(Section):
     negative: str = ""
     """Text that guidance leads away from (a negative prompt)."""
     begin: EditOptions | None = None
-    """A picture that the first drawing begins from: { image = "a.png", mask = "hole.png", strength = 0.6 }."""
+    """A picture that the first drawing begins from: `{ image = "a.png", mask = "hole.png", strength = 0.6 }`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -75,7 +75,7 @@ class MixedPrompt(PromptOptions):
     """What a document begins with, in order, and what is asked for."""
 
     parts: tuple[TextPart | PicturePart, ...]
-    """Texts and pictures in order: [{ text = "..." }, { image = "a.png" }]. May be empty where begin is set."""
+    """Texts and pictures in order: `[{ text = "..." }, { image = "a.png" }]`. May be empty where begin is set."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -97,7 +97,7 @@ class SampleConfig(Section):
     generation: GenerationConfig = GenerationConfig()
     """Settings of generation; the previews of training use them too."""
     prompts: tuple[str | MixedPrompt, ...] = ()
-    """Texts to draw, or tables of text and pictures to continue: ["a red circle", { parts = [{ image = "a.png" }] }]."""
+    """Texts to draw, or tables of text and pictures to continue: `["a red circle", { parts = [{ image = "a.png" }] }]`."""
     count: int = Field(1, ge=1, le=MAX_COUNT)
     """Samples of each of prompts."""
     heldout_prompts: int = Field(16, ge=0)

@@ -55,7 +55,7 @@ class Emoji(Section):
     captions: Literal["name", "name+aliases"] = "name"
     """The caption: the name of the emoji, or the name and its other names after it, with commas."""
     groups: tuple[Group, ...] = ()
-    """Unicode's groups to take, such as ["animals-nature"]. Empty: all."""
+    """Unicode's groups to take, such as `["animals-nature"]`. Empty: all."""
     near_duplicates: Literal["keep", "drop"] = "drop"
     """Whether emoji that look much alike are taken: flags of countries and regions, and clock faces."""
     size: int = Field(128, ge=16, le=2048)

@@ -44,7 +44,7 @@ class TrainVae(Section):
     lpips_weight: float = Field(0.0, ge=0)
     """Weight of the perceptual loss LPIPS (paper, appendix A: 1). Above 0 it needs lpips_weights. 0: not used."""
     lpips_weights: Path | None = None
-    """A safetensors file with the converted weights of LPIPS; the README says how to make it."""
+    """A safetensors file with the converted weights of LPIPS; docs/training.md says how to make it."""
     gan_weight: float = Field(0.0, ge=0)
     """Weight of the loss of a patch discriminator (paper, appendix A: 0.5). 0: no discriminator."""
     gan_start_step: int = Field(50_000, ge=0)

@@ -37,7 +37,7 @@ class Perceptual(nn.Module):
     def load(cls, path: Path | None, device: torch.device) -> Perceptual:
         """From the safetensors file that `lpips_weights.convert` writes."""
         if path is None:
-            fix = "set vae.lpips_weights to the converted weights (see README), or vae.lpips_weight = 0"
+            fix = "set vae.lpips_weights to the converted weights (docs/training.md), or vae.lpips_weight = 0"
             raise TfcliError(
                 "vae.lpips_weight needs weights", why="vae.lpips_weights is not set", fix=fix, code=ExitCode.USAGE
             )

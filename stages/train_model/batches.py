@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stages.artifacts.arrays import RowReader
 from stages.artifacts.sequences import RowTable, SequencesContent
+from stages.artifacts.tables import DocumentTable, ImageTable
 from stages.coders.scale import LatentScale
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import numpy_generator, torch_generator
@@ -250,15 +251,15 @@ class BatchMaker:
         """The images of some rows and where every element of the batch is."""
         table = self.table
         entries, document_slots = _spans(table.row_documents, rows)
-        documents = table.documents[entries]
+        documents = DocumentTable(table.documents[entries])
         entries, slots = _spans(table.row_images, rows)
-        records = table.images[entries]
+        records = ImageTable(table.images[entries])
         # A row may be twice in a batch (at the border of an epoch), so documents are counted from the first of their slot.
-        document_of_image = np.searchsorted(document_slots, slots) + records[:, 5] - table.row_documents[rows[slots]]
-        images = self._roles(records, slots, documents[document_of_image])
+        document_of_image = np.searchsorted(document_slots, slots) + records.entry - table.row_documents[rows[slots]]
+        images = self._roles(records, slots, documents.take(document_of_image))
         return images, Layout(documents, records, document_of_image, images.has_clean_copy)
 
-    def _roles(self, records: IntArray, slots: IntArray, own: IntArray) -> _Images:
+    def _roles(self, records: ImageTable, slots: IntArray, own: DocumentTable) -> _Images:
         """The role of each image in its document. own: the document of each image."""
         is_first = _is_first_image(records, own)
         is_conditioning = is_first & (self.noise_limit == 0)
@@ -266,8 +267,8 @@ class BatchMaker:
         if self.clean_context:
             # Something reads an image if text is predicted after it: from its EOI on, where that is not the end of the
             # document. A document whose caption was dropped has one image and no text loss.
-            eoi = records[:, 1] - own[:, 1] + records[:, 2]
-            has_clean_copy = ~is_conditioning & (eoi < own[:, 2] - 1) & (own[:, 4] == 0)
+            eoi = records.start - own.start + records.patches
+            has_clean_copy = ~is_conditioning & (eoi < own.length - 1) & (own.caption_dropped == 0)
         return _Images(records, slots, is_first, is_conditioning, has_clean_copy)
 
     def _elements(self, images: _Images, layout: Layout) -> tuple[Elements, BoolArray]:
@@ -295,7 +296,7 @@ class BatchMaker:
             patch_index: indices of the patches of each image in the batch.
         """
         noised, context, truths = [], [], []
-        grids = images.records[:, 4]
+        grids = images.records.grid
         for grid in np.unique(grids):
             members = np.nonzero(grids == grid)[0]
             x0, eps, t = self._random_draws(keys, seed, images, members, int(grid))
@@ -321,7 +322,7 @@ class BatchMaker:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x0 from the posterior of the latents, eps, and one t per image, for the images `members` of one grid."""
         limits = np.where(images.is_first, self.noise_limit, self.diffusion.num_steps)
-        stored = torch.from_numpy(self.latents[grid].read(images.records[members, 3])).float()
+        stored = torch.from_numpy(self.latents[grid].read(images.records.latent_row[members])).float()
         posteriors, times, noises = [], [], []
         for slot in np.unique(images.slots[members]):
             generator = torch_generator(seed, "noise", *keys[slot], grid)
@@ -347,7 +348,7 @@ class _Images:
         has_clean_copy: whether a clean copy of it follows its noised patches.
     """
 
-    records: IntArray
+    records: ImageTable
     slots: IntArray
     is_first: BoolArray
     is_conditioning: BoolArray
@@ -372,12 +373,12 @@ def _grouped_elements(
     return Elements(torch.from_numpy(layout.document), images, attention, bidirectional, private_N)
 
 
-def _is_first_image(images: IntArray, own: IntArray) -> BoolArray:
+def _is_first_image(images: ImageTable, own: DocumentTable) -> BoolArray:
     """Whether an image begins its document (own): only special tokens are before it. An image is not first where a dropped
     caption was before it: such a document trains unconditional generation."""
     # BOS, BOI, and with size tokens the size; a second image never begins this early
-    at_start = images[:, 1] - own[:, 1] <= 3
-    first: BoolArray = at_start & (own[:, 5] == 1) & (own[:, 4] == 0)
+    at_start = images.start - own.start <= 3
+    first: BoolArray = at_start & (own.image_first == 1) & (own.caption_dropped == 0)
     return first
 
 

@@ -82,7 +82,7 @@ class TrainConfig(Section):
     log_every: int = neutral(10, ge=1)
     """Steps between two rows of losses and speed in the metrics."""
     trackers: tuple[Tracker, ...] = neutral(())
-    """Where the metrics go in addition to the checkpoint's own files, such as [{ kind = "tensorboard" }]."""
+    """Where the metrics go in addition to the checkpoint's own files, such as `[{ kind = "tensorboard" }]`."""
     sharding: Literal["none", "full", "hybrid"] = neutral("none")
     """With several processes (torchrun): "none" keeps all weights on each, "full" shards weights, gradients, optimizer and
     average over all (FSDP2), "hybrid" shards them within groups of shard_group processes. May change when a training resumes, as

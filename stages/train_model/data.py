@@ -11,6 +11,7 @@ import torch
 
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences, Side
+from stages.artifacts.tables import ImageTable
 from stages.coders.scale import LatentScale
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
@@ -98,9 +99,11 @@ class Data:
         """Largest absolute normalised value among at most 4,096 latents of each grid: samplers clip x0 to it."""
         scale = LatentScale(self.content.channel_mean, self.content.channel_std)
         limit = 0.0
-        images = np.concatenate([maker.table.images for maker in (self.train, self.heldout, self.late) if maker])
+        images = ImageTable(
+            np.concatenate([maker.table.images for maker in (self.train, self.heldout, self.late) if maker])
+        )
         for grid, reader in enumerate(self.readers):
-            used = np.unique(images[images[:, 4] == grid, 3])
+            used = np.unique(images.latent_row[images.grid == grid])
             if not len(used):
                 continue
             chosen = np.linspace(0, len(used) - 1, min(len(used), _MAX_LATENTS)).astype(np.int64)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.artifacts.tables import DocumentTable, ImageTable
+
 # Document lengths are rounded up to a multiple of this, so that few groups remain: 1.15 times faster than 4 on `shapes`,
 # though there is more padding.
 LENGTH_STEP = 8
@@ -20,12 +22,12 @@ class Layout:
     """
 
     def __init__(
-        self, documents: IntArray, images: IntArray, document_of_image: IntArray, has_clean_copy: BoolArray
+        self, documents: DocumentTable, images: ImageTable, document_of_image: IntArray, has_clean_copy: BoolArray
     ) -> None:
         """documents, images: rows of the tables. document_of_image: index of each image's document, ascending."""
-        copies = np.where(has_clean_copy, images[:, 2], 0)
+        copies = np.where(has_clean_copy, images.patches, 0)
         added = np.bincount(document_of_image, weights=copies, minlength=len(documents)).astype(np.int64)
-        full = documents[:, 2] + added
+        full = documents.length + added
         self.squared_lengths = int((full**2).sum())
         rounded = -(-full // LENGTH_STEP) * LENGTH_STEP
         order = np.argsort(rounded, kind="stable")
@@ -38,17 +40,17 @@ class Layout:
         before = before - before[np.searchsorted(document_of_image, document_of_image)]
         rank_of_document = np.argsort(order)  # in the order of the batch
         first = self.starts[rank_of_document[document_of_image]] + before
-        first = first + images[:, 1] - documents[document_of_image, 1]
-        self.patch_index = [np.arange(one, one + count) for one, count in zip(first, images[:, 2], strict=True)]
+        first = first + images.start - documents.start[document_of_image]
+        self.patch_index = [np.arange(one, one + count) for one, count in zip(first, images.patches, strict=True)]
         # A copy has the positions of its image, so that everything after it has its position on disk.
         back = np.zeros(self.num_elements, dtype=np.int64)
-        back[(first + images[:, 2])[has_clean_copy]] = copies[has_clean_copy]
+        back[(first + images.patches)[has_clean_copy]] = copies[has_clean_copy]
         back = np.cumsum(back)
         offset = np.arange(self.num_elements) - self.starts[document]
         self.position = offset - (back - back[self.starts[document]])
-        own = documents[order][document]
+        own = documents.take(order[document])
         self.is_real = offset < full[order][document]
-        self.has_next = self.position < own[:, 2] - 1
-        self.row = own[:, 0]
-        self.column = np.where(self.is_real, own[:, 1] + self.position, 0)
-        self.caption_dropped = own[:, 4] == 1
+        self.has_next = self.position < own.length - 1
+        self.row = own.row
+        self.column = np.where(self.is_real, own.start + self.position, 0)
+        self.caption_dropped = own.caption_dropped == 1

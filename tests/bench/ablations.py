@@ -121,10 +121,10 @@ def main() -> None:
                 continue
             steps = round(wanted / flops(recipe_of(settings, options.steps, 0), sequences))
             found = trained(options.work, recipe_of(settings, steps, seed), options.prompts)
-            facts = {"variant": name, "seed": seed, "steps": steps, "base_steps": options.steps}
+            labels = {"variant": name, "seed": seed, "steps": steps, "base_steps": options.steps}
             with target.open("a") as file:
-                print(json.dumps(facts | found), file=file)
-            print(facts, {key: round(found[key], 4) for key in FIGURES}, f"{found['seconds']:.0f} s", flush=True)
+                print(json.dumps(labels | found), file=file)
+            print(labels, {key: round(found[key], 4) for key in FIGURES}, f"{found['seconds']:.0f} s", flush=True)
     print(table([json.loads(line) for line in target.read_text().splitlines()]))
 
 

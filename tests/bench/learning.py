@@ -68,10 +68,10 @@ class World:
         normal = self.scale.normalise(torch.from_numpy(self.latents.rows(0).read(np.array(rows))[:, 0]).float())
         n, channels, height, width = normal.shape
         side = self.patch
-        cut = normal.reshape(n, channels, height // side, side, width // side, side).permute(0, 2, 4, 1, 3, 5)
+        patches = normal.reshape(n, channels, height // side, side, width // side, side).permute(0, 2, 4, 1, 3, 5)
         np.savez(
             target,
-            latents=cut.reshape(n, height // side, width // side, channels * side**2).numpy(),
+            latents=patches.reshape(n, height // side, width // side, channels * side**2).numpy(),
             ids=np.concatenate(texts),
             offsets=np.cumsum([0, *map(len, texts)]),
             prompts=np.concatenate(prompts),
@@ -80,11 +80,11 @@ class World:
 
     def score(self, file: Path) -> float:
         """The share of right drawings, in per cent, of latents in patches as the peer gives them."""
-        cut = torch.from_numpy(np.load(file))
-        n, height, width, _ = cut.shape
+        patches = torch.from_numpy(np.load(file))
+        n, height, width, _ = patches.shape
         side = self.patch
-        whole = cut.reshape(n, height, width, -1, side, side).permute(0, 3, 1, 4, 2, 5)
-        pictures = self.vae.decode(self.scale.restore(whole.reshape(n, -1, height * side, width * side)).numpy())
+        images = patches.reshape(n, height, width, -1, side, side).permute(0, 3, 1, 4, 2, 5)
+        pictures = self.vae.decode(self.scale.restore(images.reshape(n, -1, height * side, width * side)).numpy())
         verdicts = [verdict_of(caption_of(d), picture) for d, picture in zip(self.heldout, pictures, strict=True)]
         return 100 * sum(judge_objects(verdict) for verdict in verdicts) / n
 

@@ -102,11 +102,11 @@ def maker_of(lengths: list[list[int]], side: int) -> BatchMaker:
     latents = np.zeros((len(images), 2, CHANNELS, side, side), np.float32)
     latents[:, 0] = rng.normal(size=latents[:, 0].shape)
     still = SimpleNamespace(channel_mean=[0.0] * CHANNELS, channel_std=[1.0] * CHANNELS)
-    facts: Any = SimpleNamespace(pad=PAD, bos=BOS, eos=EOS, boi=BOI, eoi=EOI, **vars(still))
+    content: Any = SimpleNamespace(pad=PAD, bos=BOS, eos=EOS, boi=BOI, eoi=EOI, **vars(still))
     reader: Any = SimpleNamespace(read=lambda rows: latents[np.asarray(rows)])
     return BatchMaker(
         table,
-        facts,
+        content,
         (reader,),
         Diffusion(CosineSchedule()),
         noise_limit=1000,

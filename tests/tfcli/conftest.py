@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,8 +38,10 @@ class World:
         (folder / "recipes" / "tiny.toml").write_text(RECIPE)
         (folder / "novel.txt").write_text("once upon a time")
 
-    def module(self, _name: str) -> Any:
-        """Stands in for import_module in stages.pipeline."""
+    def module(self, name: str) -> Any:
+        """Stands in for import_module in stages.pipeline: only a stage's module is replaced, not its config."""
+        if not name.endswith(".stage"):
+            return import_module(name)
 
         def run(*, context: Any, **given: Any) -> None:
             build, runtime, seed = context.build, context.runtime, context.seed

@@ -160,6 +160,29 @@ def test_a_reader_that_is_gone_is_no_failure(world: Any) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("broken", "code", "says"), [("standard output", 0, b""), ("a worker's pipe", 5, b"error: a worker process exited")]
+)
+def test_the_pipe_of_standard_output_is_told_from_that_of_a_worker(broken: str, code: int, says: bytes) -> None:
+    """Typer writes the end of a group's help by itself, without rich, which would know what to do."""
+    program = """
+import os, sys
+from tfcli.app import app, main
+read, write = os.pipe()
+os.close(read)
+if sys.argv.pop() == "standard output":
+    os.dup2(write, 1)
+    write = 1
+@app.command("writes")
+def writes() -> None:
+    os.write(write, b"x")
+main()
+"""
+    command = [sys.executable, "-c", program, "writes", broken]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr[: len(says) or None]) == (code, says)
+
+
 def test_no_file_gets_the_number_of_a_closed_stream() -> None:
     program = "import os; from tfcli.app import _open_missing_streams as f; f(); os._exit(os.open('/dev/null', 0))"
     script = f'{sys.executable} -c "{program}" <&- >&- 2>&-'

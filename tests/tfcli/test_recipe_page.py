@@ -76,8 +76,8 @@ def test_anchors_are_those_of_github_and_mkdocs(heading: str, anchor: str) -> No
 
 def test_its_tables_are_whole(page: str) -> None:
     """A bar that is not escaped would open another column."""
-    odd = Key("a.b", "", "one | two", "x|y", False, False, "In `[c] | d` and [e] | *f* <g>.")
-    assert row(odd) == r'| `a.b` | one \| two | `"x\|y"` | In `[c] \| d` and \[e\] \| \*f\* \<g>. |'
+    odd = Key("a.b", "", '"one" | two', "x|y", False, False, "In `[c] | d` and [e] | *f* <g>.")
+    assert row(odd) == r'| `a.b` | `"one"` \| two | `"x\|y"` | In `[c] \| d` and \[e\] \| \*f\* \<g>. |'
     columns = 0
     for line in page.splitlines():
         if not line.startswith("|"):
