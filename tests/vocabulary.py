@@ -60,6 +60,7 @@ KEPT = {
     ("stages/sources/shapes/", "place"),  # of a thing in a scene
     ("stages/sources/shapes/", "places"),
     ("stages/sources/shapes/", "places_right"),
+    ("stages/evaluate_model/", "judge_turned"),  # of the metric "turned"
     ("stages/evaluate_model/", "place"),
     ("stages/evaluate_model/", "_place"),
     ("stages/evaluate_model/", "places_right"),
@@ -68,6 +69,7 @@ KEPT = {
     ("stages/artifacts/removal.py", "walk"),  # os.walk
     ("stages/sources/", "walk"),  # over the files of a folder
     ("stages/doctor/", "walk"),
+    ("stages/recipe_keys.py", "walk"),  # ast.walk
     ("stages/sources/decoding.py", "put"),  # of a queue
     ("stages/sources/shapes/", "place_words"),
     ("stages/sources/tar.py", "tell"),  # of a file

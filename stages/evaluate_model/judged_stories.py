@@ -59,7 +59,7 @@ def judge_continued(
     return TaskScores(figures, judged)
 
 
-def judge_edits_in_turns(
+def judge_turned(
     loaded: LoadedModel, stories: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
 ) -> TaskScores:
     """Editing within a story: first text, picture and a turn ("then it turns blue: ") are given, the next picture is drawn.

@@ -29,8 +29,8 @@ from stages.evaluate_model.judged import (
 )
 from stages.evaluate_model.judged_stories import (
     judge_continued,
-    judge_edits_in_turns,
     judge_inpainted,
+    judge_turned,
     shapes_stories,
     with_thing_at_right,
 )
@@ -74,6 +74,6 @@ def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -
         yield judge_inpainted(loaded, holed, *rest), ""
     if stories := shapes_stories(loaded)[: eval.stories]:
         yield judge_continued(loaded, stories, *rest), ""
-        yield judge_edits_in_turns(loaded, stories, *rest), ""
+        yield judge_turned(loaded, stories, *rest), ""
     if edits := shapes_edits(loaded)[: eval.edits]:
         yield judge_edits(loaded, edits, *rest), ""

@@ -277,7 +277,7 @@ CASES = [
     Case(31, "tokenizer: tiktoken's ranks", tokenizer(b"IQ== 0\nIg== 1\nIw== 2\n"), 4, ("some.model is not a SentencePiece model",), "tokenize"),
     Case(31, "tokenizer: cut short", tokenizer(lambda: piece_model()[:-700]), 4, ("some.model is not a SentencePiece model",), "tokenize"),
     Case(31, "tokenizer: 100 MB", vast_model, 4, ("100 MiB is too large for a vocabulary",), "tokenize"),
-    Case(31, "tokenizer: no </s>", tokenizer(lambda: piece_model(eos_id=-1)), 0, ("goes through",), "tokenize", check=tokens_made, note="the ends, BOI, EOI and pad go behind its vocabulary; what it cannot give back is told", held=("coders/test_text.py::test_ends_go_behind_a_vocabulary_that_lacks_them", "coders/test_text.py::test_our_own_models_lose_nothing_and_others_say_what_they_lose")),
+    Case(31, "tokenizer: no </s>", tokenizer(lambda: piece_model(eos_id=-1)), 0, ("goes through",), "tokenize", check=tokens_made, note="the ends, BOI, EOI and pad go behind its vocabulary; what it cannot give back is reported", held=("coders/test_text.py::test_ends_go_behind_a_vocabulary_that_lacks_them", "coders/test_text.py::test_our_own_models_lose_nothing_and_others_say_what_they_lose")),
     Case(31, "tokenizer: no BOI, no bytes", tokenizer(lambda: piece_model()), 0, ("goes through",), "tokenize", check=tokens_made, note="BOI, EOI and pad go behind its vocabulary", held=(CODER + "test_marks_go_behind_a_vocabulary_that_lacks_them",)),
     Case(31, "tokenizer: BOI that text could write", tokenizer(lambda: piece_model(user_defined_symbols=["<boi>"])), 4, ("so text could forge it",), "tokenize"),
     Case(32, "corpus: empty file", corpus("c.txt", b""), 0, ("goes through",), "tokenize", check=tokens_made, note="the captions are there all the same"),

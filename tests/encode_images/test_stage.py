@@ -177,7 +177,7 @@ def test_whether_bad_pictures_stop_the_run_does_not_depend_on_the_cores(
     assert len(bad) == 8 <= 0.05 * 200  # and never more than 5 of the first 100
     latents = encode(tmp_path / "latents", autoencoder, Pairs(bad, 200))
     assert latents.content.num_good == 192
-    monkeypatch.setattr(shard_rows.ShardRows, "put", lambda *_: False)
+    monkeypatch.setattr(shard_rows.ShardRows, "store", lambda *_: False)
     with pytest.raises(TfcliError, match="6 of the first 6 pictures") as caught:
         encode(tmp_path / "not_finite", autoencoder, Pairs((), 200))
     assert caught.value.why.startswith("mostly LATENT_NONFINITE (6)")

@@ -12,8 +12,8 @@ from stages.core.runtime import Runtime
 from stages.evaluate_model import judged_stories
 from stages.evaluate_model.judged_stories import (
     judge_continued,
-    judge_edits_in_turns,
     judge_inpainted,
+    judge_turned,
     with_thing_at_right,
 )
 from stages.generation.config import GenerationConfig
@@ -62,7 +62,7 @@ def test_a_turn_as_told_is_right_and_the_old_picture_wrong(monkeypatch: pytest.M
 
     monkeypatch.setattr(world, "answer", answer)
     stories = [document for document, _ in world.documents]
-    part = judge_edits_in_turns(world.loaded, stories, GenerationConfig(), 0, Runtime())
+    part = judge_turned(world.loaded, stories, GenerationConfig(), 0, Runtime())
     figures = part.figures
     assert [item.right for item in part.judged] == [number % 2 == 1 for number in range(len(stories))]
     assert figures["turned"] == 0.5
@@ -107,7 +107,7 @@ def test_a_thing_of_the_other_size_is_no_turn(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(world, "answer", answer)
     stories = [document for document, _ in world.documents]
-    for function in (judge_edits_in_turns, judge_continued):
+    for function in (judge_turned, judge_continued):
         part = function(world.loaded, stories, GenerationConfig(), 0, Runtime())
         assert [item.right for item in part.judged] == [number % 3 != 0 for number in range(len(stories))]
 

@@ -34,8 +34,9 @@ if __name__ == "__main__":
         for defect in DEFECTS:
             with planted(defect):
                 pass
+        strays = each_stage(world)
     print(json.dumps({"counts": report.counts, "found": found, "other": other and other.rule, "hang": hang and hang.rule,
-        "strays": each_stage(world)}))
+        "strays": strays}))
 """
 
 
