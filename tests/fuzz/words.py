@@ -120,6 +120,10 @@ def _value(rng: random.Random, name: str) -> str:
         )
     if name == "--out":
         return rng.choice(["work/sheet.png", "work", "work/x/y.png", "work/sheet.xyz", ""])
+    if name in ("--output", "-o", "to"):
+        return rng.choice(
+            ["work/new.toml", "work/latents/x.json", "work", "pictures/p00.png", "recipe.toml", "nothing/x", ""]
+        )
     if name == "--work":
         return rng.choice(["work", "work/checkpoint", "work/new", "recipe.toml/x", "work/../work"])
     every = ["work", "work/checkpoint", "work/latents", "work/samples", "pictures", "pictures/p00.png", "recipe.toml", "nothing", "", ".", "~", "1/2", "ray",

@@ -103,5 +103,16 @@ def test_the_schema_is_printed_or_written(world: Any) -> None:
 
 def test_a_schema_that_cannot_be_written(world: Any) -> None:
     result = world.call("recipe", "schema", "--output", str(world.folder / "none" / "a.json"))
-    assert result.exit_code == 5
+    assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
+
+
+def test_a_file_that_is_no_schema_is_never_replaced(world: Any) -> None:
+    kept = world.folder / "mine.toml"
+    kept.write_text("seed = 1\n")
+    result = world.call("recipe", "schema", "--output", str(kept))
+    assert result.exit_code == 2
+    assert "is no JSON schema" in " ".join(result.stderr.split())
+    assert kept.read_text() == "seed = 1\n"
+    for _ in range(2):  # its own file is
+        assert world.call("recipe", "schema", "--output", str(world.folder / "own.json")).exit_code == 0

@@ -196,7 +196,7 @@ def test_a_copy_of_an_extension_resolves_to_the_same_settings(tmp_path: Path, mo
         (["tiny", "nowhere/x.toml"], "nowhere: no such folder", "make it first"),
         (["tiny", "novel.txt/x.toml"], "novel.txt: no such folder", "make it first"),
         (["tiny", "recipes"], "recipes/tiny.toml exists already", "give another name"),
-        (["tiny", "work/tiny/latents"], "inside an artifact", "copy it elsewhere"),
+        (["tiny", "work/tiny/latents"], "inside an artifact", "write it elsewhere"),
         (["recipes"], "no recipe recipes", "see 'tfcli recipe list'"),
     ],
 )

@@ -51,6 +51,19 @@ def artifact_around(path: Path) -> Path | None:
     return None
 
 
+def require_output_path(path: Path, name: str = "") -> None:
+    """For a file that the user wants written: its folder exists and is not inside an artifact. name: of the option.
+
+    Raises TfcliError (USAGE).
+    """
+    shown = f"{name} {path}".strip()
+    if artifact_around(path.parent) is not None:
+        raise TfcliError(f"{shown} is inside an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
+    if not path.resolve().parent.is_dir():
+        what = f"{shown}: no such folder" if name else f"{path.parent}: no such folder"
+        raise TfcliError(what, fix="make it first", code=ExitCode.USAGE)
+
+
 def partials(path: Path) -> list[str]:
     return sorted(folder.name for folder in path.glob("*.partial")) if path.is_dir() else []
 

@@ -13,7 +13,7 @@ import typer
 from stages.artifacts.manifest import FileEntry
 from stages.core.errors import ExitCode, TfcliError
 from tfcli import options, render
-from tfcli.commands.found import FoundArtifact, artifact_around, artifacts_at, follow, partials
+from tfcli.commands.found import FoundArtifact, artifacts_at, follow, partials, require_output_path
 from tfcli.commands.highlights import highlights
 
 _HINTS = {
@@ -115,10 +115,7 @@ def _show_images(item: FoundArtifact, count: int, side: _Side, device: str, out:
     kind = item.manifest.kind
     resolved = item.folder.resolve()
     out = out or Path(f"{resolved.parent.name}-{resolved.name}.html")
-    if artifact_around(out.parent) is not None:
-        raise TfcliError(f"--out {out} is inside an artifact", fix="write it elsewhere", code=ExitCode.USAGE)
-    if not out.resolve().parent.is_dir():
-        raise TfcliError(f"--out {out}: no such folder", fix="make it first", code=ExitCode.USAGE)
+    require_output_path(out, "--out")
     cards = cards_of(item.folder, kind, count=count, side=side, device=device)
     pictures = pictures_of_cards(cards)
     if out.suffix.lower() == ".png":

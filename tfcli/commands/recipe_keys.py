@@ -11,6 +11,7 @@ import typer
 
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import write_atomic
+from stages.core.reading import read_bounded
 from tfcli import options, render
 
 
@@ -68,9 +69,22 @@ def schema(
     first line of a recipe is:  #:schema ./recipe.schema.json
     """
     from stages.recipe_schema import recipe_schema
+    from tfcli.commands.found import require_output_path
 
     text = json_format.dumps(recipe_schema(), indent=1) + "\n"
     if output is None:
         render.show_text(text)
-    else:
-        write_atomic(output, text.encode())
+        return
+    require_output_path(output, "--output")
+    if output.exists() and not _is_schema(output):
+        why = "it is there already and is no JSON schema"
+        raise TfcliError(f"--output {output} is not replaced", why=why, fix="give another name", code=ExitCode.USAGE)
+    write_atomic(output, text.encode())
+
+
+def _is_schema(path: Path) -> bool:
+    """Whether a file is a JSON schema, as this command writes it: one that may be replaced."""
+    try:
+        return "$schema" in json_format.loads(read_bounded(path))
+    except (ValueError, TypeError, OSError, TfcliError):
+        return False

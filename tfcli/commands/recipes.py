@@ -212,15 +212,12 @@ def _show_explained(name: str, settings: tuple[str, ...], *, as_json: bool) -> N
 
 def _copy_target(origin: Path, to: str | None) -> Path:
     """The file that a copy goes to. Raises TfcliError (USAGE) where there can be none."""
-    from tfcli.commands.found import artifact_around
+    from tfcli.commands.found import require_output_path
 
     target = Path(os.path.expanduser(to or "."))
     if to is None or to.endswith("/") or target.is_dir():
         target = target / f"{origin.stem}.toml"
-    if not target.parent.is_dir():
-        raise TfcliError(f"{target.parent}: no such folder", fix="make it first", code=ExitCode.USAGE)
-    if artifact_around(target.parent) is not None:
-        raise TfcliError(f"{target} would be inside an artifact", fix="copy it elsewhere", code=ExitCode.USAGE)
+    require_output_path(target)
     return target
 
 
