@@ -44,7 +44,7 @@ def rename_into_place(folder: Path, target: Path, kind: str, report: Report) -> 
     sync_folder(folder)
     old = _hidden(target)
     with disk_errors(target):
-        if target.is_symlink():  # the user's own choice of a moved: the link goes, what it leads to stays
+        if target.is_symlink():  # the user's own choice of a place: the link goes, what it leads to stays
             target.unlink()
         elif target.exists():
             os.replace(target, old)

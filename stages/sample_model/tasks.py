@@ -162,14 +162,15 @@ def _check_length(prompt: Prompt, generation: GenerationConfig, loaded: LoadedMo
         cell = loaded.latents.content.downsampling
         raise TfcliError(
             f"{name}: a picture of {prompt.size[1] * cell}x{prompt.size[0] * cell} is too large",
-            why=f"it takes {builder.num_elements(prompt.size):,} places, the model was trained on rows of {content.row_length:,}",
+            why=f"it takes {builder.num_elements(prompt.size):,} elements, "
+            f"the model was trained on rows of {content.row_length:,}",
             fix="give a smaller size, or train with a larger pack.row_length",
             code=ExitCode.USAGE,
         )
     if taken > content.row_length:
         raise TfcliError(
             f"{name} is too long",
-            why=f"it takes {taken:,} places{more}, the model was trained on rows of {content.row_length:,}",
+            why=f"it takes {taken:,} elements{more}, the model was trained on rows of {content.row_length:,}",
             fix="give a shorter one or a smaller size, or train with a larger pack.row_length",
             code=ExitCode.USAGE,
         )

@@ -293,7 +293,7 @@ def test_prompts_that_leave_no_room_for_what_is_asked_are_refused(lab: Lab) -> N
             with pytest.raises(TfcliError, match="is too long") as caught:
                 model.generate(document, **given)
             assert caught.value.code == ExitCode.USAGE
-            assert f"takes {rows + 1} places" in caught.value.why
+            assert f"takes {rows + 1} elements" in caught.value.why
     with pytest.raises(TfcliError, match="is too long"):
         model.generate(["a"], height=64, width=64)
 
