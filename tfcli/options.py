@@ -226,7 +226,7 @@ def _call(
 def with_call(
     command: Callable[..., None], recipe: Any = RecipeOption, default: Any = inspect.Parameter.empty
 ) -> Callable[..., None]:
-    """`command` as Typer should see it: the shared options instead of its parameter `call`.
+    """`command` as Typer should see it: the shared options in place of its parameter `call`.
 
     Its own parameters before `call` are listed behind --work, those after it at the end. recipe: option or argument, and its
     default where it may be left out.
