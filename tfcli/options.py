@@ -70,7 +70,7 @@ WorkOption = Annotated[
     typer.Option(
         "--work",
         metavar="FOLDER",
-        help="The folder of the artifacts, one folder a kind. Default: work/NAME-OF-THE-RECIPE.",
+        help="The folder of the artifacts, one folder for each kind. Default: work/NAME-OF-THE-RECIPE.",
         show_default=False,
         rich_help_panel=_RECIPE,
         envvar=WORK_VARIABLE,
@@ -125,7 +125,8 @@ QuietOption = Annotated[
     typer.Option("--quiet", "-q", help="Print the artifact's path, warnings and errors only.", rich_help_panel=_OUTPUT),
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also tell folders, hashes and all statistics.", rich_help_panel=_OUTPUT)
+    bool,
+    typer.Option("--verbose", "-v", help="Also print folders, hashes and all statistics.", rich_help_panel=_OUTPUT),
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show the Python traceback of an error.", rich_help_panel=_OUTPUT)
@@ -226,7 +227,7 @@ def _call(
 def with_call(
     command: Callable[..., None], recipe: Any = RecipeOption, default: Any = inspect.Parameter.empty
 ) -> Callable[..., None]:
-    """`command` as Typer should see it: the shared options in index of its parameter `call`.
+    """`command` as Typer should see it: the shared options in place of its parameter `call`.
 
     Its own parameters before `call` are listed behind --work, those after it at the end. recipe: option or argument, and its
     default where it may be left out.
