@@ -127,6 +127,9 @@ def find_recipe(name: str) -> Path:
     known = named_recipes()
     if name in known:
         return known[name]
+    if os.path.isdir(path):
+        fix = f"see 'tfcli recipe list'; for a folder of pictures: tfcli run folder --set source.path={name}"
+        raise TfcliError(f"no recipe {name}", why="it is a folder", fix=fix, code=ExitCode.USAGE)
     close = difflib.get_close_matches(path.stem, known, n=1)
     fix = f"did you mean {close[0]}?" if close else "see 'tfcli recipe list'"
     raise TfcliError(f"no recipe {name}", why="no such file or name", fix=fix, code=ExitCode.USAGE)
@@ -222,7 +225,7 @@ def require_toml(path: Path, data: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
-        raise _bad(path, f"not TOML: {error}", "correct the file there") from error
+        raise _bad(path, f"not TOML: {error}", "correct the file at that line") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -318,7 +321,7 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     message, fix = problem["msg"].removeprefix("Value error, "), "give another value"
     if problem["type"] == "union_tag_invalid":
         known = re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"])
-        message = f"no such kind, of {', '.join(known)}"
+        message = f"no such kind; one of {', '.join(known)}"
         close = difflib.get_close_matches(problem["ctx"]["tag"], known, n=2)
         fix = f"did you mean {' or '.join(close)}?" if close else fix
     for override in reversed(overrides):

@@ -145,7 +145,7 @@ def test_a_picture_says_all_that_it_takes_to_draw_it_again(lab: Lab) -> None:
     more = ("--set", "sample.generation.stop=['zz']", "--guidance", "2")
     records = sampled(lab, "--prompts", "pictures/all.jsonl", "--count", "2", "--seed", "11", *more)
     files = {hash_file(path): path for path in (lab.folder / "pictures").glob("*.png")}
-    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    model = load(lab.folder / "work", "cpu")  # or its checkpoint
     (folder,) = (lab.folder / "work").glob("samples-*")
     for record in records:
         (drawn,) = record["output"]
