@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
-COMMIT = "tfcli/COMMIT"  # tfcli/version.py reads it
+COMMIT = "tfcli/COMMIT"  # stages/core/version.py reads it
 
 
 def commit() -> str:

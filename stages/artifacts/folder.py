@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts.checkpoint import BEST, SAVES
-from stages.artifacts.form import matches
+from stages.artifacts.form import matcher, matches
 from stages.artifacts.kinds import FORMS
 from stages.artifacts.lock import Lock, open_lock
 from stages.artifacts.manifest import (
@@ -157,11 +157,12 @@ class Build:
         known = {entry.path: entry for record in units for entry in record.files}
         if units:
             write_jsonl(self.folder / SEALED_UNITS, sealed_rows(units))
+        is_own, is_growing = matcher(own), matcher(form.growing)
         entries = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             # Plan and units stay until the manifest is there: a kill while hashing must not cost the finished work.
-            sealed = matches(name, own) and name not in (MANIFEST, PLAN) and not matches(name, form.growing)
+            sealed = is_own(name) and name not in (MANIFEST, PLAN) and not is_growing(name)
             if sealed and path.is_file():
                 is_volatile = any(name == item or name.startswith(f"{item}/") for item in volatile)
                 entries.append(known.get(name) or self._entry(path, is_volatile))

@@ -6,7 +6,7 @@ A seal takes only these, and only these are deleted. Whatever else is in a growi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,7 +31,19 @@ class Form:
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether a path inside the folder is of one of the patterns: `#` stands for digits, `*` for characters other than `/`,
     `**` for any."""
-    return any(_compiled(pattern).fullmatch(name) for pattern in patterns)
+    return matcher(patterns)(name)
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """`matches` for many names. Patterns that stand for one name are looked up: latents list each file of each shard, and files
+    times patterns would be too many comparisons."""
+    plain, expressions = set(), []
+    for pattern in patterns:
+        if "*" in pattern or "#" in pattern:
+            expressions.append(_compiled(pattern))
+        else:
+            plain.add(pattern)
+    return lambda name: name in plain or any(expression.fullmatch(name) for expression in expressions)
 
 
 @cache

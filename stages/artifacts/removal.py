@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from stages.artifacts.form import matches
+from stages.artifacts.form import matcher
 from stages.artifacts.kinds import FORMS
 from stages.artifacts.manifest import MANIFEST, read_manifest
 from stages.artifacts.units import RECIPE, SEALED_UNITS, read_plan
@@ -44,7 +44,7 @@ def rename_into_place(folder: Path, target: Path, kind: str, report: Report) -> 
     sync_folder(folder)
     old = _hidden(target)
     with disk_errors(target):
-        if target.is_symlink():  # the user's own choice of a moved: the link goes, what it leads to stays
+        if target.is_symlink():  # the user's own choice of a place: the link goes, what it leads to stays
             target.unlink()
         elif target.exists():
             os.replace(target, old)
@@ -74,9 +74,9 @@ def remove_artifact(folder: Path, target: Path, report: Report) -> None:
 
 def keep_strays(folder: Path, target: Path, own: Iterable[str], report: Report) -> None:
     """Move the files of a growing folder that are of none of the patterns `own` to a folder next to `target`."""
-    patterns = (*own, PLAN, *((MANIFEST,) if looks_like_ours(folder) else ()))
+    is_own = matcher((*own, PLAN, *((MANIFEST,) if looks_like_ours(folder) else ())))
     found = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
-    strays = [path for path in found if not matches(path.relative_to(folder).as_posix(), patterns)]
+    strays = [path for path in found if not is_own(path.relative_to(folder).as_posix())]
     if not strays:
         return
     kept = _kept(target)
@@ -101,10 +101,10 @@ def own_files(kind: str) -> tuple[str, ...]:
 def remove_files(folder: Path, patterns: Iterable[str]) -> None:
     """Delete the files of a folder inside a growing one that are of one of the patterns, and that folder where nothing else is
     in it."""
-    patterns = tuple(patterns)
+    is_own = matcher(patterns)
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and (is_half_written(path.name) or matches(name, patterns)):
+        if path.is_file() and (is_half_written(path.name) or is_own(name)):
             with suppress(OSError):
                 path.unlink()
     _remove_empty(folder)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stages.artifacts.autoencoder import GROWING
 from stages.artifacts.checkpoint import read_tensors, write_tensors
+from stages.artifacts.form import matches
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Warn
 from stages.core.files import disk_errors, read_record, sync_folder, write_record
@@ -55,8 +56,8 @@ def save_state(folder: Path, state: State) -> None:
     record = {"step": state.step, "file": file, "file_sha256": hash_file(saves / file), "rows": state.rows}
     write_record(saves / "state.json", record)
     state.saved = file
-    for old in saves.glob("step-*.safetensors"):
-        if old.name != file:
+    for old in saves.iterdir():
+        if old.name != file and matches(old.name, ("step-#.safetensors",)):
             old.unlink()
 
 

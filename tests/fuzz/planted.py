@@ -52,12 +52,12 @@ def _unchecked_device(_: Any) -> Any:
 
 
 def _from_the_start(real: Any) -> Any:
-    def read_state(folder: Any, state: Any, *more: Any, **named: Any) -> Any:
+    def load_state(folder: Any, state: Any, *more: Any, **named: Any) -> Any:
         result = real(folder, state, *more, **named)
         state.step = 0
         return result
 
-    return read_state
+    return load_state
 
 
 def _no_sum(_: Any) -> Any:
@@ -91,8 +91,8 @@ DEFECTS = (
     Defect("what a decoder raises is not caught", "pictures", {"stages.coders.pixels:_broken": lambda _: lambda _, error: KeyError(str(error))}),
     Defect("archives one after the other: the first alone is read", "tars", {"stages.sources.tar:_behind_zeros": lambda _: lambda _: None}),
     Defect("a broken line of a table raises what it likes", "tables", {"stages.sources.lines:line_error": lambda _: lambda *_: KeyError("line")}),
-    Defect("a training that goes on forgets its step", "kill", {"stages.train_model.checkpointing:read_state": _from_the_start}),
-    Defect("whatever is in a growing folder is ours", "stray", {"stages.artifacts.form:matches": lambda _: lambda *_: True}),
+    Defect("a training that goes on forgets its step", "kill", {"stages.train_model.checkpointing:load_state": _from_the_start}),
+    Defect("whatever is in a growing folder is ours", "stray", {"stages.artifacts.form:matcher": lambda _: lambda *_: lambda _: True}),
 )  # fmt: skip
 
 

@@ -107,12 +107,30 @@ def test_a_schema_that_cannot_be_written(world: Any) -> None:
     assert result.stderr.startswith("error: ")
 
 
-def test_a_file_that_is_no_schema_is_never_replaced(world: Any) -> None:
-    kept = world.folder / "mine.toml"
-    kept.write_text("seed = 1\n")
+DRAFT = '"$schema": "http://json-schema.org/draft-07/schema#"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed = 1\n",
+        '{"$schema": "https://example.org/settings.json", "mine": 1}',
+        f'{{{DRAFT}, "title": "Mine"}}',
+        '["$schema"]',
+        '"$schema"',
+        "[" * 100_000,
+    ],
+    ids=["toml", "settings", "another schema", "list", "text", "deep"],
+)
+def test_a_file_that_is_no_schema_of_recipes_is_never_replaced(world: Any, text: str) -> None:
+    kept = world.folder / "mine.json"
+    kept.write_text(text)
     result = world.call("recipe", "schema", "--output", str(kept))
     assert result.exit_code == 2
-    assert "is no JSON schema" in " ".join(result.stderr.split())
-    assert kept.read_text() == "seed = 1\n"
-    for _ in range(2):  # its own file is
+    assert "is no schema of recipes" in " ".join(result.stderr.split())
+    assert kept.read_text() == text
+
+
+def test_its_own_file_is_replaced(world: Any) -> None:
+    for _ in range(2):
         assert world.call("recipe", "schema", "--output", str(world.folder / "own.json")).exit_code == 0

@@ -112,6 +112,16 @@ def test_a_kill_right_after_resuming_does_not_tear_the_committed_state(
     assert written == ["step-00000000.safetensors", "step-00000003.safetensors"]  # step 3 was not written a second time
 
 
+def test_a_file_next_to_the_saved_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(path: Path, tensors: dict[str, Any]) -> None:
+        (path.parent / "step-mine.safetensors").write_text("mine")
+        write_tensors(path, tensors)
+
+    monkeypatch.setattr(saving, "write_tensors", plant)
+    train(tmp_path / "vae")
+    assert [path.read_text() for path in tmp_path.glob("vae.kept-*/state/step-mine.safetensors")] == ["mine"]
+
+
 def test_pretrained_is_copied_with_the_same_weights(tmp_path: Path) -> None:
     first = train(tmp_path / "first")
     second = train(tmp_path / "second", PretrainedVae(path=str(first.model_folder), heldout_pictures=4))

@@ -36,6 +36,16 @@ def test_a_save_is_restored_exactly_and_training_continues_alike(tmp_path: Path,
     assert all(torch.equal(first.ema[name], second.ema[name]) for name in first.ema)
 
 
+def test_a_file_in_an_old_save_outlives_it(tmp_path: Path) -> None:
+    trained = state()
+    for trained.step in range(3):
+        save(tmp_path, trained, keep=1)
+        (tmp_path / f"step-{trained.step:08d}" / "notes.txt").write_text("mine")
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("step-0000000[01]/*"))
+    assert left == ["step-00000000/notes.txt", "step-00000001/notes.txt"]
+    assert half_saves(tmp_path) == []
+
+
 def test_the_newest_complete_saves_stay_and_half_ones_do_not_count(tmp_path: Path) -> None:
     current = state()
     for number in range(4):

@@ -118,6 +118,21 @@ def test_the_best_weights_are_sealed(sequences: Path, tmp_path: Path, ema_decay:
     assert all(torch.equal(best[name], tensor) for name, tensor in read_tensors(tmp_path / "again" / file).items())
 
 
+def test_a_file_next_to_the_best_weights_is_kept(
+    sequences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = overfitting.OverfittingMonitor._keep
+
+    def plant(monitor: overfitting.OverfittingMonitor, state: Any) -> None:
+        monitor.folder.mkdir(parents=True, exist_ok=True)
+        (monitor.folder / "step-notes.txt").write_text("mine")
+        keep(monitor, state)
+
+    monkeypatch.setattr(overfitting.OverfittingMonitor, "_keep", plant)
+    train(sequences, tmp_path / "checkpoint", [], keep_best="heldout_text_loss", steps=12)
+    assert [path.read_text() for path in tmp_path.glob("checkpoint.kept-*/saves/best/step-notes.txt")] == ["mine"]
+
+
 class Killed(BaseException):
     """Stands for kill -9."""
 

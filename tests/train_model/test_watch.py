@@ -14,6 +14,7 @@ from stages.artifacts.checkpoint import read_tensors
 from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.artifacts.manifest import Manifest
+from stages.artifacts.sequences import Sequences
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Note, Progress, Warn
 from stages.core.runtime import Runtime
@@ -22,6 +23,7 @@ from stages.generation.config import GenerationConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
 from stages.train_model import stage
+from stages.train_model.batches import rows_of_step
 from stages.train_model.config import TrainConfig
 from tests.builders import Story, make_all, stamp
 
@@ -99,6 +101,18 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(
     saves = sorted((tmp_path / "checkpoint.partial" / "saves").iterdir())
     assert [path.name for path in saves] == ["step-00000004"]
     assert all(bool(value.isfinite().all()) for value in read_tensors(saves[0] / "weights.safetensors").values())
+
+
+@pytest.mark.parametrize(("call", "named"), [(2, [0, 1]), (3, [2])])
+def test_the_rows_of_the_micro_batch_are_named(
+    sequences: Path, tmp_path: Path, broken: set[int], call: int, named: list[int]
+) -> None:
+    """Of three rows in micro-batches of two, in the second step."""
+    broken.add(call)
+    with pytest.raises(TfcliError) as caught:
+        train(sequences, tmp_path / "checkpoint", [], batch_rows=3, micro_rows=2)
+    of_step = rows_of_step(Sequences.open(sequences).content.num_rows, 3, 0, 1)
+    assert caught.value.why.endswith(f"; rows {of_step[named].tolist()}")
 
 
 def test_skipped_steps_change_nothing_and_are_in_the_log(sequences: Path, tmp_path: Path, broken: set[int]) -> None:

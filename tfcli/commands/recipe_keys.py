@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,20 +71,23 @@ def schema(
     from stages.recipe_schema import recipe_schema
     from tfcli.commands.found import require_output_path
 
-    text = json_format.dumps(recipe_schema(), indent=1) + "\n"
+    made = recipe_schema()
+    text = json_format.dumps(made, indent=1) + "\n"
     if output is None:
         render.show_text(text)
         return
     require_output_path(output, "--output")
-    if output.exists() and not _is_schema(output):
-        why = "it is there already and is no JSON schema"
+    if output.exists() and not _is_like(made, output):
+        why = "it is there already and is no schema of recipes"
         raise TfcliError(f"--output {output} is not replaced", why=why, fix="give another name", code=ExitCode.USAGE)
     write_atomic(output, text.encode())
 
 
-def _is_schema(path: Path) -> bool:
-    """Whether a file is a JSON schema, as this command writes it: one that may be replaced."""
+def _is_like(made: dict[str, Any], path: Path) -> bool:
+    """Whether a file is a schema that this command wrote, perhaps in an older version: one that may be replaced. Many JSON files
+    have a "$schema"."""
     try:
-        return "$schema" in json_format.loads(read_bounded(path))
-    except (ValueError, TypeError, OSError, TfcliError):
+        found = json_format.loads(read_bounded(path))
+    except (ValueError, OSError, RecursionError, TfcliError):
         return False
+    return isinstance(found, dict) and all(found.get(key) == made[key] for key in ("$schema", "title"))

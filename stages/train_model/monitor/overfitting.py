@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts.checkpoint import BEST, read_tensors, write_tensors
+from stages.artifacts.form import matches
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Event, Note, Warn
 from stages.core.files import read_record, sync_folder, write_record
@@ -140,8 +141,8 @@ class OverfittingMonitor:
         points = metric_points(self.log.metrics, self.train.keep_best)
         ends = [step, *(int(save.name.removeprefix("step-")) for save in complete_saves(self.saves))]
         needed = {self._file(best).stem for end in ends if (best := best_step(points, end)) is not None}
-        for path in self.folder.glob("step-*"):
-            if path.stem not in needed:
+        for path in self.folder.iterdir():
+            if path.stem not in needed and matches(path.name, ("step-#.safetensors", "step-#.json")):
                 path.unlink()
 
     def _file(self, step: int) -> Path:
