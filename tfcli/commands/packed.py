@@ -22,7 +22,9 @@ def show_packed(row: PackedRow) -> None:
     for number, document in enumerate(row.documents):
         _show_document(number, document)
     if row.unused:
-        render.show(render.styled((f"[unused x {row.unused}]", "dim"), (f"  places {used} to {row.length - 1}", "dim")))
+        render.show(
+            render.styled((f"[unused x {row.unused}]", "dim"), (f"  elements {used} to {row.length - 1}", "dim"))
+        )
 
 
 def _show_document(number: int, document: PackedDocument) -> None:
