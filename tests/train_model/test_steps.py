@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.artifacts.checkpoint import EMA, METRICS, WEIGHTS, Checkpoint, read_tensors
+from stages.artifacts.checkpoint import EMA, METRICS, TIMING, WEIGHTS, Checkpoint, read_tensors
 from stages.artifacts.context import StageContext
 from stages.artifacts.folder import building
 from stages.core.files import read_jsonl
@@ -156,3 +156,5 @@ def test_a_training_killed_before_its_seal_keeps_all_of_its_log(
     monkeypatch.undo()
     cut = trained(tmp_path / "cut", sequences, config, DiffusionConfig())
     assert cut.manifest.digest == whole.manifest.digest
+    timed = [[row["step"] for row in read_jsonl(made.folder / TIMING)] for made in (whole, cut)]
+    assert timed == [[1, 2, 3, 4, 5]] * 2  # the digest does not cover them
