@@ -61,6 +61,12 @@ def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
 
 def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[TaskScores, str]]:
     """What can be judged of this source, and what its figures' names begin with."""
+    if (
+        eval.generation.height is None
+    ):  # the judge takes square pictures: of several sizes the model might choose another
+        side = loaded.checkpoint.content.picture_size
+        square = eval.generation.model_copy(update={"height": side, "width": side})
+        eval = eval.model_copy(update={"generation": square})
     rest = (eval.generation, seed, runtime)
     pairs = shapes_pairs(loaded, "scene")
     if pairs:

@@ -23,6 +23,7 @@ from tests.builders import stamp
 DOCUMENTS = {"scene": [f"scene-{number}" for number in range(9)], "thing": [f"thing-{number}" for number in range(9)]}
 STORIES, EDITS = [f"story-{number}" for number in range(9)], [f"edit-{number}" for number in range(9)]
 LIMITS = EvalConfig(text_to_image=5, image_to_text=4, free=3, edits=2, stories=6, inpainted=1)
+SIDE = 48
 RIGHT, WRONG = (np.full((8, 8, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
 
 
@@ -32,7 +33,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     calls: list[tuple[str, Any]] = []
 
     def judge_of(name: str) -> Any:
-        def judge(_loaded: Any, documents: Any, *_: Any) -> TaskScores:
+        def judge(_loaded: Any, documents: Any, *rest: Any) -> TaskScores:
+            generation = documents.generation if name == "free" else rest[0]
+            assert (generation.height, generation.width) == (SIDE, SIDE)  # of the pictures that the judge knows
             keys = [f"free-{number}" for number in range(documents.free)] if name == "free" else documents
             calls.append((name, list(keys)))
             rows = [
@@ -49,7 +52,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     monkeypatch.setattr(stage, "shapes_stories", lambda _loaded: STORIES)
     monkeypatch.setattr(stage, "shapes_edits", lambda _loaded: EDITS)
     losses = {"heldout_text_loss": 1.5, "heldout_image_loss": 0.25, "text_loss": 9.0}
-    loaded = SimpleNamespace(checkpoint=SimpleNamespace(manifest=SimpleNamespace(stats={"losses": losses})))
+    content = SimpleNamespace(picture_size=SIDE)
+    checkpoint = SimpleNamespace(manifest=SimpleNamespace(stats={"losses": losses}), content=content)
+    loaded = SimpleNamespace(checkpoint=checkpoint)
     monkeypatch.setattr(stage, "load_model", lambda *_: loaded)
     return calls
 
