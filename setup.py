@@ -3,6 +3,7 @@ README that a registry shows has no link that leads nowhere there."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +26,9 @@ def commit() -> str:
         return ""
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        # without the variables of a hook that runs this, which name another repository
+        env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=env).stdout.strip()
     except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user: built without it
         return ""
 

@@ -15,14 +15,13 @@ from stages.core.reading import open_plain
 from stages.doctor.findings import MAX_EXAMPLES, Finding
 from stages.sources.captions import read_metadata
 from stages.sources.files import FoundFile, Names, walk
-from stages.sources.folder import METADATA, Folder
+from stages.sources.folder import METADATA, SIDECARS, Folder
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 _PICTURES_NOT_READ = (".heic", ".heif", ".svg", ".psd", ".jxl", ".jp2", ".cr2", ".nef", ".dng", ".arw", ".ico", ".tga")
 # what img2dataset writes next to each folder of pictures (counts, a record of each download), and the Hub's facts of a data set
 _RECORDS = re.compile(r"(^|/)(\d{5,}(_stats\.json|\.parquet)|dataset_infos?\.json)$")
 _UNPACK = (".tar", ".zip", ".gz", ".tgz", ".rar", ".7z")
-_TEXTS = (".txt", ".caption")
 
 
 def folder_findings(source: Folder) -> Iterator[Finding]:
@@ -107,7 +106,7 @@ def _fix_of(table: str, name: str, names: Names) -> str:
 def _not_read(names: list[str], used: list[str]) -> Iterator[Finding]:
     """Files next to the pictures that look as if they mattered."""
     stems = {_stem(name) for name in names if name.lower().endswith(EXTENSIONS)}
-    text_stems = {_stem(name) for name in names if name.lower().endswith(_TEXTS)}
+    text_stems = {_stem(name) for name in names if name.lower().endswith(SIDECARS)}
     others: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         if group := _group_of(name, stems, text_stems, used):
@@ -126,7 +125,7 @@ def _group_of(name: str, stems: set[str], text_stems: set[str], used: list[str])
     """The code of the finding about a file that is not read; "" for one of no interest. stems: of pictures."""
     extension = os.path.splitext(name)[1].lower()
     has_picture = _stem(name) in stems
-    if extension in _TEXTS and has_picture and used:
+    if extension in SIDECARS and has_picture and used:
         return "CAPTIONS_NOT_READ"
     if extension == ".txt" and not has_picture and not used:
         return "TEXT_ALONE"

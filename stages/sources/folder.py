@@ -28,7 +28,7 @@ from stages.sources.lines import line_error
 from stages.sources.text_rules import BadText, clean_text, decode_text
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_SIDECARS = (".txt", ".caption")
+SIDECARS = (".txt", ".caption")
 
 
 class Folder(Section):
@@ -60,7 +60,7 @@ class Folder(Section):
         pictures = self._pictures(listing)
         names = Names(pictures)
         tables = [_Table(root, name, self.text_column, names) for name in self.metadata_files(listing)]
-        sidecars = Names(name for name in _names(listing) if name.lower().endswith(_SIDECARS))
+        sidecars = Names(name for name in _names(listing) if name.lower().endswith(SIDECARS))
         keys: dict[str, str] = {}
         for entry in listing:
             if isinstance(entry, Omission):
@@ -93,7 +93,7 @@ class Folder(Section):
         found = _names(listing)
         pictures = [name for name in found if _is_picture(name)]
         stems = Names(without_suffix(name) for name in pictures if not _above(metadata, name))
-        texts = [name for name in found if name.lower().endswith(_SIDECARS) and stems.find(without_suffix(name))]
+        texts = [name for name in found if name.lower().endswith(SIDECARS) and stems.find(without_suffix(name))]
         read = [*pictures, *texts, *metadata]
         return {"files": files_hash(root, read, known)}
 
@@ -155,7 +155,7 @@ class Folder(Section):
         return caption_pair(key, entry.relative, caption, picture, self.missing_caption)
 
     def _sidecar(self, entry: FoundFile, key: str, sidecars: Names) -> str | None:
-        name = next((found for suffix in _SIDECARS if (found := sidecars.find(key + suffix))), None)
+        name = next((found for suffix in SIDECARS if (found := sidecars.find(key + suffix))), None)
         if name is None:
             return None
         with open_plain(entry.root / name) as file:
