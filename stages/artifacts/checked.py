@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stages.artifacts.arrays import Array, read_flat
@@ -14,6 +15,9 @@ from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import read_jsonl
 from stages.core.hashing import hash_file
 from stages.core.reading import unreadable
+
+Fields = Mapping[str, tuple[type, ...]]
+NO_FIELDS: Fields = MappingProxyType({})
 
 
 class CheckedFiles:
@@ -57,11 +61,20 @@ class CheckedFiles:
         """A small array."""
         return read_flat(self.below(name))
 
-    def lines(self, name: str) -> Iterator[Any]:
-        """The values of a file with one JSON value a line. It is hashed while it is read: what differs is an error at a line
-        that is not JSON or behind the last line, so a reader that makes something takes all of them."""
+    def lines(self, name: str, required: Fields = NO_FIELDS, optional: Fields = NO_FIELDS) -> Iterator[dict[str, Any]]:
+        """The rows of a file with one JSON object a line. It is hashed while it is read: what differs is an error at a line
+        that is not such an object or after the last line, so a reader that makes something takes all of them.
+
+        required, optional: fields by name, with the types that they may have. A row without a required one, or with a field of
+        another type, is damaged: its sum may be right and a program of somebody else have written it.
+        """
         digest = hashlib.sha256()
-        yield from read_jsonl(self.folder / name, digest.update)
+        for number, row in enumerate(read_jsonl(self.folder / name, digest.update), 1):
+            wrong = _wrong_field(row, required, optional)
+            if wrong:
+                what = f"{self.folder / name}:{number} is damaged"
+                raise TfcliError(what, why=wrong, fix=self._fix(), code=ExitCode.ARTIFACT)
+            yield row
         self._compare(name, digest.hexdigest())
 
     def _compare(self, name: str, found: str) -> None:
@@ -72,6 +85,23 @@ class CheckedFiles:
         raise TfcliError(
             f"{self.folder / name} is damaged",
             why=f"its sha256 is {found[:12]}, the manifest {wanted}",
-            fix=f"restore the file, or run 'tfcli {MAKERS[self.manifest.kind]} --force' to make it again",
+            fix=self._fix(),
             code=ExitCode.ARTIFACT,
         )
+
+    def _fix(self) -> str:
+        return f"restore the file, or run 'tfcli {MAKERS[self.manifest.kind]} --force' to make it again"
+
+
+def _wrong_field(row: Any, required: Fields, optional: Fields) -> str:
+    """What is wrong with a row; "" where nothing is. A bool is no int."""
+    if not isinstance(row, dict):
+        return f"a {type(row).__name__}, not an object"
+    for fields in (required, optional):
+        for name, types in fields.items():
+            if name not in row:
+                if fields is required:
+                    return f"without {name}"
+            elif type(row[name]) not in types:
+                return f"{name} is a {type(row[name]).__name__}"
+    return ""

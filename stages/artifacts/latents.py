@@ -121,6 +121,16 @@ def with_caption(document: StoredDocument, text: str) -> StoredDocument:
     return replace(document, segments=tuple(parts))
 
 
+_FIELDS = {  # of a document's row; `facts` may be anything
+    "key": (str,),
+    "group": (str, type(None)),
+    "fixed_order": (bool,),
+    "heldout": (bool,),
+    "source": (str,),
+    "segments": (list,),
+}
+
+
 @dataclass(frozen=True)
 class Latents:
     """Sealed latents."""
@@ -142,13 +152,13 @@ class Latents:
 
     def documents(self) -> Iterator[StoredDocument]:
         """All documents in source order."""
-        failed = {row["row"] for row in self._files.lines(ERRORS) if "row" in row}
+        failed = {row["row"] for row in self._files.lines(ERRORS, optional={"row": (int,)}) if "row" in row}
         grids = self.grid_of_row()
         index = 0
         # by number: names have five digits, and more where there are more shards
         for name in sorted(self._files.names(DOCUMENTS), key=lambda name: int(Path(name).stem)):
             path = self.folder / name
-            for number, row in enumerate(self._files.lines(name), 1):
+            for number, row in enumerate(self._files.lines(name, _FIELDS), 1):
                 try:
                     document = _document(index, row, failed, grids)
                 except (KeyError, TypeError, IndexError) as error:
@@ -212,8 +222,10 @@ def _text(part: dict[str, Any]) -> StoredText:
 
 def _image(part: dict[str, Any], failed: set[int], grids: IntArray) -> StoredImage:
     row = part["image"]
-    if not isinstance(row, int) or not 0 <= row < len(grids):
+    if type(row) is not int or not 0 <= row < len(grids):
         raise IndexError(f"row {row} of {len(grids)}")
+    if not isinstance(part["name"], str):
+        raise TypeError("the name of a picture is not a string")
     return StoredImage(row, int(grids[row]), part["name"], row not in failed)
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact
 from stages.artifacts.schema import Schema
+from stages.core.errors import ExitCode, TfcliError
 
 RECORDS, GRID, PAGE, IMAGES = "records.jsonl", "grid.png", "index.html", "images"
 MODES = ("prompts", "heldout_prompts", "captions", "continued", "free")
@@ -116,4 +117,11 @@ class Samples:
 
     def records(self) -> Iterator[Record]:
         for row in CheckedFiles(self.folder, self.manifest).lines(RECORDS):
-            yield Record.model_validate(row)
+            try:
+                yield Record.model_validate(row)
+            except ValidationError as error:
+                first = error.errors()[0]
+                why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+                fix = "run 'tfcli sample --force' to make them again"
+                what = f"{self.folder / RECORDS} is damaged"
+                raise TfcliError(what, why=why, fix=fix, code=ExitCode.ARTIFACT) from error

@@ -133,7 +133,7 @@ class Sequences:
 
     def heldout_documents(self) -> Iterator[int]:
         """Indices (over Tokens, and so over Latents) of the documents on the held-out side."""
-        for row in CheckedFiles(self.folder, self.manifest).lines(HELDOUT_DOCUMENTS):
+        for row in CheckedFiles(self.folder, self.manifest).lines(HELDOUT_DOCUMENTS, {"document": (int,)}):
             yield row["document"]
 
     def tokens_folder(self) -> Path:

@@ -117,7 +117,10 @@ class Tokens:
     def captions(self) -> dict[int, str]:
         """The captions that were replaced, by index of the document."""
         files = self._files
-        return {row["document"]: row["text"] for row in files.lines(CAPTIONS)} if files.has(CAPTIONS) else {}
+        if not files.has(CAPTIONS):
+            return {}
+        rows = files.lines(CAPTIONS, {"document": (int,), "text": (str,)})
+        return {row["document"]: row["text"] for row in rows}
 
     def text_coder(self) -> TextCoder:
         from stages.coders.text import TextCoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from stages.artifacts.arrays import write_flat
 from stages.artifacts.autoencoder import Autoencoder, weights_at
+from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import RowTable, Sequences
 from stages.artifacts.tokens import Tokens, tokenizer_at
@@ -192,3 +194,27 @@ def test_arrays_of_tokens_with_wrong_content_are_refused(
         tokens.array(name)
     assert caught.value.code == ExitCode.ARTIFACT
     assert what in str(caught.value.why)
+
+
+@pytest.mark.parametrize("field", ["key", "group", "fixed_order", "heldout", "source", "segments", "image", "name"])
+@pytest.mark.parametrize("value", [[], {}, 1.5, "missing"], ids=str)
+def test_a_document_with_a_field_of_another_type_is_refused(
+    work: Path, field: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote it made its sums again."""
+    if value == "missing" or (field, value) == ("segments", []):
+        value = None if field != "group" else 3
+    path = work / "latents" / "documents" / "00000.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    holder = rows[0] if field in rows[0] else next(part for part in rows[0]["segments"] if "image" in part)
+    holder[field] = value
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(CheckedFiles, "_compare", lambda *_: None)
+    refused(lambda: list(Latents.open(work / "latents").documents()), r"00000.jsonl:1 is damaged")
+
+
+@pytest.mark.parametrize("row", [[1], {"document": True}, {"document": "1"}, {}], ids=str)
+def test_a_row_of_another_form_is_refused(work: Path, row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "sequences" / "heldout_documents.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(CheckedFiles, "_compare", lambda *_: None)
+    refused(lambda: list(Sequences.open(work / "sequences").heldout_documents()), r"documents.jsonl:1 is damaged")
