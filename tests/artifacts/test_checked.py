@@ -16,12 +16,13 @@ from stages.artifacts.arrays import write_flat
 from stages.artifacts.autoencoder import Autoencoder, weights_at
 from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.latents import Latents
+from stages.artifacts.manifest import FileEntry, InputEntry, digest_of
 from stages.artifacts.sequences import RowTable, Sequences
 from stages.artifacts.tokens import Tokens, tokenizer_at
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences import stage
 from stages.pack_sequences.config import PackConfig
-from tests.builders import Story, make_all, make_autoencoder, make_latents
+from tests.builders import Story, edit_manifest, make_all, make_autoencoder, make_latents
 
 STORIES = [Story((f"a caption of number {number}", None)) for number in range(130)]
 CONFIG = PackConfig(row_length=64, heldout_fraction=0.1)
@@ -196,6 +197,20 @@ def test_arrays_of_tokens_with_wrong_content_are_refused(
     assert what in str(caught.value.why)
 
 
+def list_again(folder: Path, name: str) -> None:
+    """The manifest says how long the file is now."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for entry in manifest["files"]:
+            if entry["path"] == name:
+                entry["bytes"] = (folder / name).stat().st_size
+        files = [FileEntry.model_validate(entry) for entry in manifest["files"]]
+        inputs = {key: InputEntry.model_validate(entry) for key, entry in manifest["inputs"].items()}
+        manifest["digest"] = digest_of(files, manifest["content"], inputs)
+
+    edit_manifest(folder, change)
+
+
 @pytest.mark.parametrize("field", ["key", "group", "fixed_order", "heldout", "source", "segments", "image", "name"])
 @pytest.mark.parametrize("value", [[], {}, 1.5, "missing"], ids=str)
 def test_a_document_with_a_field_of_another_type_is_refused(
@@ -209,6 +224,7 @@ def test_a_document_with_a_field_of_another_type_is_refused(
     holder = rows[0] if field in rows[0] else next(part for part in rows[0]["segments"] if "image" in part)
     holder[field] = value
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    list_again(work / "latents", "documents/00000.jsonl")
     monkeypatch.setattr(CheckedFiles, "_compare", lambda *_: None)
     refused(lambda: list(Latents.open(work / "latents").documents()), r"00000.jsonl:1 is damaged")
 
@@ -216,5 +232,6 @@ def test_a_document_with_a_field_of_another_type_is_refused(
 @pytest.mark.parametrize("row", [[1], {"document": True}, {"document": "1"}, {}], ids=str)
 def test_a_row_of_another_form_is_refused(work: Path, row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (work / "sequences" / "heldout_documents.jsonl").write_text(json.dumps(row) + "\n")
+    list_again(work / "sequences", "heldout_documents.jsonl")
     monkeypatch.setattr(CheckedFiles, "_compare", lambda *_: None)
     refused(lambda: list(Sequences.open(work / "sequences").heldout_documents()), r"documents.jsonl:1 is damaged")
