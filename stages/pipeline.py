@@ -234,7 +234,7 @@ class Workspace:
         if manifest is None:  # before the stamp: that reads all of the source's files
             partial = target.with_name(target.name + ".partial").is_dir()
             return Status(
-                stage, "partial" if partial else "missing", "not finished" if partial else "not there", target
+                stage, "partial" if partial else "missing", "not finished" if partial else "not made yet", target
             )
         stamp = self.stamp(stage)
         if not stamp.is_of(manifest.fingerprint, manifest.fingerprint_inputs()):

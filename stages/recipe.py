@@ -127,6 +127,9 @@ def find_recipe(name: str) -> Path:
     known = named_recipes()
     if name in known:
         return known[name]
+    if os.path.isdir(path):
+        fix = f"see 'tfcli recipe list'; for a folder of pictures: tfcli run folder --set source.path={name}"
+        raise TfcliError(f"no recipe {name}", why="it is a folder", fix=fix, code=ExitCode.USAGE)
     close = difflib.get_close_matches(path.stem, known, n=1)
     fix = f"did you mean {close[0]}?" if close else "see 'tfcli recipe list'"
     raise TfcliError(f"no recipe {name}", why="no such file or name", fix=fix, code=ExitCode.USAGE)
@@ -215,13 +218,18 @@ def _unreadable(path: Path, error: Exception) -> TfcliError:
     return _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def require_toml(path: Path, data: bytes) -> dict[str, Any]:
+    """The tables of a recipe's file. Raises TfcliError (USAGE) where `data` is not TOML in UTF-8."""
     try:
-        return tomllib.loads(recipe_bytes(path).decode("utf-8-sig"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
-        raise _bad(path, f"not TOML: {error}", "correct the file at that index") from error
+        raise _bad(path, f"not TOML: {error}", "correct the file at that line") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return require_toml(path, recipe_bytes(path))
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -313,7 +321,7 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
     message, fix = problem["msg"].removeprefix("Value error, "), "give another value"
     if problem["type"] == "union_tag_invalid":
         known = re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"])
-        message = f"no such kind, of {', '.join(known)}"
+        message = f"no such kind; one of {', '.join(known)}"
         close = difflib.get_close_matches(problem["ctx"]["tag"], known, n=2)
         fix = f"did you mean {' or '.join(close)}?" if close else fix
     for override in reversed(overrides):
@@ -335,7 +343,7 @@ def _resolve(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
     current: list[type[BaseModel]] = [Recipe]
     for part in location:
         holder = next((model for model in current if part in model.model_fields), None)
-        if part.isdigit():  # a index in a list: the model of its items stays
+        if part.isdigit():  # an index into a list: the model of its items stays
             keys.append(part)
             continue
         if holder is None:

@@ -112,14 +112,16 @@ def find(name: str) -> KeyMatch | None:
 
 
 def near(name: str) -> list[str]:
-    """Up to three keys and sections whose names are like `name`: those that are as a whole, then those whose last part is."""
+    """Up to three keys and sections whose names are like `name`: those that are as a whole, then those whose last part is, then
+    those whose last part has it as a word ("ema" in "ema_decay")."""
     names = [*all_names(), *dict.fromkeys(section.name for section in all_sections() if section.name)]
     by_last: dict[str, list[str]] = {}
     for other in names:
         by_last.setdefault(other.rpartition(".")[2], []).append(other)
     alike = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
     lasts = difflib.get_close_matches(name.rpartition(".")[2], by_last, n=2, cutoff=0.7)
-    return list(dict.fromkeys([*alike, *(other for last in lasts for other in by_last[last])]))[:3]
+    worded = [last for last in by_last if name in last.split("_")]
+    return list(dict.fromkeys([*alike, *(other for last in [*lasts, *worded] for other in by_last[last])]))[:3]
 
 
 def described(model: type[BaseModel], name: str) -> str:

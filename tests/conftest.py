@@ -17,8 +17,15 @@ from stages.core.device import matmul_peak
 from stages.core.interrupts import Interrupts
 from tests.bad_inputs.lab import Shelf
 
-# First: files that take more than 20 s, so that no worker is left alone with one at the end.
-LONG_FILES = ("tests/test_pipeline.py", "tests/bad_inputs/test_table.py", "tests/bad_inputs/test_power.py")
+# First: files that take more than 10 s, so that no worker is left alone with one at the end.
+LONG_FILES = (
+    "tests/test_pipeline.py",
+    "tests/bad_inputs/test_table.py",
+    "tests/bad_inputs/test_power.py",
+    "tests/fuzz/test_fuzz.py",
+    "tests/train_model/test_ranks.py",
+    "tests/test_packaging.py",
+)
 
 
 class HasFileno(Protocol):

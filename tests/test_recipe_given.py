@@ -83,6 +83,13 @@ def test_a_recipe_comes_through_a_pipe_and_may_extend_one_by_name() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_folder_is_no_recipe_and_the_template_for_folders_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TfcliError, match="no recipe") as caught:
+        load_recipe(str(tmp_path))
+    assert caught.value.why == "it is a folder"
+    assert caught.value.fix.endswith(f"for a folder of pictures: tfcli run folder --set source.path={tmp_path}")
+
+
 def test_a_device_is_no_recipe() -> None:
     with pytest.raises(TfcliError, match="no recipe"):
         load_recipe("/dev/zero")

@@ -106,6 +106,7 @@ def test_suggestions_are_keys_that_are_like_it() -> None:
     assert near("train.ema_decai")[0] == "train.ema_decay"
     assert {"train.ema_decay", "vae.ema_decay"} <= set(near("ema_decay"))
     assert near("trian") == ["train"]
+    assert "train.ema_decay" in near("ema")
     assert near("path")[0] == "source.path"
     assert near("source.json")[0] == "source.json_key"
     assert near("guidanc")[0].endswith(".guidance")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import select
@@ -31,6 +32,10 @@ ASKS_FOR_COMPLETION = frozenset({"--install-completion", "--show-completion"})
 
 class Commands(TyperGroup):
     """The root group: every way out of a command becomes an exit code of stages.core.errors.ExitCode."""
+
+    def __init__(self, *positional: Any, **options: Any) -> None:
+        super().__init__(*positional, **options)
+        _join_lines(self)
 
     def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> NoReturn:
         """Run one command line and leave the process."""
@@ -75,6 +80,15 @@ class Commands(TyperGroup):
             fix = "run the same command again, with fewer --workers if memory was short"
             raise TfcliError("a worker process exited", why=str(error), fix=fix, code=ExitCode.ENVIRONMENT) from error
         return ExitCode.DONE
+
+
+def _join_lines(command: Any) -> None:
+    """Make each paragraph of the help one line, so that it is broken at the width of the terminal alone. Typer keeps line breaks;
+    a paragraph behind a \\b stays as it is."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(text if text.startswith("\b") else " ".join(text.splitlines()) for text in paragraphs)
+    for each in getattr(command, "commands", {}).values():
+        _join_lines(each)
 
 
 def as_failure(error: Exception) -> TfcliError:
@@ -123,11 +137,11 @@ app = typer.Typer(
     help="""Train a Transfusion model: one transformer for text and pictures, from raw files to samples.
 
     \b
-    Start here:  tfcli recipe list     the recipes there are
-                 tfcli run smoke       a whole run, small
-                 tfcli inspect work/smoke
-                 tfcli doctor my/pictures    is my data fit for a run?
-                 tfcli doctor                is this machine?
+    Start here:  tfcli recipe list           the recipes
+                 tfcli run smoke             a whole run in seconds
+                 tfcli inspect work/smoke    what it made
+                 tfcli doctor my/pictures    what is wrong with your data
+                 tfcli doctor                what this machine has and lacks
     """,
 )
 add_stages(app)

@@ -70,7 +70,7 @@ WorkOption = Annotated[
     typer.Option(
         "--work",
         metavar="FOLDER",
-        help="The folder of the artifacts, one folder a kind. Default: work/NAME-OF-THE-RECIPE.",
+        help="The folder of the artifacts, one folder for each kind. Default: work/NAME-OF-THE-RECIPE.",
         show_default=False,
         rich_help_panel=_RECIPE,
         envvar=WORK_VARIABLE,
@@ -125,7 +125,8 @@ QuietOption = Annotated[
     typer.Option("--quiet", "-q", help="Print the artifact's path, warnings and errors only.", rich_help_panel=_OUTPUT),
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also tell folders, hashes and all statistics.", rich_help_panel=_OUTPUT)
+    bool,
+    typer.Option("--verbose", "-v", help="Also print folders, hashes and all statistics.", rich_help_panel=_OUTPUT),
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show the Python traceback of an error.", rich_help_panel=_OUTPUT)

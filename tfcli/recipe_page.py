@@ -19,12 +19,12 @@ SIZES = ("0.16b", "0.37b", "0.76b", "1.4b", "7b")  # recipes paper-SIZE and pape
 
 _TOP = """# Recipe reference
 
-<!-- Made by `make recipe-docs`. Change the text below each field in the config.py of the folder that reads it. -->
+<!-- Made by `make recipe-docs`. Change the text below each field in the class of its section (docs/changing.md). -->
 
 A recipe is one TOML file that holds everything that a run needs. Only `source` has no default.
 
 - `extends = "other.toml"` starts from another recipe; keys that are set here replace its keys. A section whose `kind` changes is
-  replaced whole.
+  replaced whole. Only one level: a recipe that extends another one (such as `smoke.toml`) cannot be extended; copy it.
 - `--set KEY=VALUE` on the command line changes one key, such as `--set train.steps=100`; the value is written as in TOML.
 - A section of several kinds is of its default kind where `kind` is not set. Keys that its kind does not have are refused.
 - Paths are relative to the folder in which `tfcli` is started.

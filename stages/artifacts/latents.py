@@ -4,8 +4,9 @@ arrays/<grid>/            zarr, a row for each picture of the source: [0] poster
                           that failed has a NaN mean in the first grid; where there are several grids (buckets of aspect),
                           each picture has its row in one of them, and that place in the others is empty (NaN)
 arrays/grids              uint8: the grid of each picture, where there are several
-documents/<shard>.jsonl   the documents in source order, images replaced by rows
-errors.jsonl              what was left out: key, path, reason code, message, and the row that is NaN for it
+documents/<shard>.jsonl   the documents in source order, images replaced by rows; also those with a picture that failed, which
+                          packing leaves out (IMAGE_FAILED)
+errors.jsonl              what was left out: key, path, reason code, message, and for a picture that failed the row that is NaN
 check.png                 pictures before (above) and after (below) the stored latents; not part of the digest
 """
 

@@ -57,7 +57,7 @@ def read_mask(data: bytes, policy: PixelPolicy, picture: Pixels) -> ReadMask:
         return ReadMask(white, "white strokes on a transparent layer: what is transparent stays")
     if is_picture or colours.max() <= _NEAR:
         return ReadMask(~seen, "a transparent hole: that may change, the rest stays")
-    raise UnclearMask("what is to see is neither all white, nor all black, nor the picture itself")
+    raise UnclearMask("what shows is neither all white, nor all black, nor the picture itself")
 
 
 def fit_mask(mask: Mask, images: Images) -> Mask:

@@ -70,7 +70,7 @@ class Vae:
 
     @torch.inference_mode()
     def encode(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """uint8 (N, H, W, 3) -> posterior mean and std, float32 (N, C, h, w). Deviation 0 for classes without one.
+        """uint8 (N, H, W, 3) -> posterior mean and std, float32 (N, C, h, w). std is 0 for classes without one.
 
         Where the device's memory is too small for N pictures, they go in smaller batches from then on (max_batch).
         Raises TfcliError (ENVIRONMENT) where it is too small for one.

@@ -20,7 +20,8 @@ class ExitCode(IntEnum):
 
 
 class TfcliError(Exception):
-    """A failure for the user. `what` names the path or the key; `why` and `fix` are one line each."""
+    """A failure for the user. `what` names the path or the key; `why` and `fix` are one line each, and notes of the exception,
+    which a traceback shows."""
 
     def __init__(self, what: str, *, why: str = "", fix: str = "", code: ExitCode = ExitCode.INPUT) -> None:
         super().__init__(what)
@@ -28,3 +29,6 @@ class TfcliError(Exception):
         self.why = why
         self.fix = fix
         self.code = code
+        for name, line in (("why", why), ("fix", fix)):
+            if line:
+                self.add_note(f"{name}: {line}")

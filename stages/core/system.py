@@ -57,7 +57,7 @@ def system_failure(error: BaseException) -> TfcliError | None:
     if size is None:
         return None
     return TfcliError(
-        "out of memory" if not size else f"out of memory: {size} could not be had",
+        "out of memory" if not size else f"out of memory: {size} could not be allocated",
         why=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300],
         fix="use a smaller model, smaller batches (--set) or fewer --workers",
         code=ExitCode.ENVIRONMENT,

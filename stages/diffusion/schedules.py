@@ -1,6 +1,8 @@
 """Noise schedules: alpha(t) and sigma(t) of x_t = alpha x_0 + sigma eps, from t = 0 (clean) to t = T (noise).
 
-A schedule is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union.
+A schedule is a frozen pydantic model with a `kind`; a new one is a class here and a name in the union. It has `steps`, T, and
+`alpha_sigma`: alpha falls from 1 at t = 0, and sigma rises from 0. From t = 1 on sigma is above 0, because samplers divide by it.
+With target "noise", x_0 is divided by alpha, so that alpha must stay above 0 up to t = T.
 """
 
 from __future__ import annotations

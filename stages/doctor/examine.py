@@ -47,7 +47,7 @@ class Checkup:
 
     @property
     def usable(self) -> bool:
-        """Whether a run would come through with at least one document."""
+        """Whether a run would go through with at least one document."""
         return self.documents > 0 and not any(finding.gravity == "stops" for finding in self.findings)
 
 

@@ -109,7 +109,7 @@ class TextTally:
         examples = tuple(
             f"{times:,} times: {self._shown[name][0]} (again at {self._shown[name][1]})" for name, times in repeated[:3]
         )
-        what = f"{share_text(number, total)} captions are not the only ones of their words"
+        what = f"{share_text(number, total)} captions have the same words as another one"
         fix = "write what tells the pictures apart" if gravity == "problem" else ""
         yield Finding("CAPTION_REPEATED", gravity, what, fix, number, examples)
 

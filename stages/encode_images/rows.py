@@ -36,8 +36,8 @@ class ShardRows:
     def write(self, shard: int) -> list[str]:
         """Write the shard of each grid that has a picture in it; the names of the files."""
         if not self.good.all():
-            # A picture that failed keeps a NaN mean and a std of 0: zarr leaves a chunk of nothing but its fill value
-            # out of the shard (write_empty_chunks does not reach inside), and a row that is missing is a sign of damage.
+            # A picture that failed keeps a NaN mean and a standard deviation of 0: zarr leaves a chunk of nothing but its fill
+            # value out of the shard (write_empty_chunks does not reach inside), and a row that is missing is a sign of damage.
             self._of(0)[~self.good, 1] = 0
         files = []
         for grid, values in sorted(self._values.items()):

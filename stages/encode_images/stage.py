@@ -160,7 +160,9 @@ def _seal(
     failed = {row["row"] for row in errors if "row" in row}
     runtime.inputs_unchanged()  # before the check, which would blame the pictures
     quality = _check(source, job, vae, grid_of_row, failed, runtime)
-    runtime.report(Note(f"{num_good} of {len(grid_of_row)} pictures encoded, {quality:.2f} dB PSNR from the store"))
+    runtime.report(
+        Note(f"{num_good} of {len(grid_of_row)} pictures encoded, {quality:.2f} dB PSNR decoded from the latents")
+    )
     if why := too_low(quality, f"the first {job.encode.check_pictures} pictures", job.encode.min_psnr):
         if job.encode.psnr_check == "refuse":
             what = "the autoencoder does not fit these pictures (encode.psnr_check)"

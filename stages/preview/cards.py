@@ -44,11 +44,12 @@ class CardNote:
 
 @dataclass(frozen=True)
 class Card:
-    """A document in reading order. given: of samples, how many of the parts were given to the model."""
+    """A document in reading order, or a sheet of pictures. given: of samples, how many of the parts were given to the model."""
 
     title: str
     parts: tuple[str | Pixels | CardNote, ...]
     given: int | None = None
+    is_sheet: bool = False
 
 
 def cards_of(folder: Path, kind: str, *, count: int, side: Side, device: str) -> list[Card]:
@@ -66,7 +67,7 @@ def cards_of(folder: Path, kind: str, *, count: int, side: Side, device: str) ->
         name, title = _SHEETS[kind]
         if not (folder / name).is_file():
             raise TfcliError(f"{folder} has no {name}", why="there was nothing to show", code=ExitCode.USAGE)
-        return [Card(title, (_file(folder, name),))]
+        return [Card(title, (_file(folder, name),), is_sheet=True)]
     raise TfcliError(
         f"{folder} holds no pictures: it is of the kind {kind}",
         fix="give latents, sequences, samples, scores or an autoencoder",
@@ -97,7 +98,9 @@ def _of_latents(latents: Latents, count: int, device: str) -> list[Card]:
     chosen = [document for document in latents.documents() if document.index in wanted]
     grid_rows = {(image.grid, image.row) for document in chosen for image in _images(document) if image.ok}
     pixels = decode_rows(latents, grid_rows, device)
-    checked = [Card(_CHECKED, (_file(latents.folder, CHECK),))] if (latents.folder / CHECK).is_file() else []
+    checked = (
+        [Card(_CHECKED, (_file(latents.folder, CHECK),), is_sheet=True)] if (latents.folder / CHECK).is_file() else []
+    )
     return checked + [Card(document.key, tuple(_latent_parts(document, pixels))) for document in chosen]
 
 

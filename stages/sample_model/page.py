@@ -81,7 +81,11 @@ def _card(takes: list[Record]) -> _Card:
     edit = next((take for take in takes if take.begin), first)
     ends = list(dict.fromkeys(REASONS.get(take.ended, take.ended) for take in takes))
     notes = [f"{len(takes)} samples"] if len(takes) > 1 else []
-    notes += ["given pictures as the autoencoder keeps them"] if any(part.image for part in first.prompt) else []
+    notes += (
+        ["given pictures are shown as the autoencoder reconstructs them"]
+        if any(part.image for part in first.prompt)
+        else []
+    )
     widths = [_size(part)[1] for take in takes for part in (*take.prompt, *take.output) if part.image]
     return _Card(
         given=_parts(first.prompt),

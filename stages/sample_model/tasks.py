@@ -133,15 +133,15 @@ def _check_effect(prompt: Prompt, generation: GenerationConfig, name: str) -> No
     if not prompt.max_images and (prompt.size or prompt.negative):
         what = f"{name}: {'size' if prompt.size else 'negative'} is for a drawing"
         fix = "leave it out, or draw: --draw"
-        raise TfcliError(what, why="behind pictures alone text is written", fix=fix, code=ExitCode.USAGE)
+        raise TfcliError(what, why="after pictures alone the model writes text", fix=fix, code=ExitCode.USAGE)
     has_images = any(isinstance(piece, ImagePiece) for piece in prompt.pieces)
     settings = generation.guidance_settings()
     compared = [settings.branches(has_images=has) for has in {has_images, has_images or prompt.max_images > 1}]
     if prompt.negative and all(branches == ("full",) for branches in compared):
         raise TfcliError(
             f"{name}: negative text without guidance",
-            why=f"guidance {settings.text:g} compares with nothing, so that it would lead nowhere",
-            fix="set another guidance than 1, such as --guidance 3, or leave the negative text out",
+            why=f"guidance {settings.text:g} turns guidance off, so that it would have no effect",
+            fix="set a guidance other than 1, such as --guidance 3, or leave the negative text out",
             code=ExitCode.USAGE,
         )
 
@@ -158,18 +158,18 @@ def _check_length(prompt: Prompt, generation: GenerationConfig, loaded: LoadedMo
             longest_branch(taken, branches, prompt.pieces, prompt.negative, size, builder)
             for size in _next_sizes(prompt, generation, loaded)
         )
-    if prompt.size is not None and builder.num_elements(prompt.size) > content.row_length:
+    if prompt.size is not None and (needed := builder.num_elements(prompt.size)) > content.row_length:
         cell = loaded.latents.content.downsampling
         raise TfcliError(
             f"{name}: a picture of {prompt.size[1] * cell}x{prompt.size[0] * cell} is too large",
-            why=f"it takes {builder.num_elements(prompt.size):,} places, the model was trained on rows of {content.row_length:,}",
+            why=f"it takes {needed:,} elements, the model was trained on rows of {content.row_length:,}",
             fix="give a smaller size, or train with a larger pack.row_length",
             code=ExitCode.USAGE,
         )
     if taken > content.row_length:
         raise TfcliError(
             f"{name} is too long",
-            why=f"it takes {taken:,} places{more}, the model was trained on rows of {content.row_length:,}",
+            why=f"it takes {taken:,} elements{more}, the model was trained on rows of {content.row_length:,}",
             fix="give a shorter one or a smaller size, or train with a larger pack.row_length",
             code=ExitCode.USAGE,
         )

@@ -79,9 +79,9 @@ class Document:
 
     key: unique and stable in its source. group: all documents of a group fall on the same side of the train/held-out
     split (None: the document is its own group). fixed_order: False for a caption pair, whose order packing draws;
-    True where the order carries meaning. facts: what the source knows about the truth (shapes: the scenes), for
-    evaluation only. heldout: True sends the document to the held-out side whatever the split says. source: the name by
-    which packing weighs it.
+    True where the order carries meaning. labels: what the source knows about the truth (shapes: the scenes), for
+    evaluation only (on disk: `facts`). heldout: True sends the document to the held-out side whatever the split says.
+    source: the name by which packing weighs it.
     """
 
     key: str

@@ -33,6 +33,7 @@ class Failures:
         self.listed = self.omitted = 0
         self._omissions: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}  # of each reason, the newest
         self._recent: deque[int] = deque(maxlen=window)
         self._recent_bad = 0
 
@@ -43,10 +44,11 @@ class Failures:
         self.listed += pictures + len(lost)
         self.omitted += len(lost)
         self._omissions.update(omission.reason for omission in lost)
+        self._examples.update({omission.reason: f"{printable(omission.path)}: {omission.message}" for omission in lost})
         left_out = self.bad + self.omitted
         if lost and left_out > self.max_bad * max(100, self.listed):
             which, reasons = f"{left_out} of the first {self.listed} samples", self.reasons + self._omissions
-            raise _too_many(which, reasons, {"path": lost[-1].path, "message": lost[-1].message})
+            raise _too_many(which, reasons, self._examples)
 
     def saw_record(self, record: dict[str, Any]) -> None:
         """Count the pictures of a finished shard."""
@@ -57,6 +59,7 @@ class Failures:
         self.bad += len(errors)
         self.seen += good + len(errors)
         self.reasons.update(error["reason"] for error in errors)
+        self._examples.update({error["reason"]: f"{printable(error['path'])}: {error['message']}" for error in errors})
         if good + len(errors) == 1:
             if len(self._recent) == self._recent.maxlen:
                 self._recent_bad -= self._recent[0]
@@ -65,22 +68,22 @@ class Failures:
         if not errors:
             return
         if self.bad > self.max_bad * max(100, self.seen):
-            raise _too_many(f"{self.bad} of the first {self.seen} pictures", self.reasons, errors[-1])
+            raise _too_many(f"{self.bad} of the first {self.seen} pictures", self.reasons, self._examples)
         if self.omitted and self.bad + self.omitted > self.max_bad * max(100, self.listed):
             which = f"{self.bad + self.omitted} of the first {self.listed} samples"
-            raise _too_many(which, self.reasons + self._omissions, errors[-1])
+            raise _too_many(which, self.reasons + self._omissions, self._examples)
         window = self._recent.maxlen or 0
         if len(self._recent) == window and self._recent_bad > self.max_bad * window:
             which = f"{self._recent_bad} of the last {window} pictures"
-            raise _too_many(which, Counter([errors[-1]["reason"]]), errors[-1], how="now")
+            raise _too_many(which, Counter([errors[-1]["reason"]]), self._examples, how="now")
 
 
-def _too_many(which: str, reasons: Counter[str], example: dict[str, Any], how: str = "mostly") -> TfcliError:
+def _too_many(which: str, reasons: Counter[str], examples: dict[str, str], how: str = "mostly") -> TfcliError:
     reason, count = reasons.most_common(1)[0]
     named = reason if how == "now" else f"{reason} ({count})"
     return TfcliError(
         f"{which} cannot be used",
-        why=f"{how} {named}, e.g. {printable(example['path'])}: {example['message']}",
+        why=f"{how} {named}, e.g. {examples[reason]}",
         fix=f"{FIXES.get(reason, 'correct the source')}, or raise encode.max_bad if that is expected",
         code=ExitCode.INPUT,
     )

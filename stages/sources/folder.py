@@ -40,7 +40,8 @@ class Folder(Section):
     """The folder."""
     captions: Literal["auto", "txt", "metadata"] = "auto"
     """Where captions are: in name.txt (or name.caption) next to name.jpg ("txt"), or in metadata.jsonl, .csv or .parquet with
-    `file_name` and a text ("metadata"). "auto": the metadata files where there are any, else .txt."""
+    `file_name` and a text ("metadata"). "auto": the metadata files where there are any, else name.txt or
+    name.caption."""
     text_column: str = ""
     """The column of the metadata file with the caption. Empty: `text`, or else `caption`."""
     recursive: bool = True

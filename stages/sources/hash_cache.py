@@ -112,7 +112,7 @@ def look_at(root: Path, relatives: Sequence[str]) -> FileStats:
 
 
 class Unchanged(KnownHashes):
-    """In index of hashes: whether the files that an identity is made of are those that `known` saw when it was made. Nothing
+    """Without hashes: whether the files that an identity is made of are those that `known` saw when it was made. Nothing
     is read but the lists of files."""
 
     def __init__(self, known: KnownHashes) -> None:

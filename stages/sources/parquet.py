@@ -241,7 +241,7 @@ class _RowOfTable:
     follow_links: bool
 
     def picture(self, column: str, value: Any, number: int | None = None) -> ImageSegment:
-        """value: of the cell, with True in where of bytes. Raises BadText where there is no picture."""
+        """value: of the cell, with True in place of bytes. Raises BadText where there is no picture."""
         name = f"{self.name}/{column}" + ("" if number is None else f"/{number}")
         if isinstance(value, str):
             try:

@@ -31,7 +31,7 @@ FIXES = {
     "TRUNCATED": "fetch or copy them again",
     "CORRUPT": "fetch or copy them again",
     "EMPTY_FILE": "fetch or copy them again",
-    "NOT_AN_IMAGE": "fetch them again: this is no picture",
+    "NOT_AN_IMAGE": "fetch them again: this is not a picture",
     "FORMAT_NOT_ALLOWED": "convert them to PNG, JPEG or WebP",
     "UNREADABLE": "let this user read the files, and check their disk",
     "DECODER_TIMEOUT": "take them out, or raise images.policy.max_seconds",

@@ -321,7 +321,7 @@ class Training:
         volatile = (TIMING, REPORT, PREVIEWS, *(tracker.folder for tracker in self.train.trackers))
         files = [name for name in FORM.files if name != EMA or self.train.ema_decay]
         build.seal(self.content.model_dump(), stats, volatile=volatile, files=files)
-        self.runtime.report(Note(f"what it learned, as curves: {build.target / REPORT}"))
+        self.runtime.report(Note(f"curves and previews: {build.target / REPORT}"))
 
 
 def _content(sections: Sections, data: Data, parameters: int) -> CheckpointContent:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from stages.coders import png as png_module
 from stages.coders.header import glance
 from stages.coders.pixels import BadImage, PixelPolicy, decode, upright_rgb
 from tests.coders.test_pixels import POLICY, chunk, png
@@ -351,3 +352,13 @@ def test_bombs_of_a_gigabyte_stay_in_bounds(kind: str, tmp_path: Path) -> None:
     assert pixel == str(PIXEL)
     assert kib < 100 << 10
     assert seconds < 10
+
+
+def test_few_chunks_of_one_file_are_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may hold any number of them, each a bomb in bounds; those beyond the first are dropped unread."""
+    real, calls = png_module._inflated, []
+    monkeypatch.setattr(png_module, "_inflated", lambda *given: (calls.append(1), real(*given))[1])
+    text = chunk(b"zTXt", b"XML:com.adobe.xmp\x00\x00" + zlib.compress(b"about"))
+    found = png_module.openable(png(SIDE, SIDE, 8, 2, ROWS, *[text] * 200))
+    assert len(calls) == 16
+    assert found.data.count(b"XML:com.adobe.xmp") == 16

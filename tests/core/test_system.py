@@ -30,7 +30,7 @@ def test_memory_that_is_refused(ask: Callable[[], Any], size: str) -> None:
         ask()
     failure = as_failure(caught.value)
     assert failure.code == ExitCode.ENVIRONMENT, failure.what
-    assert failure.what == (f"out of memory: {size} could not be had" if size else "out of memory")
+    assert failure.what == (f"out of memory: {size} could not be allocated" if size else "out of memory")
     assert "smaller" in failure.fix
 
 

@@ -393,3 +393,14 @@ def test_a_smaller_size_is_proposed_only_where_it_is_smaller(folder: Path) -> No
     for path in folder.glob("*.png"):
         Image.open(path).resize((20, 20)).save(path)
     assert "16 or less" in found(check(Folder(path=str(folder))))["SMALLER_THAN_SIZE"].fix
+
+
+def test_bad_pictures_in_a_row_stop_a_run_by_the_window(tmp_path: Path) -> None:
+    """A disk that fails late: 8 of 208 are fewer than 5 %, 8 of the last 100 are not."""
+    for number in range(200):
+        add(tmp_path, f"a{number:03}", photo(number), "a thing")
+    for number in range(8):
+        (tmp_path / f"b{number}.png").write_bytes(b"")
+        (tmp_path / f"b{number}.txt").write_text("a thing")
+    assert not check(Folder(path=str(tmp_path)), limit=1000, limits=Limits(0.05, 100)).usable
+    assert check(Folder(path=str(tmp_path)), limit=1000, limits=Limits(0.05, 208)).usable

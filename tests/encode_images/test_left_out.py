@@ -29,6 +29,15 @@ def test_all_that_is_left_out_counts(reason: str, fix: str) -> None:
     assert caught.value.code == ExitCode.INPUT
 
 
+def test_the_example_is_one_of_the_reason_that_is_named() -> None:
+    failures = Failures(0.05, 1000)
+    failures.lists(94, omissions(4))
+    failures.saw(0, [{"path": "a.png", "reason": "CORRUPT", "message": "m"}])
+    with pytest.raises(TfcliError) as caught:
+        failures.saw(0, [{"path": "b.png", "reason": "EMPTY_FILE", "message": "the file has no bytes"}])
+    assert caught.value.why == "mostly CAPTION_MISSING (4), e.g. 3.png: no caption"
+
+
 @pytest.mark.parametrize("reason", ["IGNORED_MEMBERS", "SKIPPED_SPECIAL", "TAR_TRUNCATED"])
 def test_what_never_was_a_sample_does_not(reason: str) -> None:
     Failures(0, 1000).lists(10, omissions(50, reason))

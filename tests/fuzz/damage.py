@@ -59,6 +59,8 @@ def commands_after(rng: random.Random, path: str) -> tuple[list[Step], list[list
     if way < 0.54:
         return [], [[rng.choice(["inspect", "lineage"]), f"work/{folder}"]]
     reader = rng.choice(READERS[folder])
+    if folder == "latents" and "/arrays/" in path and rng.random() < 0.7:
+        reader = "train"  # the only stage that reads their rows
     made = STAGES[reader]
     if made == folder or way > 0.9:
         return [], [stage(reader, "--force")]
@@ -116,9 +118,12 @@ def swap(world: World, rng: random.Random, seed: int, number: int) -> Case:
     groups: dict[tuple[str, int], list[str]] = {}
     for name in files:
         groups.setdefault((name.split("/")[1], sizes[name]), []).append(name)
-    alike = [group for (_, size), group in sorted(groups.items()) if size and len(group) > 1]
+    alike: dict[str, list[list[str]]] = {}  # by folder: folders alike, whatever their number of files
+    for (folder, size), group in sorted(groups.items()):
+        if size and len(group) > 1:
+            alike.setdefault(folder, []).append(group)
     if alike and rng.random() < 0.6:
-        path, other = rng.sample(rng.choice(alike), 2)
+        path, other = rng.sample(rng.choice(rng.choice(list(alike.values()))), 2)
     steps, commands = commands_after(rng, rng.choice([path, other]))
     return Case("swap", seed, number, [Step("swap", path, other), *steps], commands, which)
 

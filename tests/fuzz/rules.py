@@ -68,7 +68,7 @@ def _run(world: World, case: Case, place: Place) -> Finding | None:
         outcome = place.run(*command, limit=case.limit, kill=case.kills.get(index))
         outcomes.append(outcome)
         broken = None if index in case.kills else _of_process(case, command, outcome)
-        broken = broken or _outside(before, place)
+        broken = broken or _outside(before, place, is_copy=command[:2] == ["recipe", "copy"])
         if broken is None and outcome.rc == 0 and case.digests:
             broken = _result(world, place, seals)
         if broken is None and not {"--force", "--replace"} & set(command):
@@ -97,9 +97,11 @@ def _of_process(case: Case, command: list[str], outcome: Outcome) -> tuple[str, 
     return None
 
 
-def _outside(before: dict[str, object], place: Place) -> tuple[str, str] | None:
-    """before: of Place.outside."""
+def _outside(before: dict[str, object], place: Place, *, is_copy: bool) -> tuple[str, str] | None:
+    """before: of Place.outside. is_copy: of a recipe, which may make a new file in the current folder."""
     after = place.outside()
+    if is_copy:
+        after = {name: value for name, value in after.items() if name in before or not name.endswith(".toml")}
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     changed = [name for name in changed if not re.match(r"home/\.(cache|config)(/|$)", name)]
     return ("outside", f"touched outside the work folder: {', '.join(changed[:4])}") if changed else None

@@ -117,6 +117,7 @@ def test_latents_are_shown_with_the_originals_where_these_were_kept(latents: Lat
     cards = cards_of(latents.folder, "latents", count=3, side="train", device="cpu")
     assert len(cards) == before + 1
     assert "as they were" in cards[0].title
+    assert [card.is_sheet for card in cards] == [True] + before * [False]  # it is no document
     assert pictures_of_cards(cards[:1])[0].shape == (32, 64, 3)
 
 

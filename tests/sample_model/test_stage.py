@@ -145,7 +145,7 @@ def test_a_picture_says_all_that_it_takes_to_draw_it_again(lab: Lab) -> None:
     more = ("--set", "sample.generation.stop=['zz']", "--guidance", "2")
     records = sampled(lab, "--prompts", "pictures/all.jsonl", "--count", "2", "--seed", "11", *more)
     files = {hash_file(path): path for path in (lab.folder / "pictures").glob("*.png")}
-    model = load(lab.folder / "work" / "checkpoint", "cpu")
+    model = load(lab.folder / "work", "cpu")  # or its checkpoint
     (folder,) = (lab.folder / "work").glob("samples-*")
     for record in records:
         (drawn,) = record["output"]
@@ -293,7 +293,7 @@ def test_prompts_that_leave_no_room_for_what_is_asked_are_refused(lab: Lab) -> N
             with pytest.raises(TfcliError, match="is too long") as caught:
                 model.generate(document, **given)
             assert caught.value.code == ExitCode.USAGE
-            assert f"takes {rows + 1} places" in caught.value.why
+            assert f"takes {rows + 1} elements" in caught.value.why
     with pytest.raises(TfcliError, match="is too long"):
         model.generate(["a"], height=64, width=64)
 

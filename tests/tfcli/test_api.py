@@ -37,8 +37,9 @@ def test_importing_the_api_imports_no_library() -> None:
 def test_a_failure_of_load_is_the_exported_error(tmp_path: Path) -> None:
     from tfcli import TfcliError, load
 
-    with pytest.raises(TfcliError, match="nothing"):
+    with pytest.raises(TfcliError, match="nothing") as caught:
         load(tmp_path / "nothing")
+    assert caught.value.__notes__ == [f"why: {caught.value.why}", f"fix: {caught.value.fix}"]  # a traceback shows them
 
 
 USER = """

@@ -103,6 +103,13 @@ def test_every_failure_has_its_exit_code(
         assert "Traceback" in world.call("vae", "-r", "tiny", "--debug").stderr
 
 
+def test_paragraphs_of_the_help_are_broken_at_the_width_of_the_terminal_alone() -> None:
+    lines = [line.strip() for line in spawn(["plan", "--help"], COLUMNS="80").stdout.decode().splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("Counted are"))
+    assert all(len(line) > 60 for line in lines[first : first + 3])
+    assert "Examples: tfcli plan paper-0.76b --gpus 8xH100" in lines
+
+
 def test_errors_of_arguments_have_the_same_form() -> None:
     done = spawn(["train", "--recipee", "x"])
     assert done.returncode == 2

@@ -198,6 +198,7 @@ def test_a_copy_of_an_extension_resolves_to_the_same_settings(tmp_path: Path, mo
         (["tiny", "recipes"], "recipes/tiny.toml exists already", "give another name"),
         (["tiny", "work/tiny/latents"], "inside an artifact", "write it elsewhere"),
         (["recipes"], "no recipe recipes", "see 'tfcli recipe list'"),
+        (["novel.txt", "new.toml"], "not TOML", "correct the file at that line"),
     ],
 )
 def test_a_copy_replaces_nothing(world: Any, args: list[str], what: str, fix: str) -> None:

@@ -256,7 +256,7 @@ def test_stdout_is_the_result_and_stderr_the_rest(world: Any) -> None:
     assert (result.stdout, result.stderr) == ("work/tiny/autoencoder\n", "")
     result = world.call("encode", "-r", "tiny")
     assert result.stdout == "work/tiny/latents\n"
-    assert "encode: missing, not there" in result.stderr
+    assert "encode: missing, not made yet" in result.stderr
     assert "encode: 0/2 things" in result.stderr
     assert "encode: 2/2 things (100%)" in result.stderr
     assert "\x1b" not in result.stderr
@@ -268,7 +268,7 @@ def test_stdout_is_the_result_and_stderr_the_rest(world: Any) -> None:
 def test_the_table_of_a_run(world: Any) -> None:
     result = world.call("run", "tiny")
     assert result.exit_code == 0
-    for text in ("ran in", "right_[red]", "0.25", "samples: work/tiny/samples/index.html", "all of it:"):
+    for text in ("ran in", "right_[red]", "0.25", "samples: work/tiny/samples/index.html", "total:"):
         assert text in result.stdout
     assert "fresh" in world.call("run", "tiny").stdout
 

@@ -150,7 +150,10 @@ def train_on(ranks: int, jobs: list[Job], work: Path) -> list[list[Outcome]]:
 def _child(rank: int, ranks: int, ports: list[int], jobs: list[Job], work: Path) -> None:
     import torch
 
+    from stages.core import hardware
+
     torch.set_num_threads(1)
+    hardware.matmul_peak = lambda *_: 1e11  # measured, it takes half a second of each training
     os.environ |= {
         "MASTER_ADDR": "localhost",
         "RANK": str(rank),

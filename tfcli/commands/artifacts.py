@@ -37,7 +37,7 @@ def verify(
     quiet: options.QuietOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
-    """Read every file of an artifact again and compare it with the manifest. Exit code 4 names what is damaged.
+    """Read every file of an artifact again and compare it with the manifest. Damaged files are named, with exit code 4.
 
     \b
     Examples: tfcli verify work/smoke
@@ -71,7 +71,7 @@ def verify(
         )
     elif not quiet and not damaged:
         num_files = sum(len(item.manifest.files) for item in found)
-        render.show(*[f"ok  {item.folder}" for item in found], f"{num_files} files are as their manifests say")
+        render.show(*[f"ok  {item.folder}" for item in found], f"{num_files} files match their manifests")
     if damaged:
         fix = (
             f"run '{_remake(found[0].manifest.kind)}', or bring the file back"
@@ -84,7 +84,7 @@ def verify(
 def lineage(
     path: options.ArtifactArgument, json: options.JsonOption = False, _debug: options.DebugOption = False
 ) -> None:
-    """Show what an artifact was made from, up to the sources, and mark artifacts that are no longer the same.
+    """Show what an artifact was made from, up to the sources, and mark artifacts that have changed since.
 
     \b
     Examples: tfcli lineage work/smoke/checkpoint

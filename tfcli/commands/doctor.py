@@ -49,13 +49,13 @@ def doctor(
     quiet: options.QuietOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
-    """Look at a source before a long run: what is wrong, where, and what fixes it. Nothing is written.
+    """Check a source before a long run, or this machine: what is wrong, where, and what fixes it. Nothing is written.
 
-    All texts are read, those of tokenize.text too, and the pictures of a sample are decoded. Exit code 0 if a run would
-    come through, 3 if not.
+    All texts are read, those of tokenize.text too, and a sample of the pictures is decoded. Exit code 0 if a run would
+    go through, 3 if not.
 
-    Without a source: what this machine is and has, and what is in the way of a run, as text for a report, without names of
-    users and folders. Exit code 0, or 5 if nothing would run here.
+    Without a source: versions, hardware and limits of this machine and what would hinder a run, as text to paste into a
+    report, without names of users and folders. Exit code 0, or 5 if nothing would run here.
 
     \b
     Examples: tfcli doctor
@@ -178,7 +178,7 @@ def _show(source: str, reader: dict[str, str], recipe: Recipe, checkup: Checkup)
         "pictures": f"{checkup.pictures:,}; {checkup.looked_at:,} looked at, {checkup.good:,} of them usable",
         "formats": _counts(list(checkup.formats.items())),
         "shorter side": _counts(checkup.sizes),
-        "text": f"{checkup.median_text:,} characters in the middle, {checkup.longest_text:,} at most",
+        "text": f"median {checkup.median_text:,} characters, longest {checkup.longest_text:,}",
     }
     if not checkup.pictures and not checkup.looked_at:
         properties = {
@@ -195,7 +195,7 @@ def _show(source: str, reader: dict[str, str], recipe: Recipe, checkup: Checkup)
     else:
         counts = {gravity: sum(one.gravity == gravity for one in checkup.findings) for gravity in _STYLES}
         counted = ", ".join(_count_text(gravity, number) for gravity, number in counts.items() if number)
-        render.show("", f"{'a run would come through' if checkup.usable else 'a run would stop'}: {counted}")
+        render.show("", f"{'a run would go through' if checkup.usable else 'a run would stop'}: {counted}")
 
 
 def _show_finding(finding: Finding) -> None:

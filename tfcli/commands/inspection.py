@@ -21,7 +21,7 @@ _HINTS = {
     "latents": "look at the pictures as they are stored: tfcli inspect {} --images",
     "sequences": "look at a row: tfcli inspect {} --row 0",
     "samples": "look at them: tfcli inspect {} --images",
-    "checkpoint": "how it was trained, as curves and previews: {}/report.html",
+    "checkpoint": "curves and previews of the training: {}/report.html",
 }
 _SHOW = "What to show"
 _Side = Literal["train", "heldout"]
@@ -59,7 +59,7 @@ def inspect(
     verbose: options.VerboseOption = False,
     _debug: options.DebugOption = False,
 ) -> None:
-    """Tell what an artifact holds and how it was made, or list the artifacts of a work folder.
+    """Show what an artifact holds and how it was made, or list the artifacts of a work folder.
 
     \b
     Examples: tfcli inspect work/smoke
@@ -126,7 +126,9 @@ def _show_images(item: FoundArtifact, count: int, side: _Side, device: str, out:
         large = [np.kron(one, np.ones((n, n, 1), np.uint8)) for one, n in zip(pictures, scales, strict=True)]
         write_atomic(out, encode_png(contact_sheet(large, columns, gap=8)))
     else:
-        summary = f"{len(cards)} documents, {len(pictures)} pictures; digest {render.short(item.manifest.digest)}"
+        documents = [card for card in cards if not card.is_sheet]
+        counted = f"{len(documents)} documents, {len(pictures_of_cards(documents))} pictures; " if documents else ""
+        summary = f"{counted}digest {render.short(item.manifest.digest)}"
         write_atomic(out, cards_page(f"{kind}: {item.folder}", summary, cards, ABOUT.get(kind, "")).encode("utf-8"))
     if json:
         shown = [{"title": card.title, "text": card_caption(card)} for card in cards]

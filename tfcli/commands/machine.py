@@ -64,7 +64,8 @@ def _torch_text(report: MachineReport) -> str:
     if torch.version is None or torch.error:
         return torch.error or "not installed"
     build = f"CUDA {torch.cuda}" if torch.cuda else "no CUDA"
-    return f"{torch.version}, {build}, {torch.threads} threads, oneDNN {'yes' if torch.onednn else 'no'}"
+    threads = f"{torch.threads} thread" + "s" * (torch.threads != 1)
+    return f"{torch.version}, {build}, {threads}, oneDNN {'yes' if torch.onednn else 'no'}"
 
 
 def _processor_text(report: MachineReport) -> str:

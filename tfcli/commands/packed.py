@@ -18,11 +18,13 @@ _STYLES = {
 def show_packed(row: PackedRow) -> None:
     """Print the row: a line about each document, and its elements below."""
     used = row.length - row.unused
-    render.show(f"{row.side} row {row.row}: {len(row.documents)} documents in {used} of {row.length} places", "")
+    render.show(f"{row.side} row {row.row}: {len(row.documents)} documents in {used} of {row.length} elements", "")
     for number, document in enumerate(row.documents):
         _show_document(number, document)
     if row.unused:
-        render.show(render.styled((f"[unused x {row.unused}]", "dim"), (f"  places {used} to {row.length - 1}", "dim")))
+        render.show(
+            render.styled((f"[unused x {row.unused}]", "dim"), (f"  elements {used} to {row.length - 1}", "dim"))
+        )
 
 
 def _show_document(number: int, document: PackedDocument) -> None:

@@ -43,9 +43,9 @@ def plan(
 ) -> None:
     """Say what training a recipe would take: weights, memory by kind, speed and days. Nothing is trained.
 
-    With a fresh 'tfcli pack' in the work folder the first step's rows are taken, else rows like the recipe's. For this
-    machine's CPU some steps are then taken in a process of their own, half a minute of them, to measure memory and speed.
-    Exit code 5 if it does not fit.
+    Counted are the rows of the first step where the work folder has a fresh 'tfcli pack', else rows like the recipe's. On
+    this machine's CPU memory and speed are measured: a process of its own trains for half a minute. Exit code 5 if it does
+    not fit.
 
     \b
     Examples: tfcli plan paper-0.76b --gpus 8xH100
@@ -124,9 +124,10 @@ def show_plan(plan: TrainingPlan) -> None:
     peak = f"{machine.peak / 1e12:,.3g} TFLOP/s {'measured' if machine.measured else 'by the data sheet'}"
     measured = ", as on trial" if plan.trial else ""
     idle = f"; {1 - plan.busy:.0%} of the devices' time they wait for rows" if plan.busy < 1 else ""
+    rows = f"{plan.micro_rows:,} row" + "s" * (plan.micro_rows != 1)
     lines = {
         "weights": f"{_millions(total)} ({weights})",
-        "a step": f"{plan.elements_per_step:,} elements in passes of {plan.micro_rows:,} rows; counted on {source}",
+        "a step": f"{plan.elements_per_step:,} elements in passes of {rows}; counted on {source}",
         "arithmetic": f"{plan.flops_per_element / 1e9:,.3g} GFLOP an element, forward and back",
         "memory": f"{render.size_text(plan.peak_bytes)} of {render.size_text(machine.memory)} ({memory})",
         "device": f"{machine.count} x {machine.name}, {peak}",

@@ -101,10 +101,11 @@ def copy_recipe(
     \b
     Example: tfcli recipe copy folder mine.toml
     """
-    from stages.recipe import find_recipe, recipe_bytes
+    from stages.recipe import find_recipe, recipe_bytes, require_toml
 
     origin = find_recipe(recipe)
     data = recipe_bytes(origin)
+    require_toml(origin, data)
     target = _copy_target(origin, to)
     _write_new(target, data, recipe)
     if json:

@@ -20,7 +20,7 @@ OnlyOption = Annotated[
     typer.Option("--only", metavar="STAGE", help="Run this stage only. May be repeated.", rich_help_panel="Action"),
 ]
 UntilOption = Annotated[
-    str | None, typer.Option("--until", metavar="STAGE", help="Stop behind this stage.", rich_help_panel="Action")
+    str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.", rich_help_panel="Action")
 ]
 
 
@@ -123,6 +123,6 @@ def _show_result(workspace: Workspace, outcomes: list[Outcome], seconds: float, 
     render.show(render.rows(("stage", "state", "digest", "where" if call.verbose else "why"), cells))
     if scores:
         render.show("", "scores:", render.pairs(scores))
-    render.show("", f"all of it: {render.seconds_text(seconds)}")
+    render.show("", f"total: {render.seconds_text(seconds)}")
     if drawn:
         render.show(f"samples: {index}")

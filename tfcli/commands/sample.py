@@ -41,8 +41,8 @@ A recipe:  tfcli sample -r shapes                  (what it lists itself)
            tfcli sample -r shapes "a red circle"
 
 \b
-documents.jsonl holds a document a line; its paths are relative to it and stay
-inside its folder. draw: true, false (text only) or "model" (it decides):
+documents.jsonl holds one document per line; its paths are relative to it and
+stay inside its folder. draw: true, false (text only) or "model" (it decides):
 {"parts": [{"image": "a.png"}, {"text": "turn it blue"}], "draw": true}
 {"parts": [{"text": "a cat"}], "size": "64x48", "negative": "a dog"}
 {"parts": [], "begin": {"image": "a.png", "mask": "b.png", "strength": 0.8}}

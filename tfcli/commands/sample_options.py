@@ -25,7 +25,7 @@ Recipe = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
-        help="Checkpoint and settings of this recipe, not of CHECKPOINT.",
+        help="Take checkpoint and settings of this recipe, in place of CHECKPOINT.",
         completion=recipe_names,
     ),
 ]
@@ -56,7 +56,7 @@ File = Annotated[
         _PROMPTS,
         "--prompts",
         metavar="FILE",
-        help="A prompt a line, or documents (.jsonl). -: standard input, documents if it begins with {.",
+        help="One prompt per line, or documents (.jsonl). -: standard input, documents if it begins with {.",
     ),
 ]
 Draw = Annotated[bool, _option(_PROMPTS, "--draw", help="Draw a picture now, and end. Default for texts.")]
@@ -67,7 +67,9 @@ Decide = Annotated[
 Size = Annotated[
     str | None, _option(_PROMPTS, "--size", metavar="WxH", help="Width and height of what is drawn, in pixels.")
 ]
-Negative = Annotated[str | None, _option(_PROMPTS, "--negative", metavar="TEXT", help="What guidance leads away from.")]
+Negative = Annotated[
+    str | None, _option(_PROMPTS, "--negative", metavar="TEXT", help="A text to lead away from; needs guidance.")
+]
 Begin = Annotated[
     str | None,
     _option(
@@ -84,16 +86,29 @@ Mask = Annotated[
     ),
 ]
 Strength = Annotated[
-    float | None, _option(_PROMPTS, "--strength", metavar="S", help="How far from --begin, above 0 and up to 1 (all).")
+    float | None,
+    _option(_PROMPTS, "--strength", metavar="S", help="How much of --begin may change, above 0 and up to 1 (all)."),
 ]
 Count = Annotated[int | None, _option(_PROMPTS, "--count", metavar="N", help="Samples of each prompt.")]
-Seed = Annotated[int | None, _option(_SETTINGS, "--seed", metavar="N", help="Of all random draws.")]
-Guidance = Annotated[float | None, _option(_SETTINGS, "--guidance", metavar="W", help="On the text; 1: none.")]
-Sampler = Annotated[str | None, _option(_SETTINGS, "--sampler", metavar="KIND", help="The way to denoise: ddim ...")]
-Steps = Annotated[int | None, _option(_SETTINGS, "--steps", metavar="N", help="Of denoising.")]
-Temperature = Annotated[float | None, _option(_SETTINGS, "--temperature", metavar="T", help="Of text; 0: greedy.")]
+Seed = Annotated[int | None, _option(_SETTINGS, "--seed", metavar="N", help="Seed of all random draws.")]
+Guidance = Annotated[
+    float | None, _option(_SETTINGS, "--guidance", metavar="W", help="Strength of guidance by the text; 1: none.")
+]
+Sampler = Annotated[
+    str | None, _option(_SETTINGS, "--sampler", metavar="KIND", help="ddpm, ddim, euler, heun, dpm++ or unipc.")
+]
+Steps = Annotated[int | None, _option(_SETTINGS, "--steps", metavar="N", help="Steps of denoising.")]
+Temperature = Annotated[
+    float | None, _option(_SETTINGS, "--temperature", metavar="T", help="Temperature of text; 0: greedy.")
+]
 TopP = Annotated[
-    float | None, _option(_SETTINGS, "--top-p", metavar="P", help="Choose text among this much probability.")
+    float | None,
+    _option(
+        _SETTINGS,
+        "--top-p",
+        metavar="P",
+        help="Choose each piece of text from the likeliest that add up to this probability.",
+    ),
 ]
 Gif = Annotated[bool, _option(_OUTPUT, "--gif", help="Also an animation of the denoising of each picture.")]
 Open = Annotated[bool, _option(_OUTPUT, "--open", help="Open the page in the browser.")]
