@@ -38,6 +38,13 @@ def test_the_files_hold_what_was_flushed_and_resume_from_a_step(tmp_path: Path) 
     assert second.last() == {"step": 3, "text_loss": 0.5, "heldout_loss": 7.0}
 
 
+def test_rows_of_something_else_are_left_out_of_the_timings(tmp_path: Path) -> None:
+    """No sum covers the growing file: somebody may have put the metrics there."""
+    write_jsonl(tmp_path / "timing.jsonl", [{"step": 1, "text_loss": 1.0}, {"step": 1, "seconds": 0.5}])
+    log = MetricsLog(tmp_path, (), 2)
+    assert log.timing == [{"step": 1, "seconds": 0.5}]
+
+
 def test_skipped_steps_in_a_row_are_known_after_a_resume(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, (), 0)
     for step in (2, 4, 5, 6):

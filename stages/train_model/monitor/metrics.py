@@ -24,7 +24,8 @@ class MetricsLog:
         self.folder = folder
         own = saved if saved is not None and (saved / METRICS).exists() else folder
         self.metrics = _rows_until(own / METRICS, step)
-        self.timing = _rows_until(folder / TIMING, step)
+        # no sum covers this file before the seal: rows of something else are left out of it
+        self.timing = [row for row in _rows_until(folder / TIMING, step) if row.get("seconds") is not None]
         self.trackers = [tracker.open(folder, step) for tracker in trackers]
 
     def add_metrics(self, step: int, values: dict[str, float], prefix: str = "") -> None:

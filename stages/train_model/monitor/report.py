@@ -30,7 +30,7 @@ _TEMPLATE = "train_model/monitor/report.html"
 
 def write_report(build: Build, summary: str, log: MetricsLog, settings: Mapping[str, BaseModel]) -> None:
     """Write the page into the growing folder. summary: the line below the title. settings: recipe sections by name."""
-    left = log.timing[-1]["seconds_left"] if log.timing else 0
+    left = (log.timing[-1].get("seconds_left") or 0) if log.timing else 0
     summary += f"; about {left / 60:,.0f} min left" if left else ""
     ancestors = ancestors_of(build.stamp.inputs, build.target)
     page = render(f"Training of {build.target}", summary, log, previews(build.folder), settings, ancestors)
