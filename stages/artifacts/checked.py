@@ -73,7 +73,8 @@ class CheckedFiles:
             wrong = _wrong_field(row, required, optional)
             if wrong:
                 what = f"{self.folder / name}:{number} is damaged"
-                raise TfcliError(what, why=wrong, fix=self._fix(), code=ExitCode.ARTIFACT)
+                why = f"not a row that tfcli writes: {wrong}"
+                raise TfcliError(what, why=why, fix=self._fix(), code=ExitCode.ARTIFACT)
             yield row
         self._compare(name, digest.hexdigest())
 

@@ -270,7 +270,7 @@ CASES = [
     Case(30, "manifest without its facts", no_content, 4, ("work/latents/manifest.json cannot be used", "content.autoencoder: Field required"), "tokenize"),
     Case(30, "line of documents without its parts", document('{"key": "a"}'), 4, ("work/latents/documents/00000.jsonl:1 is damaged",), "tokenize"),
     Case(30, "line of documents that is a list", document("[]"), 4, ("work/latents/documents/00000.jsonl:1 is damaged",), "tokenize"),
-    Case(30, "line of documents with a number as text", document('{"key": "a", "group": null, "fixed_order": true, "heldout": false, "facts": null, "segments": [{"text": 5}]}'), 4, ("the text is not a string",), "tokenize"),
+    Case(30, "line of documents with a number as text", document('{"key": "a", "group": null, "fixed_order": true, "heldout": false, "source": "a", "facts": null, "segments": [{"text": 5}]}'), 4, ("the text is not a string",), "tokenize"),
     Case(31, "tokenizer: empty file", tokenizer(b""), 4, ("the file is empty",), "tokenize"),
     Case(31, "tokenizer: text", tokenizer(b"once upon a time\n" * 9), 4, ("some.model is not a SentencePiece model",), "tokenize"),
     Case(31, "tokenizer: tokenizer.json of Hugging Face", tokenizer(b'{"version": "1.0", "model": {}}'), 4, ("Hugging Face tokenizer.json",), "tokenize"),
