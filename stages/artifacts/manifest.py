@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stages.artifacts.changes import what_changed, without
 from stages.artifacts.schema import schema_of
+from stages.core.config import first_problem
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import check_sum, read_json, with_sum, write_json
 from stages.core.hashing import hash_value
@@ -232,8 +233,7 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest | None:
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _unreadable(path, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+        raise _unreadable(path, first_problem(error)) from error
     if manifest.kind not in MAKERS or manifest.schema_version > schema_of(manifest.kind).version:
         raise _unreadable(path, f"made by a newer tfcli ({manifest.kind}, schema {manifest.schema_version})")
     if check and not manifest.has_sum:
@@ -293,9 +293,7 @@ def read_content(folder: Path, manifest: Manifest, model: type[Content]) -> Cont
     try:
         return model.model_validate(schema_of(manifest.kind).upgraded(manifest.content, manifest.schema_version))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["content", *(str(part) for part in first["loc"])])
-        raise _unreadable(folder / MANIFEST, f"{where}: {first['msg']}") from error
+        raise _unreadable(folder / MANIFEST, first_problem(error, "content")) from error
 
 
 def check_size(folder: Path, entry: FileEntry, fix: str) -> None:

@@ -19,6 +19,7 @@ from stages.artifacts.checked import CheckedFiles
 from stages.artifacts.form import Form
 from stages.artifacts.manifest import Manifest, open_artifact
 from stages.artifacts.schema import Schema
+from stages.core.config import first_problem
 from stages.core.errors import ExitCode, TfcliError
 
 RECORDS, GRID, PAGE, IMAGES = "records.jsonl", "grid.png", "index.html", "images"
@@ -120,8 +121,6 @@ class Samples:
             try:
                 yield Record.model_validate(row)
             except ValidationError as error:
-                first = error.errors()[0]
-                why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
                 fix = "run 'tfcli sample --force' to make them again"
                 what = f"{self.folder / RECORDS} is damaged"
-                raise TfcliError(what, why=why, fix=fix, code=ExitCode.ARTIFACT) from error
+                raise TfcliError(what, why=first_problem(error), fix=fix, code=ExitCode.ARTIFACT) from error

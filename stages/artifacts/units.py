@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from stages.artifacts.manifest import FileEntry, Manifest
+from stages.core.config import first_problem
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.files import read_jsonl, read_record, write_record
 from stages.core.hashing import hash_file, hash_value
@@ -104,8 +105,7 @@ def _validated(name: str, value: Any, path: Path) -> UnitRecord:
     try:
         return UnitRecord.model_validate({"unit": name, **value} if name else value)
     except (ValidationError, TypeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        why = first_problem(error) if isinstance(error, ValidationError) else f": {error}"
         raise TfcliError(f"{path} is damaged", why=why, code=ExitCode.ARTIFACT) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Section(BaseModel):
@@ -54,6 +54,12 @@ def neutral_names(section: BaseModel, prefix: str = "") -> Iterator[str]:
             for key, item in value.items():
                 if isinstance(item, BaseModel):
                     yield from neutral_names(item, f"{prefix}{name}.{key}.")
+
+
+def first_problem(error: ValidationError, *around: str) -> str:
+    """The first thing that is wrong with values, on one line: where, and what. around: keys that the values are below."""
+    first = error.errors()[0]
+    return f"{'.'.join([*around, *(str(part) for part in first['loc'])])}: {first['msg']}"
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
