@@ -242,14 +242,19 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def override_key(override: str) -> str:
+    """The dotted key that a `--set KEY=VALUE` sets."""
+    return override.partition("=")[0].strip()
+
+
 def _kinds_first(overrides: tuple[str, ...]) -> list[str]:
     """The overrides in an order in which none is lost: a `kind` clears its section, so it goes before the first key of that
     section, wherever it was given. Otherwise the later one counts."""
     ordered: list[str] = []
     for override in overrides:
-        key = override.partition("=")[0].strip()
+        key = override_key(override)
         section = key.removesuffix("kind") if key.endswith(".kind") else None
-        keys = [before.partition("=")[0].strip() for before in ordered]
+        keys = [override_key(before) for before in ordered]
         firsts = [index for index, other in enumerate(keys) if section and other != key and other.startswith(section)]
         ordered.insert(firsts[0] if firsts else len(ordered), override)
     return ordered
@@ -308,7 +313,7 @@ def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -
             what = f"{name} is no key of the kind {kind}: only {kinds} has it" if len(others) == 1 else ""
             what = what or f"{name} is no key of the kind {kind}: {kinds} have it"
             fix = f"set {'.'.join(keys[:-1])}.kind, or leave {keys[-1]} out"
-            given = next((one for one in overrides if one.partition("=")[0].strip() == name), None)
+            given = next((one for one in overrides if override_key(one) == name), None)
             return TfcliError(f"--set {what}", fix=fix, code=ExitCode.USAGE) if given else _bad(path, what, fix)
         close = difflib.get_close_matches(keys[-1], list(model.model_fields) if model else [], n=1)
         near = (

@@ -8,7 +8,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stages.recipe import Recipe, apply_overrides, find_recipe, make_recipe, merge_layers, name_from, read_layers
+from stages.recipe import (
+    Recipe,
+    apply_overrides,
+    find_recipe,
+    make_recipe,
+    merge_layers,
+    name_from,
+    override_key,
+    read_layers,
+)
 from stages.recipe_keys import described
 
 DEFAULT, SET = "default", "--set"
@@ -27,7 +36,7 @@ def load_with_origins(name: str, overrides: tuple[str, ...] = ()) -> tuple[Recip
     for key, _, _ in recipe_values(recipe):
         if not _holds(given, key):
             origins[key] = DEFAULT
-        elif any(key == one or key.startswith(f"{one}.") for one in _names(overrides)):
+        elif any(key == one or key.startswith(f"{one}.") for one in map(override_key, overrides)):
             origins[key] = SET
         else:
             files = (str(file) for file, tree in reversed(layers) if _holds(tree, key))
@@ -57,7 +66,3 @@ def _holds(tree: dict[str, Any], key: str) -> bool:
             return False
         value = value[part]
     return True
-
-
-def _names(overrides: tuple[str, ...]) -> list[str]:
-    return [override.partition("=")[0].strip() for override in overrides]

@@ -64,7 +64,9 @@ class Settings:
 
     def as_overrides(self, call: options.Call) -> tuple[str, ...]:
         """As --set has them. Raises TfcliError (USAGE) where --set gives the same key."""
-        named = {setting.partition("=")[0].strip() for setting in call.settings}
+        from stages.recipe import override_key
+
+        named = set(map(override_key, call.settings))
         found = []
         for field in fields(self):
             value, key = getattr(self, field.name), KEYS[field.name]
@@ -206,9 +208,11 @@ def _prompts(
 
 def _prompt_settings(call: options.Call, asked: list[str | MixedPrompt]) -> tuple[str, ...]:
     """The recipe settings behind prompts: these, and nothing else unless --set asks for it."""
+    from stages.recipe import override_key
+
     if not asked:
         return ()
-    named = {setting.partition("=")[0].strip() for setting in call.settings}
+    named = set(map(override_key, call.settings))
     if "sample.prompts" in named:
         what = "prompts and --set sample.prompts exclude each other"
         raise TfcliError(what, fix="leave one of them out", code=ExitCode.USAGE)
