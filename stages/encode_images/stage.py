@@ -45,7 +45,8 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path, context: StageContext) -> None:
     """Encode every picture, keep the documents, measure the channels, check the pictures decoded from the store, seal."""
     build, runtime = context.build, context.runtime  # nothing here is random
-    content = Autoencoder.open(autoencoder).content
+    opened = Autoencoder.open(autoencoder)
+    content = opened.content
     _check_fits(content, images)
     runtime.report(Note(f"reading {source.describe()}"))
     with runtime.interrupts.at_once("finished shards are kept"):
@@ -53,16 +54,8 @@ def run(source: Source, images: Images, encode: EncodeConfig, autoencoder: Path,
         num_documents, num_images = count_documents(left_out.kept(source.documents()))
     if num_images == 0:
         raise left_out.nothing("no pictures to encode", source.describe())
-    model = Autoencoder.open(autoencoder).model_folder
-    job = Job(
-        model,
-        images,
-        encode,
-        build.folder,
-        content.latent_channels,
-        content.downsampling,
-        runtime.device,
-    )
+    model = opened.model_folder
+    job = Job(model, images, encode, build.folder, content.latent_channels, content.downsampling, runtime.device)
     with build.claim("array", wait=True):
         for grid in range(job.num_grids):
             if runtime.part.whole:  # no other process reads it: made again, as no sum covers it before the seal
