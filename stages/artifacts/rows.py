@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.latents import Grid
-from stages.artifacts.tables import DocumentTable, ImageTable, IntArray
+from stages.artifacts.tables import BoolArray, DocumentTable, ImageTable, IntArray
 from stages.artifacts.tokens import SpecialTokens
-
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)

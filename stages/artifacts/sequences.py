@@ -26,6 +26,7 @@ from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.artifacts.rows import Broken, Frames, broken_rule
 from stages.artifacts.schema import Schema
+from stages.artifacts.tables import IntArray
 from stages.artifacts.tokens import SpecialTokens
 from stages.core.errors import ExitCode, TfcliError
 
@@ -44,7 +45,6 @@ FORM = Form(
         HISTOGRAM,
     ),
 )
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class SequencesContent(SpecialTokens):

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Column:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
+from stages.artifacts.tables import IntArray
 
 
 def best_fit(lengths: IntArray, capacity: int) -> tuple[IntArray, IntArray, int]:

@@ -7,16 +7,13 @@ row, length or grid, ok) as in Tokens (artifacts/tables.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from stages.artifacts.rows import Frames
 from stages.artifacts.sequences import RowTable
-from stages.artifacts.tables import DocumentTable, ImageTable, IntArray, SegmentTable
+from stages.artifacts.tables import BoolArray, DocumentTable, ImageTable, IntArray, SegmentTable
 from stages.artifacts.tokens import IMAGE, TEXT, SpecialTokens
-
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from stages.artifacts.rows import Frames
-from stages.artifacts.tables import IntArray, SegmentTable
+from stages.artifacts.tables import BoolArray, IntArray, SegmentTable
 from stages.artifacts.tokens import IMAGE, TEXT, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences.config import PackConfig
 from stages.pack_sequences.layout import Units, segment_lengths
-
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def fitting_units(

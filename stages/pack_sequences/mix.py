@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from stages.artifacts.tables import BoolArray, IntArray
 from stages.core.errors import ExitCode, TfcliError
 from stages.pack_sequences.config import PackConfig
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts.sequences import RowTable
-from stages.artifacts.tables import DocumentTable, ImageTable
+from stages.artifacts.tables import DocumentTable, ImageTable, IntArray
 from stages.artifacts.tokens import Tokens
 from stages.coders.pixels import encode_png
 from stages.pack_sequences.config import PackConfig
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def summary(

@@ -22,7 +22,7 @@ from stages.artifacts.sequences import (
     SequencesContent,
     distinct_sizes,
 )
-from stages.artifacts.tables import IntArray, SegmentTable
+from stages.artifacts.tables import BoolArray, IntArray, SegmentTable
 from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, SpecialTokens, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
@@ -37,7 +37,6 @@ from stages.pack_sequences.lengths import fitting_units, joined_units, shown
 from stages.pack_sequences.mix import balanced, copies, document_weights
 from stages.pack_sequences.report import histogram, report_text, summary
 
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _KEPT = "nothing to save: packing starts again"
 

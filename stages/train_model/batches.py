@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stages.artifacts.arrays import RowReader
 from stages.artifacts.sequences import RowTable, SequencesContent
-from stages.artifacts.tables import DocumentTable, ImageTable
+from stages.artifacts.tables import BoolArray, DocumentTable, ImageTable, IntArray
 from stages.coders.scale import LatentScale
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.seeds import numpy_generator, torch_generator
@@ -29,7 +29,7 @@ from stages.model.attention import Attention, DenseAttention, FlexAttention, all
 from stages.model.cpu.attention import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs
 from stages.train_model.config import Kernel
-from stages.train_model.layout import BoolArray, IntArray, Layout
+from stages.train_model.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from stages.artifacts.tables import DocumentTable, ImageTable
+from stages.artifacts.tables import BoolArray, DocumentTable, ImageTable, IntArray
 
 # Document lengths are rounded up to a multiple of this, so that few groups remain: 1.15 times faster than 4 on `shapes`,
 # though there is more padding.
 LENGTH_STEP = 8
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Layout:
