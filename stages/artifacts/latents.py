@@ -101,6 +101,7 @@ class StoredDocument:
     group: str | None
     fixed_order: bool
     heldout: bool
+    has_heldout_loss: bool
     labels: Any
     segments: tuple[StoredText | StoredImage, ...]
     source: str
@@ -158,7 +159,7 @@ class Latents:
         # by number: names have five digits, and more where there are more shards
         for name in sorted(self._files.names(DOCUMENTS), key=lambda name: int(Path(name).stem)):
             path = self.folder / name
-            for number, row in enumerate(self._files.lines(name, _FIELDS), 1):
+            for number, row in enumerate(self._files.lines(name, _FIELDS, {"has_heldout_loss": (bool,)}), 1):
                 try:
                     document = _document(index, row, failed, grids)
                 except (KeyError, TypeError, IndexError) as error:
@@ -232,4 +233,4 @@ def _image(part: dict[str, Any], failed: set[int], grids: IntArray) -> StoredIma
 def _document(index: int, row: dict[str, Any], failed: set[int], grids: IntArray) -> StoredDocument:
     segments = tuple(_text(part) if "text" in part else _image(part, failed, grids) for part in row["segments"])
     values = {name: row[name] for name in ("key", "group", "fixed_order", "heldout", "source")}
-    return StoredDocument(index=index, segments=segments, labels=row["facts"], **values)
+    return StoredDocument(index=index, segments=segments, labels=row["facts"], has_heldout_loss=row.get("has_heldout_loss", True), **values)

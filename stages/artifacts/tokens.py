@@ -6,7 +6,8 @@ errors.jsonl        texts of corpora that were left out: key, path, reason code,
 arrays/ids          int32, all text one behind another
 arrays/segments     int64 (n, 4): [0, start in ids, length, 0] for text, [1, row of latents, grid, ok] for an image
 arrays/offsets      int64 (documents + 1): the segments of each document
-arrays/flags        uint8: 1 fixed order, 2 held out by the source        arrays/groups  int64: equal for one group
+arrays/flags        uint8: 1 fixed order, 2 held out by the source, 4 no held-out loss
+arrays/groups       int64: equal for one group
 arrays/keys         int64: the hash of each document's key                 arrays/sources uint8: place in content.sources
 """
 
@@ -39,7 +40,7 @@ FORM = Form(
     files=(TOKENIZER, CAPTIONS, ERRORS, *(file for name in NAMES for file in flat_files(f"{ARRAYS}/{name}"))),
 )
 TEXT, IMAGE = 0, 1
-FIXED_ORDER, HELDOUT = 1, 2
+FIXED_ORDER, HELDOUT, NO_LOSS = 1, 2, 4
 
 
 class SpecialTokens(BaseModel):
@@ -105,7 +106,7 @@ class Tokens:
                 values, content.num_documents + 1
             )
         if name == "flags":
-            return _first(values > FIXED_ORDER + HELDOUT, "unknown flag") or _other_length(
+            return _first(values > FIXED_ORDER + HELDOUT + NO_LOSS, "unknown flag") or _other_length(
                 values, content.num_documents
             )
         if name == "sources":

@@ -102,6 +102,7 @@ def _document_row(first_row: int, document: Document) -> dict[str, Any]:
         "group": document.group,
         "fixed_order": document.fixed_order,
         "heldout": document.heldout,
+        **({} if document.has_heldout_loss else {"has_heldout_loss": False}),
         "facts": document.labels,
         "segments": segments,
     }

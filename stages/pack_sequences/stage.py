@@ -23,7 +23,7 @@ from stages.artifacts.sequences import (
     distinct_sizes,
 )
 from stages.artifacts.tables import BoolArray, IntArray, SegmentTable
-from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, SpecialTokens, Tokens
+from stages.artifacts.tokens import FIXED_ORDER, HELDOUT, IMAGE, NO_LOSS, SpecialTokens, Tokens
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note, Progress
 from stages.core.files import write_atomic, write_json, write_jsonl
@@ -73,7 +73,7 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
         if table is not None and len(table.ids) == 0:
             raise _nothing_to_train_on(units, heldout, left_out, flags, key)
     with runtime.interrupts.at_once(_KEPT):
-        kept = packer.heldout(np.nonzero(heldout)[0])
+        kept = packer.heldout(np.nonzero(heldout & ((flags[units.document] & NO_LOSS) == 0))[0])
         for table in (train, kept, *([] if late is None else [late])):
             check_rows(table, source.content, frames)
     train.write(build.folder / "train")

@@ -80,7 +80,8 @@ class Document:
     key: unique and stable in its source. group: all documents of a group fall on the same side of the train/held-out
     split (None: the document is its own group). fixed_order: False for a caption pair, whose order packing draws;
     True where the order carries meaning. labels: what the source knows about the truth (shapes: the scenes), for
-    evaluation only (on disk: `facts`). heldout: True sends the document to the held-out side whatever the split says.
+    evaluation only (on disk: `facts`). heldout: True sends the document to the held-out side whatever the split says;
+    has_heldout_loss: False for one that is judged there, but not from the law of training: no loss is measured on it.
     source: the name by which packing weighs it.
     """
 
@@ -89,6 +90,7 @@ class Document:
     group: str | None = None
     fixed_order: bool = False
     heldout: bool = False
+    has_heldout_loss: bool = True
     labels: Any = None
     source: str = "pictures"
 

@@ -22,6 +22,7 @@ from stages.artifacts.tokens import (
     FIXED_ORDER,
     FORM,
     HELDOUT,
+    NO_LOSS,
     IMAGE,
     TEXT,
     TOKENIZER,
@@ -150,6 +151,7 @@ class _CorpusDocument:
     source: str
     fixed_order: bool = True
     heldout: bool = False
+    has_heldout_loss: bool = True
 
 
 _Document = StoredDocument | _CorpusDocument
@@ -194,7 +196,11 @@ class _Columns:
                 else:
                     segments.append((IMAGE, part.row, part.grid, int(part.ok)))
             offsets.append(self.num_segments + len(segments))
-            flags.append(FIXED_ORDER * document.fixed_order + HELDOUT * document.heldout)
+            flags.append(
+                FIXED_ORDER * document.fixed_order
+                + HELDOUT * document.heldout
+                + NO_LOSS * (not document.has_heldout_loss)
+            )
             key = _named("key", document.key)
             keys.append(key)
             groups.append(key if document.group is None else _named("group", document.group))

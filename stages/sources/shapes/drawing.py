@@ -11,6 +11,7 @@ from stages.sources.shapes.world import COLOURS, GROUND, SIZES, Scene
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Coverage = np.ndarray[Any, np.dtype[np.float32]]
+FOREIGN = ("hexagon",)  # drawn and known by the judge, but never in the world: it must not count as a circle
 _FINE = 4  # samples along each side of a pixel
 
 
@@ -53,5 +54,7 @@ def _inside(shape: str, x: Coverage, y: Coverage) -> np.ndarray[Any, np.dtype[np
         return (np.abs(x) <= 0.95) & (np.abs(y) <= 0.95)
     if shape == "triangle":
         return (np.abs(x) <= (y + 1) * 0.54) & (y <= 0.82)
+    if shape == "hexagon":
+        return (np.abs(y) <= 0.866) & (np.abs(x) * 0.866 + np.abs(y) * 0.5 <= 0.866)
     assert shape == "cross", shape
     return ((np.abs(x) <= 0.34) & (np.abs(y) <= 1)) | ((np.abs(y) <= 0.34) & (np.abs(x) <= 1))

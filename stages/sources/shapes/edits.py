@@ -1,11 +1,11 @@
-"""The source `shapes-edits`: a picture, an instruction, and the picture that follows from it; held-out edits lead from new
-scenes to new scenes."""
+"""The source `shapes-edits`: a picture, an instruction, and the picture that follows from it; held-out edits ask for what
+training never asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,23 +14,25 @@ from stages.core.config import Section
 from stages.core.seeds import numpy_generator
 from stages.sources.document import Document, ImageSegment, TextSegment
 from stages.sources.hash_cache import KnownHashes
-from stages.sources.shapes.language import place_words
+from stages.sources.shapes.captions import one_of, place_words
 from stages.sources.shapes.source import WORLD_VERSION, DrawnScene
 from stages.sources.shapes.world import (
     COLOURS,
+    MAX_THINGS,
     SHAPES,
     SIZES,
     Scene,
     Thing,
-    draw_new_scene,
     draw_scene,
     draw_thing,
+    fits,
+    moved,
+    one_in_ten,
     scene_to_json,
 )
 
 EDITS = ("colour", "size", "shape", "place", "remove", "add")
 _TRIES = 20  # edits of a scene before another one is drawn
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Edit:
     kind: str
     text: str
     after: Scene
+
+    @property
+    def is_heldout(self) -> bool:
+        """Whether training never asks for it: the instruction, and how many things there are after it."""
+        return one_in_ten(f"edit: {self.text} {len(self.after.things)}")
 
 
 class ShapesEdits(Section):
@@ -52,8 +59,8 @@ class ShapesEdits(Section):
     edits: int = Field(8_000, ge=1)
     """Edits for training."""
     heldout: int = Field(200, ge=0)
-    """Held-out edits, from and to pictures that are never drawn for training."""
-    max_things: int = Field(3, ge=1, le=3)
+    """Held-out edits, with instructions that training never gives for a scene of so many things."""
+    max_things: int = Field(3, ge=1, le=MAX_THINGS)
     """The most things in a picture."""
     seed: int = Field(0, ge=0)
     """Random seed of the documents; independent of the recipe's seed."""
@@ -79,12 +86,12 @@ class ShapesEdits(Section):
     def _edit(self, index: int, *, heldout: bool) -> Document:
         rng = numpy_generator(self.seed, f"shapes edit{' heldout' if heldout else ''}", index)
         key = f"{'heldout-edit' if heldout else 'edit'}-{index:06d}"
-        kind = _one(EDITS, rng)  # before the scene: most edits of a new scene lead to one that is not
+        kind = one_of(EDITS, rng)
         before, edit = None, None
         while before is None or edit is None:
-            before = (draw_new_scene if heldout else draw_scene)(rng, self.max_things)
+            before = draw_scene(rng, 1 + int(rng.integers(self.max_things)))
             tries = (draw_edit(kind, before, self.max_things, rng) for _ in range(_TRIES))
-            fitting = (one for one in tries if one and not one.after.has_new_thing and one.after.is_new == heldout)
+            fitting = (one for one in tries if one and not one.after.has_new_thing and one.is_heldout == heldout)
             edit = next(fitting, None)
         first, second = (
             ImageSegment(f"{key}-{number}", DrawnScene(scene, self.size))
@@ -92,51 +99,53 @@ class ShapesEdits(Section):
         )
         labels = {"edit": edit.kind, "scenes": [scene_to_json(before), scene_to_json(edit.after)]}
         segments = (first, TextSegment(edit.text), second)
-        return Document(key, segments, fixed_order=True, heldout=heldout, labels=labels)
+        return Document(
+            key, segments, fixed_order=True, heldout=heldout, has_heldout_loss=not heldout, labels=labels
+        )
 
 
 def draw_edit(kind: str, scene: Scene, max_things: int, rng: np.random.Generator) -> Edit | None:
-    """A visible change of that kind and its instruction; None where the scene allows none."""
-    number = int(rng.integers(len(scene.things)))
-    thing = scene.things[number]
-    free = [cell for cell in range(9) if cell not in {3 * each.row + each.column for each in scene.things}]
+    """A visible change of that kind and its instruction; None where the scene, or this draw, allows none."""
+    thing = one_of(scene.things, rng)
+    others = tuple(each for each in scene.things if each is not thing)
     if kind == "add":
-        if len(scene.things) == max_things:
+        new = draw_thing(rng)
+        if len(scene.things) == max_things or new.place is None or not fits(new, scene.things):
             return None
-        new = draw_thing(rng, _one(free, rng))
         text = f"add a {new.size} {new.colour} {new.shape} {place_words(new.place)}"
         return Edit(kind, text, Scene((*scene.things, new)))
-    name = _named(thing, scene, rng)
+    name = _named(thing, others, rng)
+    if name is None:
+        return None
     if kind == "remove":
-        if len(scene.things) == 1:
-            return None
-        left = tuple(each for each in scene.things if each is not thing)
-        return Edit(kind, f"remove {name}", Scene(left))
+        return Edit(kind, f"remove {name}", Scene(others)) if others else None
     if kind == "colour":
-        changed = replace(thing, colour=_one([each for each in COLOURS if each != thing.colour], rng))
+        changed = replace(thing, colour=one_of(tuple(COLOURS), rng))
         text = f"make {name} {changed.colour}"
     elif kind == "size":
-        changed = replace(thing, size=_one([each for each in SIZES if each != thing.size], rng))
+        changed = replace(thing, size=one_of(tuple(SIZES), rng))
         text = f"make {name} {changed.size}"
     elif kind == "shape":
-        changed = replace(thing, shape=_one([each for each in SHAPES if each != thing.shape], rng))
+        changed = replace(thing, shape=one_of(SHAPES, rng))
         text = f"change {name} into a {changed.shape}"
     else:
-        there = draw_thing(rng, _one(free, rng))
-        changed = replace(thing, column=there.column, row=there.row, x=there.x, y=there.y)
+        changed = moved(thing, rng)
+        if changed.place in (None, thing.region):
+            return None
         text = f"move {name} to the {changed.place}"
-    things = tuple(changed if each is thing else each for each in scene.things)
-    return Edit(kind, text, Scene(things))
+    if changed == thing or not fits(changed, others):
+        return None
+    return Edit(kind, text, Scene(tuple(changed if each is thing else each for each in scene.things)))
 
 
-def _named(thing: Thing, scene: Scene, rng: np.random.Generator) -> str:
-    """A name that only this thing of the scene has."""
-    if len(scene.things) == 1 and rng.random() < 0.5:
+def _named(thing: Thing, others: tuple[Thing, ...], rng: np.random.Generator) -> str | None:
+    """A name that only this thing of the scene has; None where there is none."""
+    if not others and rng.random() < 0.5:
         return "it"
-    alike = [each for each in scene.things if (each.colour, each.shape) == (thing.colour, thing.shape)]
+    alike = [each for each in others if (each.colour, each.shape) == (thing.colour, thing.shape)]
     name = f"the {thing.colour} {thing.shape}"
-    return name if len(alike) == 1 else f"{name} {place_words(thing.place)}"
-
-
-def _one(choices: Sequence[T], rng: np.random.Generator) -> T:
-    return choices[int(rng.integers(len(choices)))]
+    if not alike:
+        return name
+    if thing.place is None or thing.region in [each.region for each in alike]:
+        return None
+    return f"{name} {place_words(thing.place)}"

@@ -1,6 +1,8 @@
-"""What can be in a picture: things with a shape, a colour, a size and a place on a 3 x 3 grid; and what is held out.
+"""What can be in a picture: up to four things with a shape, a colour, a size and a position; and which things training never sees.
 
-Lengths are shares of the picture's side, so that one scene can be drawn at any size.
+Lengths are shares of the picture's side, so that one scene can be drawn at any size. Positions are continuous. A place is one of
+nine regions, the thirds of the picture across and down; a thing whose centre is within PLACE_MARGIN of a border between two
+regions has no place that a caption names.
 """
 
 from __future__ import annotations
@@ -27,126 +29,126 @@ GROUND = (245, 245, 245)
 SIZES = {"small": 0.095, "large": 0.14}
 # One word a place, so that a tokenizer can make one piece of it.
 PLACES = ("top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right")
-JITTER = 0.012
-MAX_THINGS = 3
-# One in ten of the 216 combinations of colour, shape and place, and one in ten of all scenes (the set of their things
-# with colour, shape and place, whatever the sizes), is never drawn for training.
+PLACE_MARGIN = 0.03
+RELATION_MARGIN = 0.1  # by which two centres differ before a caption states a relation between them
+MAX_THINGS = 4
+_EDGE = 0.02  # from a thing to the edge of the picture
+_GAP = 0.06  # between two things, across or down
+# One in ten of the 216 combinations of colour, shape and region is never drawn for training.
 _HELDOUT_SHARE = 10
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape. column and row count from 0 at the top left; x and y are the centre."""
+    """One shape. x and y are its centre, from the top left."""
 
     shape: str
     colour: str
     size: str
-    column: int
-    row: int
     x: float
     y: float
 
     @property
-    def place(self) -> str:
-        return PLACES[3 * self.row + self.column]
+    def region(self) -> str:
+        """The region that its centre is in."""
+        return region_of(self.x, self.y)
+
+    @property
+    def place(self) -> str | None:
+        """The region's name where a caption may state it; None where the centre is too close to a border."""
+        near = any(abs(value - border) < PLACE_MARGIN for value in (self.x, self.y) for border in (1 / 3, 2 / 3))
+        return None if near else self.region
 
     @property
     def heldout(self) -> bool:
-        return is_heldout(self.colour, self.shape, self.place)
+        return is_heldout(self.colour, self.shape, self.region)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things in different cells."""
+    """One to four things that do not overlap."""
 
     things: tuple[Thing, ...]
 
     @property
     def has_new_thing(self) -> bool:
-        """Whether a thing is in it whose colour, shape and place are never drawn together for training."""
+        """Whether a thing is in it whose colour, shape and region are never drawn together for training."""
         return any(thing.heldout for thing in self.things)
 
-    @property
-    def is_new(self) -> bool:
-        """Whether this very set of things is kept out of training in all sizes, though each of them is drawn there.
 
-        In all sizes, because many captions name none: the same scene with another size would answer them.
-        """
-        names = sorted(f"{thing.colour}/{thing.shape}/{thing.place}" for thing in self.things)
-        return not self.has_new_thing and _one_in_ten("scene: " + "; ".join(names))
-
-    @property
-    def heldout(self) -> bool:
-        return self.has_new_thing or self.is_new
+def region_of(x: float, y: float) -> str:
+    """The region of a point; outside of the picture the nearest one."""
+    column, row = (min(2, max(0, int(value * 3))) for value in (x, y))
+    return PLACES[3 * row + column]
 
 
 @cache
-def is_heldout(colour: str, shape: str, place: str) -> bool:
+def is_heldout(colour: str, shape: str, region: str) -> bool:
     """Whether the combination is kept out of every training picture: a fixed property of the world, not of a seed."""
-    return _one_in_ten(f"{colour}/{shape}/{place}")
+    return one_in_ten(f"{colour}/{shape}/{region}")
 
 
-def _one_in_ten(name: str) -> bool:
+def one_in_ten(name: str) -> bool:
+    """A fixed tenth of all names."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _HELDOUT_SHARE == 0
 
 
 @cache
 def heldout_combinations() -> tuple[tuple[str, str, str], ...]:
-    """All held-out (colour, shape, place)."""
+    """All held-out (colour, shape, region)."""
     return tuple((c, s, p) for c in COLOURS for s in SHAPES for p in PLACES if is_heldout(c, s, p))
 
 
-def draw_thing(rng: np.random.Generator, cell: int) -> Thing:
-    """A thing with random attributes in a cell."""
-    row, column = divmod(cell, 3)
-    x, y = (np.array([column, row]) + 0.5) / 3 + rng.uniform(-JITTER, JITTER, 2)
-    return Thing(
-        shape=SHAPES[rng.integers(len(SHAPES))],
-        colour=list(COLOURS)[rng.integers(len(COLOURS))],
-        size=list(SIZES)[rng.integers(len(SIZES))],
-        column=column,
-        row=row,
-        x=round(float(x), 5),
-        y=round(float(y), 5),
+def draw_thing(rng: np.random.Generator) -> Thing:
+    """A thing with random attributes anywhere in the picture."""
+    size = list(SIZES)[rng.integers(len(SIZES))]
+    colour, shape = list(COLOURS)[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
+    return moved(Thing(shape, colour, size, 0.5, 0.5), rng)
+
+
+def moved(thing: Thing, rng: np.random.Generator) -> Thing:
+    """The thing at a random position."""
+    reach = SIZES[thing.size] + _EDGE
+    x, y = rng.uniform(reach, 1 - reach, 2).tolist()
+    return replace(thing, x=round(x, 5), y=round(y, 5))
+
+
+def fits(thing: Thing, others: tuple[Thing, ...] | list[Thing]) -> bool:
+    """Whether the thing is inside the picture and apart from all others."""
+    reach = SIZES[thing.size]
+    inside = all(reach + _EDGE <= value <= 1 - reach - _EDGE for value in (thing.x, thing.y))
+    return inside and all(
+        max(abs(thing.x - other.x), abs(thing.y - other.y)) >= reach + SIZES[other.size] + _GAP for other in others
     )
 
 
-def draw_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
-    """A training scene: nothing held out. Every number of things is equally likely."""
+def draw_scene(rng: np.random.Generator, number: int, *, alike: float = 0.0, named: bool = False) -> Scene:
+    """A training scene of so many things. alike: the chance that a thing has the shape, and half as often also the colour, of
+    the one before it. named: every thing is where a caption can name its place."""
     while True:
-        scene = _any_scene(rng, max_things)
-        if not scene.heldout:
-            return scene
+        things: list[Thing] = []
+        for _ in range(40 * number):
+            thing = draw_thing(rng)
+            if things and rng.random() < alike:
+                colour = things[-1].colour if rng.random() < 0.5 else thing.colour
+                thing = replace(thing, shape=things[-1].shape, colour=colour)
+            if not thing.heldout and (thing.place or not named) and fits(thing, things):
+                things.append(thing)
+            if len(things) == number:
+                return Scene(tuple(things))
 
 
-def draw_new_scene(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
-    """A scene that is held out as a whole, of things that training shows; numbers of things as in training."""
+def draw_scene_with_new_thing(rng: np.random.Generator, number: int) -> Scene:
+    """A scene with one held-out combination, at a position that a caption can name; the others are drawn as for training."""
     while True:
-        scene = _any_scene(rng, max_things)
-        if scene.is_new:
-            return scene
-
-
-def _any_scene(rng: np.random.Generator, max_things: int) -> Scene:
-    things: list[Thing] = []
-    for cell in rng.choice(9, 1 + rng.integers(max_things), replace=False):
-        thing = draw_thing(rng, int(cell))
-        while thing.heldout:
-            thing = draw_thing(rng, int(cell))
-        things.append(thing)
-    return Scene(tuple(things))
-
-
-def draw_scene_with_new_thing(rng: np.random.Generator, max_things: int = MAX_THINGS) -> Scene:
-    """A scene with at least one held-out combination; the others are drawn as for training."""
-    colour, shape, place = heldout_combinations()[rng.integers(len(heldout_combinations()))]
-    cell = PLACES.index(place)
-    special = replace(draw_thing(rng, cell), colour=colour, shape=shape)
-    others = [
-        thing for thing in draw_scene(rng, max_things).things if (thing.column, thing.row) != divmod(cell, 3)[::-1]
-    ]
-    things = [special, *others[: max_things - 1]]
-    return Scene(tuple(things[index] for index in rng.permutation(len(things))))
+        scene = draw_scene(rng, number, named=True)
+        colour, shape, region = heldout_combinations()[rng.integers(len(heldout_combinations()))]
+        special = replace(scene.things[0], colour=colour, shape=shape)
+        for _ in range(40):
+            special = moved(special, rng)
+            if special.place == region and fits(special, scene.things[1:]):
+                things = (special, *scene.things[1:])
+                return Scene(tuple(things[index] for index in rng.permutation(number)))
 
 
 def scene_to_json(scene: Scene) -> list[dict[str, Any]]:
