@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.core.config import Section
+from stages.core.config import Section, later
 from stages.diffusion.schedules import CosineSchedule, Schedule
 from stages.diffusion.targets import NoiseTarget, Target
 from stages.diffusion.timesteps import TimestepDistribution, UniformTimesteps
@@ -36,6 +36,10 @@ class DiffusionConfig(Section):
     """How much the image loss counts at each noise level (paper: the same at all)."""
     times: TimestepDistribution = UniformTimesteps()
     """How the time t of each training image is drawn; it also spaces the steps of a sampler."""
+    noise_draws: int = later(1, ge=1)
+    """How often each image with a loss is in a training batch, each time with its own t and noise, hidden from all else: that
+    many image gradients for one pass over the text (paper: 1). With context_images "noised" later elements read the first. The
+    image loss stays a mean over all of them. Draws make documents longer in training; held-out losses use one."""
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:

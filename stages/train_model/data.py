@@ -56,6 +56,7 @@ class Data:
                 weighting=diffusion.weighting,
                 bidirectional=bidirectional,
                 clean_context=diffusion.context_images == "clean",
+                noise_draws=1 if side == "heldout" else diffusion.noise_draws,
             )
 
         self.train, self.heldout = maker("train"), maker("heldout")
