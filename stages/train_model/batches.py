@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -180,7 +181,9 @@ class BatchMaker:
         weighting: Weighting,
         bidirectional: bool,
         clean_context: bool = False,
+        limited_images: Literal["first", "read"] = "first",
         noise_draws: int = 1,
+        stratified_times: bool = False,
     ) -> None:
         """
         Args:
@@ -188,11 +191,13 @@ class BatchMaker:
             content: of the Sequences: special tokens and latent statistics.
             latents: readers of the latent records, by grid.
             diffusion: the forward process.
-            noise_limit: largest t of an image that begins its document; 0: such an image is clean and has no loss.
+            noise_limit: largest t of a limited image; 0: such an image is clean and has no loss.
             weighting: of the image loss by noise level.
             bidirectional: whether patches of an image attend to each other in both directions.
             clean_context: whether later elements read a clean copy of an image instead of its noised patches.
+            limited_images: those that begin their document, or those whose noised patches later elements read.
             noise_draws: how often each image with a loss is in a batch, each time with its own t and eps.
+            stratified_times: whether the times of a row's images and their draws cover their distribution evenly.
         """
         self.table = table
         self.content = content
@@ -200,9 +205,10 @@ class BatchMaker:
         self.noise_limit = min(noise_limit, diffusion.num_steps)
         self.bidirectional = bidirectional
         self.clean_context = clean_context
+        self.limited_images = limited_images
         self.noise_draws = noise_draws
         scale = LatentScale(content.channel_mean, content.channel_std)
-        self.images = ImageMaker(latents, scale, diffusion, weighting, noise_draws)
+        self.images = ImageMaker(latents, scale, diffusion, weighting, noise_draws, stratified_times)
 
     def make(self, rows: IntArray, keys: list[RowKey], seed: int) -> Batch:
         """The batch of `rows`, on CPU.
@@ -250,15 +256,21 @@ class BatchMaker:
 
     def _roles(self, records: ImageTable, slots: IntArray, own: DocumentTable) -> Images:
         """The role of each image in its document. own: the document of each image."""
-        limits = np.where(_is_first_image(records, own), self.noise_limit, self.num_steps)
-        is_conditioning = limits == 0
+        eoi = records.start - own.start + records.patches
+        limits_KI = np.full((self.noise_draws, len(records)), self.num_steps)
+        if self.limited_images == "first":
+            limits_KI[:, _is_first_image(records, own)] = self.noise_limit
+        elif not self.clean_context:  # otherwise nothing reads noised patches
+            last = self.table.ids[own.row, own.start + own.length - 1]
+            end = own.length - 1 - (last == self.content.eos)
+            limits_KI[0, eoi < end] = self.noise_limit  # later elements read the first draw
+        is_conditioning = limits_KI[0] == 0
         has_clean_copy = np.zeros(len(records), dtype=bool)
         if self.clean_context:
             # Something reads an image if text is predicted after it: from its EOI on, where that is not the end of the
             # document. A document whose caption was dropped has one image and no text loss.
-            eoi = records.start - own.start + records.patches
             has_clean_copy = ~is_conditioning & (eoi < own.length - 1) & (own.caption_dropped == 0)
-        return Images(records, slots, limits, np.where(is_conditioning, 1, self.noise_draws), has_clean_copy)
+        return Images(records, slots, limits_KI, np.where(is_conditioning, 1, self.noise_draws), has_clean_copy)
 
     def _elements(self, images: Images, layout: Layout) -> tuple[Elements, BoolArray]:
         """What the mask follows from, and which elements are text."""

@@ -17,6 +17,7 @@ from stages.artifacts.tables import BoolArray, ImageTable, IntArray
 from stages.coders.scale import LatentScale
 from stages.core.seeds import torch_generator
 from stages.diffusion.process import Diffusion
+from stages.diffusion.timesteps import strata
 from stages.diffusion.weighting import Weighting
 from stages.model.transformer import ImageInputs
 
@@ -45,21 +46,21 @@ class Images:
     Args:
         records: rows of the table of images.
         slots: index in the batch of each image's row.
-        limits: largest t of each image; 0: it is given to the model, clean and without a loss.
+        limits_KI: largest t of each draw of each image; 0: it is given to the model, clean and without a loss.
         num_draws: how often each image is there with noise and a loss; 1 for one that is given.
         has_clean_copy: whether a clean copy of it follows its noised patches.
     """
 
     records: ImageTable
     slots: IntArray
-    limits: IntArray
+    limits_KI: IntArray
     num_draws: IntArray
     has_clean_copy: BoolArray
 
     @property
     def is_conditioning(self) -> BoolArray:
         """Whether an image is given to the model: clean, without a loss."""
-        given: BoolArray = self.limits == 0
+        given: BoolArray = self.limits_KI[0] == 0
         return given
 
 
@@ -73,6 +74,7 @@ class ImageMaker:
         diffusion: the forward process.
         weighting: of the image loss by noise level.
         noise_draws: how often each image with a loss is in a batch.
+        stratified_times: whether the times of a row cover their distribution evenly.
     """
 
     latents: tuple[RowReader, ...]
@@ -80,6 +82,7 @@ class ImageMaker:
     diffusion: Diffusion
     weighting: Weighting
     noise_draws: int = 1
+    stratified_times: bool = False
 
     def make(
         self, keys: list[RowKey], seed: int, images: Images, patch_index: list[IntArray]
@@ -93,10 +96,11 @@ class ImageMaker:
             patch_index: indices in the batch of the patches of each image, in its first draw.
         """
         noised, context, truths = [], [], []
+        u_KI = self._strata(keys, seed, images) if self.stratified_times else None
         grids = images.records.grid
         for grid in np.unique(grids):
             members = np.nonzero(grids == grid)[0]
-            x0_IChw, eps_KIChw, t_KI = self._random_draws(keys, seed, images, members, int(grid))
+            x0_IChw, eps_KIChw, t_KI = self._random_draws(keys, seed, images, members, u_KI)
             index_IP = torch.from_numpy(np.stack([patch_index[member] for member in members]))
             is_conditioning = torch.from_numpy(images.is_conditioning[members])
             has_clean_copy = torch.from_numpy(images.has_clean_copy[members])
@@ -120,26 +124,44 @@ class ImageMaker:
         back = torch.arange(self.noise_draws) * index_IP.shape[1]
         return (index_IP[None] - back[:, None, None]).flatten(0, 1)
 
+    def _strata(self, keys: list[RowKey], seed: int, images: Images) -> Tensor:
+        """For each draw of each image, whatever its grid, a value in [0, 1), (K, I). Of a row, those of one limit cover [0, 1)
+        evenly."""
+        u_KI = torch.empty(images.limits_KI.shape, dtype=torch.float64)
+        for slot in np.unique(images.slots):
+            generator = torch_generator(seed, "times", *keys[slot])
+            of_slot = images.slots == slot
+            for limits_K in np.unique(images.limits_KI[:, of_slot], axis=1).T:
+                alike = np.nonzero(of_slot & (images.limits_KI == limits_K[:, None]).all(0))[0]
+                for limit in np.unique(limits_K):
+                    draws = np.nonzero(limits_K == limit)[0]
+                    u_KI[np.ix_(draws, alike)] = strata(len(draws), len(alike), generator)
+        return u_KI
+
     def _random_draws(
-        self, keys: list[RowKey], seed: int, images: Images, members: IntArray, grid: int
+        self, keys: list[RowKey], seed: int, images: Images, members: IntArray, u_KI: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """For the I images `members` of one grid: x0 from the posterior of their latents, (I, C, h, w), and for each of K draws
-        eps, (K, I, C, h, w), and t, (K, I)."""
+        eps, (K, I, C, h, w), and t, (K, I). u_KI: where in its distribution each t of the batch is; None: anywhere."""
+        grid = int(images.records.grid[members[0]])
         stored = torch.from_numpy(self.latents[grid].read(images.records.latent_row[members])).float()
+        limits_KI, pixels = torch.from_numpy(images.limits_KI[:, members]), stored.shape[-2] * stored.shape[-1]
         posteriors, times, noises = [], [], []
         for slot in np.unique(images.slots[members]):
-            of_slot = members[images.slots[members] == slot]
-            shape = (len(of_slot), *stored.shape[2:])
-            limit, pixels = torch.from_numpy(images.limits[of_slot]), shape[-2] * shape[-1]
-            generator = torch_generator(seed, "noise", *keys[slot], grid)
-            posteriors.append(torch.randn(shape, generator=generator))
+            of_slot = torch.from_numpy(images.slots[members] == slot)
+            shape = (int(of_slot.sum()), *stored.shape[2:])
             own_times, own_noises = [], []
             for draw in range(self.noise_draws):
-                if draw:
-                    generator = torch_generator(seed, "noise draw", *keys[slot], grid, draw)
-                own_times.append(self.diffusion.sample_timesteps(limit, pixels, generator))
+                name = ("noise draw", *keys[slot], grid, draw) if draw else ("noise", *keys[slot], grid)
+                generator = torch_generator(seed, *name)
+                if not draw:
+                    posteriors.append(torch.randn(shape, generator=generator))
+                own_times.append(self.diffusion.sample_timesteps(limits_KI[draw, of_slot], pixels, generator))
                 own_noises.append(torch.randn(shape, generator=generator))
             times.append(torch.stack(own_times))
             noises.append(torch.stack(own_noises))
         x0 = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
-        return x0, torch.cat(noises, dim=1), torch.cat(times, dim=1)
+        t_KI = torch.cat(times, dim=1)
+        if u_KI is not None:
+            t_KI = self.diffusion.timesteps_at(u_KI[:, members], limits_KI, pixels)
+        return x0, torch.cat(noises, dim=1), t_KI
