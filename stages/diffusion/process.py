@@ -60,8 +60,11 @@ class Diffusion:
     def sample_timesteps(self, limits_I: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
         """One random t per image in 1..limit, int64, shape (I,). limit: T, or the noise limit of an image that begins its
         document; its distribution is scaled to the shorter range, not clipped. pixels: h x w of these latents."""
-        fraction = self.timestep_distribution.sample(len(limits_I), pixels, generator)
-        return 1 + (fraction * limits_I).long().clamp(max=limits_I - 1)
+        return _timesteps(self.timestep_distribution.sample(len(limits_I), pixels, generator), limits_I)
+
+    def timesteps_at(self, u_KI: Tensor, limits_I: Tensor, pixels: int) -> Tensor:
+        """The t of `sample_timesteps` below which a share u of its draws is, int64, shape (K, I)."""
+        return _timesteps(self.timestep_distribution.quantile(u_KI, pixels), limits_I)
 
     def sampling_timesteps(self, num_steps: int, pixels: int, strength: float = 1.0) -> list[int]:
         """The timesteps of a sampler of at most `num_steps` steps from t = strength * T down, and 0 after the last.
@@ -78,6 +81,10 @@ class Diffusion:
     def _alpha_sigma(self, t_I: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = (table[t_I].float()[:, None, None, None] for table in (self.alpha, self.sigma))
         return alpha, sigma
+
+
+def _timesteps(fraction: Tensor, limits_I: Tensor) -> Tensor:
+    return 1 + (fraction * limits_I).long().clamp(max=limits_I - 1)
 
 
 def image_errors(predicted_IChw: Tensor, target_IChw: Tensor) -> Tensor:

@@ -58,12 +58,13 @@ class VelocityTarget(Section):
     """alpha eps - sigma x_0, for schedules that keep alpha^2 + sigma^2 = 1 (Salimans and Ho 2022, section 4).
 
     Near t = T the noise is almost x_t itself, and the image is a small difference from it; the velocity is almost -x_0
-    there. Unweighted, its loss counts those levels more. (With `min-snr` all targets have the same loss, and only the output
-    of the last layer differs.)
+    there. Unweighted, its loss counts a squared error of x_0 by 1 + SNR, that of "noise" by SNR, which is almost 0 there. (With
+    `min-snr` all targets have the same loss, and only the output of the last layer differs.)
     """
 
     kind: Literal["velocity"] = "velocity"
-    """alpha eps - sigma x_0 (v prediction); learns what the image is at high noise sooner than "noise"."""
+    """alpha eps - sigma x_0 (v prediction). Without weighting, errors of the image at high noise count, which with "noise" they
+    hardly do; with weighting "min-snr" both have the same loss."""
 
     def compute(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * eps - sigma * x0

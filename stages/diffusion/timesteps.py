@@ -27,6 +27,11 @@ class UniformTimesteps(Section):
         del pixels
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
+    def quantile(self, u: Tensor, pixels: int) -> Tensor:
+        """t / T below which a share u of the draws is, float64, of the shape of u: `sample` is this of uniform u."""
+        del pixels
+        return u
+
     def shift(self, pixels: int) -> float:
         """The factor of sigma / alpha for an image of `pixels` latent pixels."""
         del pixels
@@ -50,19 +55,43 @@ class LogitNormalTimesteps(Section):
         """See `UniformTimesteps.sample`."""
         import torch
 
-        normal = torch.randn(count, generator=generator, dtype=torch.float64)
-        fraction = (self.mean + self.deviation * normal).sigmoid()
-        moved: Tensor = shifted(fraction, self.shift(pixels))
-        return moved
+        return self._fraction(torch.randn(count, generator=generator, dtype=torch.float64), pixels)
+
+    def quantile(self, u: Tensor, pixels: int) -> Tensor:
+        """See `UniformTimesteps.quantile`."""
+        import torch
+
+        return self._fraction(torch.special.ndtri(u), pixels)
 
     def shift(self, pixels: int) -> float:
         """See `UniformTimesteps.shift`."""
         return (pixels / self.base_pixels) ** 0.5 if self.base_pixels else 1.0
 
+    def _fraction(self, normal: Tensor, pixels: int) -> Tensor:
+        """t / T from standard normal values."""
+        moved: Tensor = shifted((self.mean + self.deviation * normal).sigmoid(), self.shift(pixels))
+        return moved
+
 
 def shifted(fraction: Any, shift: float) -> Any:
     """Values of t / T (a tensor or an array), moved by `shift` (Esser et al. 2024, eq. 23). 0 and 1 stay."""
     return shift * fraction / (1 + (shift - 1) * fraction)
+
+
+def strata(num_draws: int, count: int, generator: torch.Generator) -> Tensor:
+    """Uniform values in [0, 1) that cover it evenly, float64, (K, I) for K draws of each of I images.
+
+    Each of the K I equal parts of [0, 1) has one value, and each of its K equal parts one draw of every image; which, is random.
+    """
+    import torch
+
+    def random_KI() -> Tensor:
+        return torch.rand(num_draws, count, generator=generator, dtype=torch.float64)
+
+    part_KI = random_KI().argsort(0)  # of each draw, among the K
+    inside_KI = random_KI().argsort(1)  # of each image, among the I in one of the K parts
+    index_KI = part_KI * count + inside_KI.gather(0, part_KI)
+    return (index_KI + random_KI()) / (num_draws * count)
 
 
 TimestepDistribution = Annotated[UniformTimesteps | LogitNormalTimesteps, Field(discriminator="kind")]

@@ -20,10 +20,11 @@ from stages.model.attention import group_mask
 from stages.model.config import ModelConfig
 from stages.model.cpu.attention import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
-from stages.train_model.batches import Batch, Elements, ImageTruth
+from stages.train_model.batches import Batch, Elements
 from stages.train_model.blocks import prepare_blocks
 from stages.train_model.config import TrainConfig
 from stages.train_model.flops import Work, model_flops
+from stages.train_model.images import ImageTruth
 from stages.train_model.layout import LENGTH_STEP
 from stages.train_model.objective import loss_sums
 from stages.train_model.optimizer import build_optimizers, update_average
@@ -86,7 +87,9 @@ def footprint(model: ModelConfig, dims: ModelDims, train: TrainConfig, batches: 
     return Footprint(parameters, memory, model_flops(model, dims, work), work.elements)
 
 
-def stand_in(dims: ModelDims, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False) -> Batch:
+def stand_in(
+    dims: ModelDims, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False, draws: int = 1
+) -> Batch:
     """A batch of zeros with the shapes of equal parts of pairs and texts (paper, section 4.1): each row has as many captions with
     an image as fill half of it, and one text.
 
@@ -96,33 +99,37 @@ def stand_in(dims: ModelDims, grid: tuple[int, int], row_length: int, rows: int,
         row_length: elements in a packed row.
         rows: number of rows.
         copies: whether each image has a clean copy, which makes the batch longer, not the row.
+        draws: how often each image is there with noise, which makes the batch longer too.
     """
     num_patches = grid[0] * grid[1] // dims.patch_side**2
     pair = _CAPTION + num_patches + 3
     num_pairs = rows * max(1, row_length // 2 // pair)
     rest = max(1, row_length - num_pairs // rows * pair)
-    pair += num_patches * copies
+    pair += num_patches * (draws - 1 + copies)
     pair_step, rest_step = (-(-length // LENGTH_STEP) * LENGTH_STEP for length in (pair, rest))
-    first_patch = _CAPTION + 2  # after BOS, the caption and BOI
     numbers = torch.arange(num_pairs)[:, None]
     images = torch.full((num_pairs, pair_step), -1)
-    images[:, first_patch : first_patch + num_patches] = numbers
-    private = (images >= 0) if copies else None
-    if copies:
-        images[:, first_patch + num_patches : first_patch + 2 * num_patches] = num_pairs + numbers
+    private = torch.zeros_like(images, dtype=torch.bool) if copies or draws > 1 else None
+    first_patch = [
+        _CAPTION + 2 + copy * num_patches for copy in range(draws + copies)
+    ]  # after BOS, the caption and BOI
+    for copy, first in enumerate(first_patch):
+        images[:, first : first + num_patches] = copy * num_pairs + numbers
+        if private is not None:
+            private[:, first : first + num_patches] = copy < len(first_patch) - 1
     elements = _stand_in_elements(images, private, rows, rest_step)
     text_index = (elements.images_N < 0).nonzero()[:, 0]
     ids = torch.zeros(len(text_index), dtype=torch.long)
-    patch_index = numbers * pair_step + first_patch + torch.arange(num_patches)
-    latents, ones = torch.zeros(num_pairs, dims.latent_channels, *grid), torch.ones(num_pairs)
-    times = torch.ones(num_pairs, dtype=torch.long)
+    patch_index = [numbers * pair_step + first + torch.arange(num_patches) for first in first_patch]
+    latents, ones = torch.zeros(num_pairs * draws, dims.latent_channels, *grid), torch.ones(num_pairs * draws)
+    times = torch.ones(num_pairs * draws, dtype=torch.long)
     return Batch(
         Inputs(
             torch.cat((torch.arange(pair_step).repeat(num_pairs), torch.arange(rest_step).repeat(rows))),
             ids,
             text_index,
-            (ImageInputs(latents, times, patch_index),),
-            (ImageInputs(latents, 0 * times, patch_index + num_patches),) if copies else (),
+            (ImageInputs(latents, times, torch.cat(patch_index[:draws])),),
+            (ImageInputs(latents[:num_pairs], 0 * times[:num_pairs], patch_index[draws]),) if copies else (),
         ),
         elements,
         elements.groups,

@@ -184,10 +184,12 @@ def _of_rows(
     """The cost of a micro-batch of `rows` rows. Beyond a few rows it is extrapolated linearly: the masks of a stand-in are real
     tensors, which with thousands of rows would take as much memory as the training itself."""
     copies = diffusion.context_images == "clean"
-    few = [
-        footprint(model, data.dims, train, [stand_in(data.dims, data.grid, data.row_length, number, copies=copies)])
-        for number in ([rows] if rows <= _FEW else [_FEW // 2, _FEW])
+    numbers = [rows] if rows <= _FEW else [_FEW // 2, _FEW]
+    batches = [
+        stand_in(data.dims, data.grid, data.row_length, number, copies=copies, draws=diffusion.noise_draws)
+        for number in numbers
     ]
+    few = [footprint(model, data.dims, train, [batch]) for batch in batches]
     last = few[-1]
     if len(few) == 1:
         return last

@@ -4,7 +4,8 @@ The rows of step s are a pure function of (seed, s), and the noise of a row is o
 result depends neither on micro-batches nor on workers, and a resumed run draws the same numbers as one without a stop.
 
 Rows on disk hold each image once. With diffusion.context_images = "clean", a clean copy of each image that later text depends on
-is inserted after its noised patches, with the same positions; later elements keep the positions that they have on disk.
+is inserted after its noised patches, with the same positions; with diffusion.noise_draws, further draws before them. Later
+elements keep the positions that they have on disk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,29 +24,15 @@ from stages.artifacts.sequences import RowTable, SequencesContent
 from stages.artifacts.tables import BoolArray, DocumentTable, ImageTable, IntArray
 from stages.coders.scale import LatentScale
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.seeds import numpy_generator, torch_generator
+from stages.core.seeds import numpy_generator
 from stages.diffusion.process import Diffusion
 from stages.diffusion.weighting import Weighting
 from stages.model.attention import Attention, DenseAttention, FlexAttention, allowed, group_mask
 from stages.model.cpu.attention import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs
 from stages.train_model.config import Kernel
+from stages.train_model.images import ImageMaker, Images, ImageTruth, RowKey
 from stages.train_model.layout import Layout
-
-
-@dataclass(frozen=True)
-class ImageTruth:
-    """What the model should predict for the images of one entry of Inputs.images.
-
-    Args:
-        target_IChw: eps, x0 or v, as diffusion.target says.
-        weights_I: weight of each image in the training loss.
-        eps_mse_factor_I: what turns the squared error of the output into that of eps, which logs report.
-    """
-
-    target_IChw: Tensor
-    weights_I: Tensor
-    eps_mse_factor_I: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class Batch:
         loss_index: int64, indices of the elements whose next element is a text target.
         targets: int64, the ids of those next elements, as many as loss_index.
         images: the truth for each entry of inputs.images.
-        num_elements: number of elements, clean copies included, without padding.
+        num_elements: number of elements, copies of images included, without padding.
         squared_lengths: sum over the documents of the square of their elements, without padding.
     """
 
@@ -115,7 +103,7 @@ class Batch:
 
     @property
     def num_images(self) -> int:
-        """Images with a loss."""
+        """Images with a loss, each draw of one."""
         return sum(len(image.weights_I) for image in self.images)
 
     @property
@@ -193,6 +181,9 @@ class BatchMaker:
         weighting: Weighting,
         bidirectional: bool,
         clean_context: bool = False,
+        limited_images: Literal["first", "read"] = "first",
+        noise_draws: int = 1,
+        stratified_times: bool = False,
     ) -> None:
         """
         Args:
@@ -200,22 +191,26 @@ class BatchMaker:
             content: of the Sequences: special tokens and latent statistics.
             latents: readers of the latent records, by grid.
             diffusion: the forward process.
-            noise_limit: largest t of an image that begins its document; 0: such an image is clean and has no loss.
+            noise_limit: largest t of a limited image; 0: such an image is clean and has no loss.
             weighting: of the image loss by noise level.
             bidirectional: whether patches of an image attend to each other in both directions.
             clean_context: whether later elements read a clean copy of an image instead of its noised patches.
+            limited_images: those that begin their document, or those whose noised patches later elements read.
+            noise_draws: how often each image with a loss is in a batch, each time with its own t and eps.
+            stratified_times: whether the times of a row's images and their draws cover their distribution evenly.
         """
         self.table = table
         self.content = content
-        self.latents = latents
-        self.diffusion = diffusion
+        self.num_steps = diffusion.num_steps
         self.noise_limit = min(noise_limit, diffusion.num_steps)
-        self.weighting = weighting
         self.bidirectional = bidirectional
         self.clean_context = clean_context
-        self.scale = LatentScale(content.channel_mean, content.channel_std)
+        self.limited_images = limited_images
+        self.noise_draws = noise_draws
+        scale = LatentScale(content.channel_mean, content.channel_std)
+        self.images = ImageMaker(latents, scale, diffusion, weighting, noise_draws, stratified_times)
 
-    def make(self, rows: IntArray, keys: list[tuple[int | str, ...]], seed: int) -> Batch:
+    def make(self, rows: IntArray, keys: list[RowKey], seed: int) -> Batch:
         """The batch of `rows`, on CPU.
 
         Args:
@@ -229,7 +224,7 @@ class BatchMaker:
         has_loss = is_text & layout.has_next & (ids != self.content.boi) & ~layout.caption_dropped
         text_index = np.nonzero(is_text)[0]
         loss_index = np.nonzero(has_loss)[0]
-        noised, context, truths = self._image_inputs(keys, seed, images, layout.patch_index)
+        noised, context, truths = self.images.make(keys, seed, images, layout.patch_index)
         return Batch(
             inputs=Inputs(
                 positions_N=torch.from_numpy(layout.position),
@@ -247,7 +242,7 @@ class BatchMaker:
             squared_lengths=layout.squared_lengths,
         )
 
-    def _layout(self, rows: IntArray) -> tuple[_Images, Layout]:
+    def _layout(self, rows: IntArray) -> tuple[Images, Layout]:
         """The images of some rows and where every element of the batch is."""
         table = self.table
         entries, document_slots = _spans(table.row_documents, rows)
@@ -257,102 +252,42 @@ class BatchMaker:
         # A row may be twice in a batch (at the border of an epoch), so documents are counted from the first of their slot.
         document_of_image = np.searchsorted(document_slots, slots) + records.entry - table.row_documents[rows[slots]]
         images = self._roles(records, slots, documents.take(document_of_image))
-        return images, Layout(documents, records, document_of_image, images.has_clean_copy)
+        return images, Layout(documents, records, document_of_image, images.num_draws, images.has_clean_copy)
 
-    def _roles(self, records: ImageTable, slots: IntArray, own: DocumentTable) -> _Images:
+    def _roles(self, records: ImageTable, slots: IntArray, own: DocumentTable) -> Images:
         """The role of each image in its document. own: the document of each image."""
-        is_first = _is_first_image(records, own)
-        is_conditioning = is_first & (self.noise_limit == 0)
+        eoi = records.start - own.start + records.patches
+        limits_KI = np.full((self.noise_draws, len(records)), self.num_steps)
+        if self.limited_images == "first":
+            limits_KI[:, _is_first_image(records, own)] = self.noise_limit
+        elif not self.clean_context:  # otherwise nothing reads noised patches
+            last = self.table.ids[own.row, own.start + own.length - 1]
+            end = own.length - 1 - (last == self.content.eos)
+            limits_KI[0, eoi < end] = self.noise_limit  # later elements read the first draw
+        is_conditioning = limits_KI[0] == 0
         has_clean_copy = np.zeros(len(records), dtype=bool)
         if self.clean_context:
             # Something reads an image if text is predicted after it: from its EOI on, where that is not the end of the
             # document. A document whose caption was dropped has one image and no text loss.
-            eoi = records.start - own.start + records.patches
             has_clean_copy = ~is_conditioning & (eoi < own.length - 1) & (own.caption_dropped == 0)
-        return _Images(records, slots, is_first, is_conditioning, has_clean_copy)
+        return Images(records, slots, limits_KI, np.where(is_conditioning, 1, self.noise_draws), has_clean_copy)
 
-    def _elements(self, images: _Images, layout: Layout) -> tuple[Elements, BoolArray]:
+    def _elements(self, images: Images, layout: Layout) -> tuple[Elements, BoolArray]:
         """What the mask follows from, and which elements are text."""
         image_of_element = np.full(layout.num_elements, -1, dtype=np.int64)
-        private = np.zeros(layout.num_elements, dtype=bool) if self.clean_context else None
+        has_private = self.clean_context or self.noise_draws > 1
+        private = np.zeros(layout.num_elements, dtype=bool) if has_private else None
         for number, index in enumerate(layout.patch_index):
             image_of_element[index] = number
             if private is not None:
-                private[index] = not images.is_conditioning[number]
+                private[index] = self.clean_context and not images.is_conditioning[number]
+                for draw in range(1, images.num_draws[number]):
+                    image_of_element[index - draw * len(index)] = (draw + 1) * len(images.records) + number
+                    private[index - draw * len(index)] = True
             if images.has_clean_copy[number]:
                 image_of_element[index + len(index)] = len(images.records) + number
         elements = _grouped_elements(layout, image_of_element, private, self.bidirectional)
         return elements, layout.is_real & (image_of_element < 0)
-
-    def _image_inputs(
-        self, keys: list[tuple[int | str, ...]], seed: int, images: _Images, patch_index: list[IntArray]
-    ) -> tuple[tuple[ImageInputs, ...], tuple[ImageInputs, ...], tuple[ImageTruth, ...]]:
-        """By grid: the images with a loss, noised; images that are only read, clean; and the truth of the first.
-
-        Args:
-            keys: what the random draws of each row are derived from, together with the seed.
-            seed: of the recipe.
-            images: of the batch.
-            patch_index: indices of the patches of each image in the batch.
-        """
-        noised, context, truths = [], [], []
-        grids = images.records.grid
-        for grid in np.unique(grids):
-            members = np.nonzero(grids == grid)[0]
-            x0, eps, t = self._random_draws(keys, seed, images, members, int(grid))
-            index_IP = torch.from_numpy(np.stack([patch_index[member] for member in members]))
-            is_conditioning = torch.from_numpy(images.is_conditioning[members])
-            has_clean_copy = torch.from_numpy(images.has_clean_copy[members])
-            is_read = is_conditioning | has_clean_copy
-            if is_read.any():  # a copy is after its image, and has the same latents
-                read_index = torch.where(has_clean_copy[:, None], index_IP + index_IP.shape[1], index_IP)
-                context.append(ImageInputs(x0[is_read], torch.zeros_like(t[is_read]), read_index[is_read]))
-            if is_conditioning.any():
-                x0, eps, t, index_IP = (each[~is_conditioning] for each in (x0, eps, t, index_IP))
-            if not len(t):
-                continue
-            noised.append(ImageInputs(self.diffusion.add_noise(x0, eps, t), t, index_IP))
-            target = self.diffusion.targets(x0, eps, t)
-            weights = self.diffusion.loss_weights(t, self.weighting)
-            truths.append(ImageTruth(target, weights, self.diffusion.eps_mse_factor(t)))
-        return tuple(noised), tuple(context), tuple(truths)
-
-    def _random_draws(
-        self, keys: list[tuple[int | str, ...]], seed: int, images: _Images, members: IntArray, grid: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x0 from the posterior of the latents, eps, and one t per image, for the images `members` of one grid."""
-        limits = np.where(images.is_first, self.noise_limit, self.diffusion.num_steps)
-        stored = torch.from_numpy(self.latents[grid].read(images.records.latent_row[members])).float()
-        posteriors, times, noises = [], [], []
-        for slot in np.unique(images.slots[members]):
-            generator = torch_generator(seed, "noise", *keys[slot], grid)
-            of_slot = members[images.slots[members] == slot]
-            shape = (len(of_slot), *stored.shape[2:])
-            posteriors.append(torch.randn(shape, generator=generator))
-            limit, pixels = torch.from_numpy(limits[of_slot]), shape[-2] * shape[-1]
-            times.append(self.diffusion.sample_timesteps(limit, pixels, generator))
-            noises.append(torch.randn(shape, generator=generator))
-        x0 = self.scale.sample_posterior(stored[:, 0], stored[:, 1], torch.cat(posteriors))
-        return x0, torch.cat(noises), torch.cat(times)
-
-
-@dataclass(frozen=True)
-class _Images:
-    """The images of a batch.
-
-    Args:
-        records: rows of the table of images.
-        slots: index in the batch of each image's row.
-        is_first: whether the image begins its document.
-        is_conditioning: whether it is given to the model: clean, without a loss.
-        has_clean_copy: whether a clean copy of it follows its noised patches.
-    """
-
-    records: ImageTable
-    slots: IntArray
-    is_first: BoolArray
-    is_conditioning: BoolArray
-    has_clean_copy: BoolArray
 
 
 def _grouped_elements(

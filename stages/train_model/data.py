@@ -53,9 +53,12 @@ class Data:
                 self.readers,
                 process,
                 noise_limit=diffusion.noise_limit,
+                limited_images=diffusion.limited_images,
                 weighting=diffusion.weighting,
                 bidirectional=bidirectional,
                 clean_context=diffusion.context_images == "clean",
+                noise_draws=1 if side == "heldout" else diffusion.noise_draws,
+                stratified_times=diffusion.stratified_times and side != "heldout",
             )
 
         self.train, self.heldout = maker("train"), maker("heldout")

@@ -30,11 +30,11 @@ class Work:
     """The content of some micro-batches.
 
     Args:
-        elements: text tokens and image patches, clean copies included, without padding.
+        elements: text tokens and image patches, copies included, without padding.
         padded_elements: elements and padding.
         targets: text tokens with a loss.
         squared_lengths: sum over documents of the square of their elements.
-        images: number of images with a loss, by (height, width) of their latents.
+        images: number of images with a loss, each draw of one, by (height, width) of their latents.
         context: number of images that are only read, by (height, width) of their latents.
     """
 

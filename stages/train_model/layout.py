@@ -1,4 +1,8 @@
-"""Where the elements of a batch are: documents one after another, sorted by rounded length, with clean copies inserted."""
+"""Where the elements of a batch are: documents one after another, sorted by rounded length, with copies of images inserted.
+
+An image that is there several times is [further draws of its noise] [its first draw] [its clean copy]: what later elements read
+is last, so that no other copy sees it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,27 @@ LENGTH_STEP = 8
 class Layout:
     """The flat batch: documents sorted by rounded length; for each element its row, column and position in the document.
 
-    patch_index: indices of the patches of each image. is_real: not padding. has_next: the next element is of the same document.
+    patch_index: indices of the patches of each image, in its first draw. is_real: not padding. has_next: the next element is of
+    the same document.
     """
 
     def __init__(
-        self, documents: DocumentTable, images: ImageTable, document_of_image: IntArray, has_clean_copy: BoolArray
+        self,
+        documents: DocumentTable,
+        images: ImageTable,
+        document_of_image: IntArray,
+        num_draws: IntArray,
+        has_clean_copy: BoolArray,
     ) -> None:
-        """documents, images: rows of the tables. document_of_image: index of each image's document, ascending."""
-        copies = np.where(has_clean_copy, images.patches, 0)
+        """
+        Args:
+            documents: rows of the table.
+            images: rows of the table.
+            document_of_image: index of each image's document, ascending.
+            num_draws: how often the patches of each image are there, without the clean copy.
+            has_clean_copy: whether a clean copy of an image follows its patches.
+        """
+        copies = (num_draws - 1 + has_clean_copy) * images.patches
         added = np.bincount(document_of_image, weights=copies, minlength=len(documents)).astype(np.int64)
         full = documents.length + added
         self.squared_lengths = int((full**2).sum())
@@ -37,10 +54,13 @@ class Layout:
         rank_of_document = np.argsort(order)  # in the order of the batch
         first = self.starts[rank_of_document[document_of_image]] + before
         first = first + images.start - documents.start[document_of_image]
-        self.patch_index = [np.arange(one, one + count) for one, count in zip(first, images.patches, strict=True)]
+        start = first + (num_draws - 1) * images.patches
+        self.patch_index = [np.arange(one, one + count) for one, count in zip(start, images.patches, strict=True)]
         # A copy has the positions of its image, so that everything after it has its position on disk.
         back = np.zeros(self.num_elements, dtype=np.int64)
-        back[(first + images.patches)[has_clean_copy]] = copies[has_clean_copy]
+        for copy in range(1, int((num_draws + has_clean_copy).max(initial=1))):
+            has_it = num_draws + has_clean_copy > copy
+            back[(first + copy * images.patches)[has_it]] = images.patches[has_it]
         back = np.cumsum(back)
         offset = np.arange(self.num_elements) - self.starts[document]
         self.position = offset - (back - back[self.starts[document]])

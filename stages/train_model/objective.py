@@ -14,8 +14,8 @@ The lines that compute it, for each micro-batch, are in `loss_sums` and `step_lo
     text = sums.text / max(1, num_targets)
     loss = text + image_weight * sums.weighted_image / max(1, num_images)
 
-`image_errors` is eq. 3, in stages/diffusion/process.py. Targets, weights w(t) and noised latents are made in batches.py
-(`BatchMaker._image_inputs`). `Training._forward_backward` in stage.py runs the backward pass of `loss`.
+`image_errors` is eq. 3, in stages/diffusion/process.py. Targets, weights w(t) and noised latents are made in images.py
+(`ImageMaker.make`). `Training._forward_backward` in stage.py runs the backward pass of `loss`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from stages.artifacts.checkpoint import EMA, FORM, PREVIEWS, REPORT, SAVES, TIMI
 from stages.artifacts.context import StageContext
 from stages.artifacts.sequences import Sequences
 from stages.coders.quality import too_low
+from stages.core.config import result_config
 from stages.core.device import autocast
 from stages.core.errors import TfcliError
 from stages.core.events import Note, Progress, Warn
@@ -79,7 +79,7 @@ class Sections:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Of the global batch of a step: text targets, images with a loss, and images that are only read."""
+    """Of the global batch of a step: text targets, images with a loss (each draw of one), and images that are only read."""
 
     targets: float
     images: float
@@ -327,8 +327,8 @@ class Training:
 def _content(sections: Sections, data: Data, parameters: int) -> CheckpointContent:
     grid = data.content.grids[0]
     return CheckpointContent(
-        model=json.loads(sections.model.model_dump_json()),
-        diffusion=json.loads(sections.diffusion.model_dump_json()),
+        model=result_config(sections.model),
+        diffusion=result_config(sections.diffusion),
         vocab_size=data.dims.vocab_size,
         latent_channels=data.dims.latent_channels,
         patch_side=data.dims.patch_side,

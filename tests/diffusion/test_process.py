@@ -12,7 +12,7 @@ from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion, image_errors
 from stages.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from stages.diffusion.targets import CleanTarget, FlowTarget, NoiseTarget, Target, VelocityTarget
-from stages.diffusion.timesteps import LogitNormalTimesteps
+from stages.diffusion.timesteps import LogitNormalTimesteps, TimestepDistribution, UniformTimesteps, strata
 from stages.diffusion.weighting import MinSnr, Uniform
 
 PAIRS: list[tuple[Schedule, Target]] = [
@@ -86,6 +86,35 @@ def test_logit_normal_timesteps_have_the_stated_quantiles_and_move_with_the_imag
     assert t.double().mean().item() == pytest.approx(250.5, abs=3)
 
 
+@pytest.mark.parametrize("pixels", [64, 256])
+@pytest.mark.parametrize(
+    "times", [UniformTimesteps(), LogitNormalTimesteps(mean=0.3, deviation=0.8, base_pixels=256)], ids=lambda t: t.kind
+)
+def test_quantiles_are_those_of_the_random_times(times: TimestepDistribution, pixels: int) -> None:
+    count = 40_000
+    drawn = times.sample(count, pixels, torch.Generator().manual_seed(0)).sort().values
+    expected = times.quantile((torch.arange(count) + 0.5).double() / count, pixels)
+    inner = slice(count // 100, -count // 100)
+    assert torch.allclose(drawn[inner], expected[inner], atol=0.01)
+    diffusion = Diffusion(CosineSchedule(), timestep_distribution=times)
+    extremes = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    assert diffusion.timesteps_at(extremes, torch.tensor([1000, 500]), pixels).tolist() == [[1, 1], [1000, 500]]
+
+
+@pytest.mark.parametrize(("num_draws", "count"), [(1, 1), (1, 6), (5, 1), (4, 3)])
+def test_strata_have_a_value_each_and_every_image_one_in_each_part(num_draws: int, count: int) -> None:
+    all_found = []
+    for seed in range(400):
+        u_KI = strata(num_draws, count, torch.Generator().manual_seed(seed))
+        assert u_KI.shape == (num_draws, count)
+        assert (u_KI * num_draws * count).long().flatten().sort().values.tolist() == list(range(num_draws * count))
+        for own in (u_KI * num_draws).long().T:
+            assert own.sort().values.tolist() == list(range(num_draws))
+        all_found.append(u_KI)
+    values = torch.stack(all_found).flatten(1).sort(0).values  # of each draw of each image: uniform
+    assert (values - (torch.arange(400) + 0.5)[:, None] / 400).abs().max() < 0.1
+
+
 @pytest.mark.parametrize(("schedule", "target"), [("flow", "noise"), ("flow", "velocity"), ("cosine", "flow")])
 def test_a_target_that_does_not_fit_its_schedule_is_refused(schedule: str, target: str) -> None:
     with pytest.raises(ValueError, match="does not go with"):
@@ -133,6 +162,29 @@ def test_min_snr_weighs_an_error_of_x0_alike_for_every_target(schedule: Schedule
     snr = (diffusion.alpha[t] / diffusion.sigma[t]) ** 2
     weights = diffusion.loss_weights(t, MinSnr(gamma=2.0)).double()
     assert torch.allclose(weights, snr.clamp(max=2) * factor / snr, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "weighting", "expected"),
+    [
+        (NoiseTarget(), Uniform(), (0.10, 0.025)),
+        (NoiseTarget(), MinSnr(gamma=0.3), (0.10, 0.025)),
+        (VelocityTarget(), MinSnr(gamma=0.3), (0.10, 0.025)),
+        (VelocityTarget(), Uniform(), (1.10, 1.02)),
+    ],
+    ids=["noise", "noise min-snr", "velocity min-snr", "velocity"],
+)
+def test_min_snr_counts_the_image_at_high_noise_as_little_as_noise_prediction(
+    target: Target, weighting: Uniform | MinSnr, expected: tuple[float, float]
+) -> None:
+    """The figures of the docstring of MinSnr, from the outputs that two images behind one x_t amount to."""
+    diffusion, t_I = Diffusion(CosineSchedule(), target), torch.tensor([800, 900])
+    x_t, x0, wrong = torch.randn(3, 2, 2, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    alpha, sigma = (each[t_I].float()[:, None, None, None] for each in (diffusion.alpha, diffusion.sigma))
+    outputs = [target.compute(each, (x_t - alpha * each) / sigma, alpha, sigma) for each in (x0, wrong)]
+    loss_I = image_errors(*outputs) * diffusion.loss_weights(t_I, weighting)
+    found = loss_I / image_errors(x0, wrong)
+    assert found.tolist() == pytest.approx(list(expected), rel=0.05)
 
 
 def test_velocity_is_noise_at_the_start_and_the_negative_picture_at_the_end() -> None:

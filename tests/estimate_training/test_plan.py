@@ -85,6 +85,26 @@ def test_clean_copies_make_a_step_longer() -> None:
     assert with_copies.seconds > plain.seconds
 
 
+@pytest.mark.parametrize("context", ["noised", "clean"])
+def test_noise_draws_make_a_step_longer(context: str) -> None:
+    train = TrainConfig(batch_rows=24)
+    one, three = (
+        plan_training(
+            MODEL,
+            DiffusionConfig(context_images=context, noise_draws=draws),
+            train,
+            DATA,
+            LARGE,
+            mfu=0.5,  # type: ignore[arg-type]
+        )
+        for draws in (1, 3)
+    )
+    pairs = 512 // 2 // (16 + 33)
+    assert three.elements_per_step == one.elements_per_step + 24 * pairs * 2 * 16
+    assert three.memory["activations"] > one.memory["activations"]
+    assert three.seconds > one.seconds
+
+
 def test_what_is_advised_fits() -> None:
     train = TrainConfig(batch_rows=16)
     free = made(train)

@@ -36,11 +36,12 @@ class WrittenOut:
         return torch.cat([(q @ k.mT).softmax(-1) @ v for q, k, v in zip(*parts, strict=True)], dim=1).transpose(0, 1)
 
 
+@pytest.mark.parametrize("draws", [1, 3])
 @pytest.mark.parametrize("copies", [False, True])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfig, copies: bool) -> None:
+def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfig, copies: bool, draws: int) -> None:
     """But for the gradients of the latents, which nobody asks for, and what is made once for all images."""
-    batch = stand_in(DIMS, (6, 10), 512, 2, copies=copies)
+    batch = stand_in(DIMS, (6, 10), 512, 2, copies=copies, draws=draws)
     lengths = torch.bincount(batch.elements.documents_N).tolist()
     batch = replace(batch, attention=WrittenOut(lengths))
     network = Transfusion(model, DIMS)
@@ -49,10 +50,12 @@ def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfi
         sums = loss_sums(network, batch)
         (sums.text + sums.weighted_image).backward()
     work = Work.of([batch])
-    if copies:  # they never fill the padded length
+    if copies or draws > 1:  # they never fill the padded length
         work = replace(work, elements=work.padded_elements, squared_lengths=sum(length**2 for length in lengths))
     assert work.padded_elements == work.elements
-    assert work.context == (work.images if copies else Counter())
+    images = sum(work.images.values())
+    assert images == draws * sum(Work.of([stand_in(DIMS, (6, 10), 512, 2)]).images.values())
+    assert work.context == (Counter({(6, 10): images // draws}) if copies else Counter())
     counted = counter.get_total_flops()
     assert counted <= model_flops(model, DIMS, work) < 1.02 * counted
 

@@ -7,7 +7,7 @@ import re
 
 from stages.diffusion.process import image_errors
 from stages.train_model import objective
-from stages.train_model.batches import BatchMaker
+from stages.train_model.images import ImageMaker
 from stages.train_model.stage import Training
 
 
@@ -24,7 +24,7 @@ def test_what_the_docstring_names_is_there() -> None:
     text = objective.__doc__ or ""
     for name, found in [
         ("image_errors", image_errors),
-        ("BatchMaker._image_inputs", BatchMaker._image_inputs),
+        ("ImageMaker.make", ImageMaker.make),
         ("Training._forward_backward", Training._forward_backward),
     ]:
         assert f"`{name}`" in text

@@ -63,11 +63,16 @@ def losses(model: Transfusion, batch: Batch) -> tuple[torch.Tensor, torch.Tensor
     return text, torch.cat(errors).mean()
 
 
-def test_three_steps_are_those_written_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("draws", [1, 3])
+def test_three_steps_are_those_written_down(tmp_path: Path, draws: int) -> None:
     stories = [Story((f"a text about the number {number}", None)) for number in range(40)]
     sequences = make_all(tmp_path / "work", stories, PackConfig(row_length=64, patch_side=2, heldout_fraction=0.2))
-    diffusion = DiffusionConfig(image_weight=LAMBDA)
+    diffusion = DiffusionConfig(image_weight=LAMBDA, noise_draws=draws)
     checkpoint = trained(tmp_path / "checkpoint", sequences, TRAIN, diffusion)
+    # a key that came later is written where it is set: otherwise the content, and with it the digest, is what it was before
+    assert checkpoint.content.diffusion.get("noise_draws") == (draws if draws > 1 else None)
+    assert DiffusionConfig.model_validate(checkpoint.content.diffusion) == diffusion
+    assert ModelConfig.model_validate(checkpoint.content.model) == MODEL
 
     data = Data(sequences, diffusion, MODEL)
     model = Transfusion(MODEL, data.dims)
