@@ -35,8 +35,8 @@ class MinSnr(Section):
     """
 
     kind: Literal["min-snr"] = "min-snr"
-    """Limit the weight of images with little noise. Very noisy ones count as with target "noise" and no weighting, which is little;
-    target "velocity" or "flow" with weighting "uniform" counts them much more."""
+    """Limit the weight of images with little noise. Very noisy ones count as with target "noise" and no weighting, which is
+    little; target "velocity" or "flow" with weighting "uniform" counts them much more."""
     gamma: float = Field(5.0, gt=0)
     """The limit of the signal-to-noise ratio. Smaller lowers the weight of images with little noise further; that of noisy ones
     stays what it is, so that their share of the loss grows. 5 is the value of the article."""
