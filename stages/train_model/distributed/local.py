@@ -31,7 +31,7 @@ from stages.train_model.checkpointing import complete_saves
 from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.launch import open_store, process_group
 from stages.train_model.distributed.ranks import Ranks
-from stages.train_model.distributed.trial import Trial, compare, threads
+from stages.train_model.distributed.trial import StepTrial, compare, threads
 from stages.train_model.sections import Sections
 
 MEASURE, TRAIN = "measure", "train"  # what the processes do together
@@ -45,7 +45,7 @@ _GAIN = 1.05  # a smaller one may be the noise of the measurement
 
 
 @dataclass(frozen=True)
-class Job:
+class RankJob:
     """What a helper needs to take part. rank: its own, among `count`, each with `threads`. port: of the store."""
 
     sections: Sections
@@ -133,7 +133,7 @@ class _Processes:
         with ExitStack() as stack:
             stack.callback(self._end)
             self._store, port = open_store()
-            shared = Job(
+            shared = RankJob(
                 self._sections,
                 self._sequences,
                 context.build.target,
@@ -174,7 +174,7 @@ class _Processes:
         """Measure whether steps are faster over all processes than in this one, and report it."""
         for helper in self._helpers:
             helper.send(MEASURE)
-        trial = Trial(self._sections, self._sequences, self._context.seed)  # while they import torch
+        trial = StepTrial(self._sections, self._sequences, self._context.seed)  # while they import torch
         with process_group(self._runtime, self._sections.train, (MEASURE, self._store), self._check) as ranks:
             speeds = compare(trial, ranks, self._cores, self._go_on)
         pays = speeds.shared > _GAIN * speeds.alone

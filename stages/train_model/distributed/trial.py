@@ -34,7 +34,7 @@ class Speeds:
     shared: float
 
 
-class Trial:
+class StepTrial:
     """The model, optimizers and rows of a training that is only measured."""
 
     def __init__(self, sections: Sections, sequences: Path, seed: int) -> None:
@@ -75,7 +75,7 @@ class Trial:
             update_average(self.ema, self.model, step, self.train.ema_decay)
 
 
-def compare(trial: Trial, ranks: Ranks, all_threads: int = 1, check: Callable[[], None] = lambda: None) -> Speeds:
+def compare(trial: StepTrial, ranks: Ranks, all_threads: int = 1, check: Callable[[], None] = lambda: None) -> Speeds:
     """Measure both ways in turn; all ranks call this together, and the main one alone takes the steps of one process.
 
     Args:

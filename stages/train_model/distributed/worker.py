@@ -12,22 +12,22 @@ from stages.artifacts.folder import Build
 from stages.core.errors import TfcliError
 from stages.core.runtime import Launch, Runtime
 from stages.train_model.distributed.launch import join_store, process_group
-from stages.train_model.distributed.local import MEASURE, Job
-from stages.train_model.distributed.trial import Trial, compare
+from stages.train_model.distributed.local import MEASURE, RankJob
+from stages.train_model.distributed.trial import StepTrial, compare
 from stages.train_model.stage import Training
 
 
 def serve(pipe: Connection) -> None:
     """Take part in what the other process names: the measurement, then the training. It ends with a failure of any process,
     which the other one reports."""
-    job: Job = pipe.recv()
+    job: RankJob = pipe.recv()
     torch.set_num_threads(job.threads)
     runtime = Runtime(device="cpu", launch=Launch(job.rank, job.count, job.rank))
     store = join_store(job.port)
     context = StageContext(Build(job.target, job.stamp), runtime, job.seed)
     try:
         for task in iter(pipe.recv, None):
-            trial = Trial(job.sections, job.sequences, job.seed) if task == MEASURE else None
+            trial = StepTrial(job.sections, job.sequences, job.seed) if task == MEASURE else None
             with process_group(runtime, job.sections.train, (task, store)) as ranks:
                 if trial is not None:
                     compare(trial, ranks)
