@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,6 +73,17 @@ def this_machine(device_name: str, precision: str) -> Machine:
 def usable_cores() -> int:
     """Cores of this machine that this process may use and that torch has a thread for (OMP_NUM_THREADS), at least one."""
     return max(1, min(processor().may_use, torch.get_num_threads()))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside the block torch uses this number of threads on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def sheet_of(device_name: str) -> str | None:

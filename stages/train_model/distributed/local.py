@@ -23,7 +23,7 @@ from stages.core.device import resolve_device
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.events import Note
 from stages.core.files import disk_errors, read_record, write_record
-from stages.core.hardware import usable_cores
+from stages.core.hardware import threads, usable_cores
 from stages.core.memory import available_bytes
 from stages.core.processes import Helper
 from stages.core.runtime import Launch
@@ -31,7 +31,7 @@ from stages.train_model.checkpointing import complete_saves
 from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.launch import open_store, process_group
 from stages.train_model.distributed.ranks import Ranks
-from stages.train_model.distributed.trial import StepTrial, compare, threads
+from stages.train_model.distributed.trial import StepTrial, compare
 from stages.train_model.sections import Sections
 
 MEASURE, TRAIN = "measure", "train"  # what the processes do together

@@ -7,14 +7,12 @@ random draws are named by (seed, purpose, index): what is measured here leaves n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from stages.core.device import autocast
+from stages.core.hardware import threads
 from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks, clip_gradients
 from stages.train_model.objective import loss_sums, step_losses
@@ -102,14 +100,3 @@ def compare(trial: StepTrial, ranks: Ranks, all_threads: int = 1, check: Callabl
         seconds_shared += trial.seconds(ranks, num_steps)
     steps = _ROUNDS * num_steps
     return Speeds(steps / max(seconds_alone, 1e-9), steps / seconds_shared)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Inside the block torch uses this number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
