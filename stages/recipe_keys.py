@@ -239,9 +239,12 @@ def _words(annotation: Any, *, many: bool) -> str:
         return f"list of {len(args)} {_words(args[0], many=True)}"
     if origin is dict:
         return f"table{'s' if many else ''} of names and {_words(args[1], many=True)}"
-    if hasattr(annotation, "__metadata__"):  # Annotated: bounds of the items of a list or a table
+    if hasattr(
+        annotation, "__metadata__"
+    ):  # Annotated: bounds of the items of a list or a table, or of one of several kinds
         found = [each.metadata if isinstance(each, FieldInfo) else [each] for each in annotation.__metadata__]
-        return _bounded(_words(args[0], many=many), [each for every in found for each in every], "each ")
+        bounds = [each for every in found for each in every]
+        return _bounded(_words(args[0], many=many), bounds, "each " if many else "")
     if sections_in(annotation) and not any(get_origin(each) or each in plain for each in args):
         kinds = [f'"{kind}"' for model in sections_in(annotation) if (kind := _kind(model))]
         section = "tables" if many else "section"

@@ -33,6 +33,7 @@ WEIGHTS, EMA, OPTIMIZER, STATE = "weights.safetensors", "ema.safetensors", "opti
 METRICS, TIMING, REPORT, PREVIEWS = "metrics.jsonl", "timing.jsonl", "report.html", "previews"
 CAPTIONS, TRUTH, TENSORBOARD = "captions.json", "truth.png", "tensorboard"
 SAVES, BEST = "saves", "best"  # of a training that takes days: never thrown away without --force
+PROCESSES = "processes.json"  # in SAVES: how many processes a training on a CPU uses, so that it resumes with the same
 SHARD = "shard-#-model-#-of-#.safetensors"  # as torch names the parts of weights that are cut over processes
 STATE_FILES = (WEIGHTS, EMA, OPTIMIZER, STATE, METRICS, SHARD)  # of a saved state
 SCHEMA = Schema(2)
@@ -45,6 +46,7 @@ FORM = Form(
     growing=(
         *(f"{SAVES}/step-#{end}/{name}" for end in ("", ".tmp", ".damaged") for name in STATE_FILES),
         *(f"{SAVES}/{BEST}/step-#.{end}" for end in ("safetensors", "json")),
+        f"{SAVES}/{PROCESSES}",
     ),
 )
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
 from stages.core.device import matmul_peak, resolve_device
 from stages.core.errors import ExitCode, TfcliError
+from stages.core.machine_report import processor
 
 # Data sheets: memory in GB, TFLOP/s of dense bf16 and of float32 (without TF32, which torch does not take by itself).
 GPUS = {
@@ -65,6 +68,22 @@ def this_machine(device_name: str, precision: str) -> Machine:
     if known is None:
         return Machine(properties.name, 1, properties.total_memory, matmul_peak(device, precision), True)
     return replace(machine_of(known, precision), name=properties.name, memory=properties.total_memory)
+
+
+def usable_cores() -> int:
+    """Cores of this machine that this process may use and that torch has a thread for (OMP_NUM_THREADS), at least one."""
+    return max(1, min(processor().may_use, torch.get_num_threads()))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside the block torch uses this number of threads on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def sheet_of(device_name: str) -> str | None:

@@ -59,6 +59,11 @@ class Processor:
     bf16: bool
     amx: bool
 
+    @property
+    def may_use(self) -> int:
+        """Whole processors that this process may use, at least one."""
+        return max(1, min(self.usable, round(self.quota or self.usable)))
+
 
 @dataclass(frozen=True)
 class Gpu:

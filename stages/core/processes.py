@@ -1,14 +1,19 @@
 """Worker processes: the one place that says how they are started. Always by a fork server: a plain fork copies locks that
-other threads hold."""
+other threads hold. A `Helper` is one that works for this process and ends with it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+from contextlib import suppress
+from importlib import import_module
 from multiprocessing import get_context, process, util
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from stages.core.errors import ExitCode, TfcliError
@@ -45,3 +50,53 @@ def short_folder(added: int) -> str | None:
         fix="set TMPDIR to a folder with a shorter name",
         code=ExitCode.ENVIRONMENT,
     )
+
+
+class Helper:
+    """A process that works for this one. It ignores signals, which reach the whole group and are handled by this process alone,
+    and it ends when this one does, however that happens. pipe: to it."""
+
+    def __init__(self, module: str) -> None:
+        """module: the process imports it and calls its `serve(pipe)`."""
+        context = forkserver()
+        self.pipe, theirs = context.Pipe()
+        watched, self._lifeline = context.Pipe(duplex=False)
+        self._process = context.Process(target=_serve, args=(theirs, watched, module), daemon=True)
+        self._process.start()
+        theirs.close()
+        watched.close()
+
+    def send(self, value: object) -> None:
+        """Send it something; nothing happens where it has exited, which `exited` finds."""
+        with suppress(OSError):
+            self.pipe.send(value)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def exited(self) -> bool:
+        return self._process.exitcode is not None
+
+    def stop(self) -> None:
+        """End it at once, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+        self._lifeline.close()
+
+
+def _serve(pipe: Connection, lifeline: Connection, module: str) -> None:
+    """In a helper. The module is imported last: torch takes seconds, in which the other process may exit."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    Thread(target=_exit_after, args=(lifeline,), daemon=True).start()
+    import_module(module).serve(pipe)
+
+
+def _exit_after(lifeline: Connection) -> None:
+    """End this process when the other one has: then nobody holds the other end of the pipe."""
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(1)

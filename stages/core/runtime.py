@@ -49,7 +49,7 @@ class Runtime:
     """report: listener for events. interrupts: the stop flag. device: "auto", "cpu", "cuda", "cuda:0". workers: processes
     for decoding (0: in this process). part: which units this process does. engine: where units run, "local" or "ray".
     retry_failed: units with failures, and damaged ones, of an artifact that is there are made again.
-    launch: the processes that torchrun started for one training. inputs_unchanged: raises TfcliError (INPUT) where a file
+    launch: this process among those of one training. inputs_unchanged: raises TfcliError (INPUT) where a file
     that the stage was named by is another one now; a stage calls it behind its last look at the user's files."""
 
     report: Report = silent

@@ -54,7 +54,7 @@ def _devices(report: MachineReport) -> Iterator[Finding]:
 
 def _threads(report: MachineReport) -> Iterator[Finding]:
     machine = report.processor
-    may_use = max(1, min(machine.usable, round(machine.quota or machine.usable)))
+    may_use = machine.may_use
     asked = report.environment.get("OMP_NUM_THREADS", "")
     fix = f"export OMP_NUM_THREADS={may_use}"
     if not asked:

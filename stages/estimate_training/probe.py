@@ -86,6 +86,7 @@ def _measure(settings: dict[str, Any]) -> Trial:
 
     steps = settings["steps"]
     changes = {"steps": steps, "eval_every": steps, "save_every": max(1, steps - 1), "log_every": 1, "preview_every": 0}
+    changes["processes"] = 1  # memory and speed of one
     train = TrainConfig.model_validate({**settings["train"], **changes, "trackers": []})
     stamp = Stamp("checkpoint", "trial", 1, settings["seed"], {})
     with tempfile.TemporaryDirectory(prefix="tfcli-trial-") as folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -83,6 +83,10 @@ class TrainConfig(Section):
     """Steps between two rows of losses and speed in the metrics."""
     trackers: tuple[Tracker, ...] = neutral(())
     """Where the metrics go in addition to the checkpoint's own files, such as `[{ kind = "tensorboard" }]`."""
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = neutral("auto")
+    """Processes of this machine that share the rows of each step on a CPU, where torchrun starts none and sharding is "none"; at
+    most batch_rows. "auto": one, or one for each core, whichever takes more steps per second in a short measurement; a training
+    that resumes keeps what was chosen. The result does not depend on it beyond rounding."""
     sharding: Literal["none", "full", "hybrid"] = neutral("none")
     """With several processes (torchrun): "none" keeps all weights on each, "full" shards weights, gradients, optimizer and
     average over all (FSDP2), "hybrid" shards them within groups of shard_group processes. May change when a training resumes, as

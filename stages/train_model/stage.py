@@ -26,7 +26,7 @@ from stages.train_model.batches import Batch
 from stages.train_model.checkpointing import TrainState, load_state, newest_state, save, write_state
 from stages.train_model.config import TrainConfig
 from stages.train_model.data import Data
-from stages.train_model.distributed.launch import process_group
+from stages.train_model.distributed.local import ranks_of
 from stages.train_model.distributed.ranks import Ranks, clip_gradients, load_full_tensors
 from stages.train_model.finetune import Start
 from stages.train_model.heldout import heldout_losses
@@ -38,6 +38,7 @@ from stages.train_model.monitor.report import write_report
 from stages.train_model.monitor.throughput import Meter, fields
 from stages.train_model.objective import loss_sums, named_losses, step_losses
 from stages.train_model.optimizer import build_optimizers, learning_rate, update_average
+from stages.train_model.sections import Sections
 
 
 def run(
@@ -63,18 +64,9 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
-    with process_group(context.runtime, train) as ranks:
-        Training(Sections(model, diffusion, train, generation), sequences, context, ranks).run()
-
-
-@dataclass(frozen=True)
-class Sections:
-    """The recipe sections of a training."""
-
-    model: ModelConfig
-    diffusion: DiffusionConfig
-    train: TrainConfig
-    generation: GenerationConfig
+    sections = Sections(model, diffusion, train, generation)
+    with ranks_of(sections, sequences, context) as ranks:
+        Training(sections, sequences, context, ranks).run()
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
-"""Workers start whatever TMPDIR is called."""
+"""Workers start whatever TMPDIR is called; a helper ends with the process that it works for, and not by a signal."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from stages.core.errors import ExitCode, TfcliError
-from stages.core.processes import short_folder
+from stages.core.processes import Helper, short_folder
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -23,6 +25,59 @@ if __name__ == "__main__":
     worker.join()
     print(process.current_process()._config.get("tempdir"))
 """
+
+# Ends by SIGKILL: at once, or when its helper is at work and has ignored a signal.
+KILLED = """
+import os, signal, sys, time
+from stages.core.processes import Helper
+if __name__ == "__main__":
+    helper = Helper("tests.core.endless")
+    if sys.argv[1] == "at work":
+        assert helper.pipe.recv() == "at work"
+        os.kill(helper.pid, signal.SIGTERM)
+        time.sleep(0.3)
+        assert not helper.exited
+    print(helper.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and not only what is left of it until somebody asks for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("when", ["at once", "at work"])
+def test_a_helper_ends_when_its_process_is_killed(tmp_path: Path, when: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(KILLED)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(program), when]
+    with open(tmp_path / "errors", "w") as errors:
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=errors, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, (tmp_path / "errors").read_text()
+    pid = int(done.stdout)
+    try:
+        deadline = time.monotonic() + 10
+        while runs(pid):
+            assert time.monotonic() < deadline, "it is still there"
+            time.sleep(0.02)
+    finally:
+        if runs(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_helper_is_stopped_whatever_it_does() -> None:
+    helper = Helper("tests.core.endless")
+    assert helper.pipe.recv() == "at work"
+    pid = helper.pid
+    assert pid is not None
+    assert runs(pid)
+    helper.stop()
+    assert not runs(pid)
 
 
 @pytest.mark.parametrize("length", [40, 75, 76, 100, 200])
