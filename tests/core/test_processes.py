@@ -56,10 +56,11 @@ def test_a_helper_ends_when_its_process_is_killed(tmp_path: Path, when: str) -> 
     program.write_text(KILLED)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(program), when]
-    with open(tmp_path / "errors", "w") as errors:
-        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=errors, check=False, timeout=60)
+    # files: a helper that outlives its process would hold a pipe open
+    with open(tmp_path / "out", "w") as out, open(tmp_path / "errors", "w") as errors:
+        done = subprocess.run(command, env=env, stdout=out, stderr=errors, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL, (tmp_path / "errors").read_text()
-    pid = int(done.stdout)
+    pid = int((tmp_path / "out").read_text())
     try:
         deadline = time.monotonic() + 10
         while runs(pid):

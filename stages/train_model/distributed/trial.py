@@ -22,6 +22,7 @@ from stages.train_model.sections import Sections
 _ROUNDS = 2  # each way, in turn: another program may slow one of them down
 _ROUND_SECONDS = 0.7  # of one process; a round is at least one step
 _MOST_STEPS = 50
+_MOST_SECONDS = 6.0  # after which no other round starts: long steps, or a busy machine
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,15 @@ def compare(trial: StepTrial, ranks: Ranks, all_threads: int = 1, check: Callabl
     num_steps = ranks.all_reduce_max(num_steps)
     trial.seconds(ranks, 1)
     seconds_alone = seconds_shared = 0.0
-    for _ in range(_ROUNDS):
+    rounds, another = 0, 1
+    while ranks.all_reduce_max(another):
         check()
         if ranks.main:
             with threads(all_threads):
                 seconds_alone += trial.seconds(alone, num_steps)
         ranks.barrier()
         seconds_shared += trial.seconds(ranks, num_steps)
-    steps = _ROUNDS * num_steps
+        rounds += 1
+        another = int(ranks.main and rounds < _ROUNDS and seconds_alone + seconds_shared < _MOST_SECONDS)
+    steps = rounds * num_steps
     return Speeds(steps / max(seconds_alone, 1e-9), steps / seconds_shared)
