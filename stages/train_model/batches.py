@@ -31,7 +31,7 @@ from stages.model.attention import Attention, DenseAttention, FlexAttention, all
 from stages.model.cpu.attention import Group, GroupedAttention
 from stages.model.transformer import ImageInputs, Inputs
 from stages.train_model.config import Kernel
-from stages.train_model.images import ImageMaker, Images, ImageTruth, RowKey
+from stages.train_model.images import BatchImages, ImageMaker, ImageTruth, RowKey
 from stages.train_model.layout import Layout
 
 
@@ -242,7 +242,7 @@ class BatchMaker:
             squared_lengths=layout.squared_lengths,
         )
 
-    def _layout(self, rows: IntArray) -> tuple[Images, Layout]:
+    def _layout(self, rows: IntArray) -> tuple[BatchImages, Layout]:
         """The images of some rows and where every element of the batch is."""
         table = self.table
         entries, document_slots = _spans(table.row_documents, rows)
@@ -254,7 +254,7 @@ class BatchMaker:
         images = self._roles(records, slots, documents.take(document_of_image))
         return images, Layout(documents, records, document_of_image, images.num_draws, images.has_clean_copy)
 
-    def _roles(self, records: ImageTable, slots: IntArray, own: DocumentTable) -> Images:
+    def _roles(self, records: ImageTable, slots: IntArray, own: DocumentTable) -> BatchImages:
         """The role of each image in its document. own: the document of each image."""
         eoi = records.start - own.start + records.patches
         limits_KI = np.full((self.noise_draws, len(records)), self.num_steps)
@@ -270,9 +270,9 @@ class BatchMaker:
             # Something reads an image if text is predicted after it: from its EOI on, where that is not the end of the
             # document. A document whose caption was dropped has one image and no text loss.
             has_clean_copy = ~is_conditioning & (eoi < own.length - 1) & (own.caption_dropped == 0)
-        return Images(records, slots, limits_KI, np.where(is_conditioning, 1, self.noise_draws), has_clean_copy)
+        return BatchImages(records, slots, limits_KI, np.where(is_conditioning, 1, self.noise_draws), has_clean_copy)
 
-    def _elements(self, images: Images, layout: Layout) -> tuple[Elements, BoolArray]:
+    def _elements(self, images: BatchImages, layout: Layout) -> tuple[Elements, BoolArray]:
         """What the mask follows from, and which elements are text."""
         image_of_element = np.full(layout.num_elements, -1, dtype=np.int64)
         has_private = self.clean_context or self.noise_draws > 1

@@ -40,7 +40,7 @@ class ImageTruth:
 
 
 @dataclass(frozen=True)
-class Images:
+class BatchImages:
     """The images of a batch.
 
     Args:
@@ -85,7 +85,7 @@ class ImageMaker:
     stratified_times: bool = False
 
     def make(
-        self, keys: list[RowKey], seed: int, images: Images, patch_index: list[IntArray]
+        self, keys: list[RowKey], seed: int, images: BatchImages, patch_index: list[IntArray]
     ) -> tuple[tuple[ImageInputs, ...], tuple[ImageInputs, ...], tuple[ImageTruth, ...]]:
         """By grid: the images with a loss, noised, draw by draw; images that are only read, clean; and the truth of the first.
 
@@ -124,7 +124,7 @@ class ImageMaker:
         back = torch.arange(self.noise_draws) * index_IP.shape[1]
         return (index_IP[None] - back[:, None, None]).flatten(0, 1)
 
-    def _strata(self, keys: list[RowKey], seed: int, images: Images) -> Tensor:
+    def _strata(self, keys: list[RowKey], seed: int, images: BatchImages) -> Tensor:
         """For each draw of each image, whatever its grid, a value in [0, 1), (K, I). Of a row, those of one limit cover [0, 1)
         evenly."""
         u_KI = torch.empty(images.limits_KI.shape, dtype=torch.float64)
@@ -139,7 +139,7 @@ class ImageMaker:
         return u_KI
 
     def _random_draws(
-        self, keys: list[RowKey], seed: int, images: Images, members: IntArray, u_KI: Tensor | None
+        self, keys: list[RowKey], seed: int, images: BatchImages, members: IntArray, u_KI: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """For the I images `members` of one grid: x0 from the posterior of their latents, (I, C, h, w), and for each of K draws
         eps, (K, I, C, h, w), and t, (K, I). u_KI: where in its distribution each t of the batch is; None: anywhere."""

@@ -53,6 +53,8 @@ def test_the_formula_is_what_a_step_without_padding_multiplies(model: ModelConfi
     if copies or draws > 1:  # they never fill the padded length
         work = replace(work, elements=work.padded_elements, squared_lengths=sum(length**2 for length in lengths))
     assert work.padded_elements == work.elements
+    patches = torch.cat([image.patch_index_IP.flatten() for image in batch.inputs.all_images])
+    assert patches.sort().values.equal((batch.elements.images_N >= 0).nonzero()[:, 0])
     images = sum(work.images.values())
     assert images == draws * sum(Work.of([stand_in(DIMS, (6, 10), 512, 2)]).images.values())
     assert work.context == (Counter({(6, 10): images // draws}) if copies else Counter())
