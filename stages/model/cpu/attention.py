@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.model.rotary import Rotary, rotate_into
+from stages.model.rotary import Rotary, rotate_heads_
 
 _ROWS = 128  # queries that are scored together in a long document
 _KEPT = 512  # longest documents whose weights are kept for the backward pass, not recomputed
@@ -164,14 +164,12 @@ def _to_heads(qkv_GL3Hd: Tensor, cos_GLr: Tensor, sin_GLr: Tensor) -> Tensor:
     """Queries and keys rotated, values unchanged, heads before elements: (3, G, H, L, d)."""
     documents, length, _, heads, size = qkv_GL3Hd.shape
     out_3GHLd = qkv_GL3Hd.new_empty(3, documents, heads, length, size)
-    out_GL3Hd = out_3GHLd.permute(1, 3, 0, 2, 4)
-    rotate_into(out_GL3Hd[:, :, :2], qkv_GL3Hd[:, :, :2], cos_GLr[:, :, None, None], sin_GLr[:, :, None, None])
-    out_GL3Hd[:, :, 2].copy_(qkv_GL3Hd[:, :, 2])
+    out_3GHLd.copy_(qkv_GL3Hd.permute(2, 0, 3, 1, 4))
+    rotate_heads_(out_3GHLd[:2], cos_GLr, sin_GLr)
     return out_3GHLd
 
 
 def _from_heads(gradient_3GHLd: Tensor, cos_GLr: Tensor, sin_GLr: Tensor, out_GL3Hd: Tensor) -> None:
-    """The inverse for a gradient, written to `out`: queries and keys are rotated back."""
-    gradient_GL3Hd = gradient_3GHLd.permute(1, 3, 0, 2, 4)
-    rotate_into(out_GL3Hd[:, :, :2], gradient_GL3Hd[:, :, :2], cos_GLr[:, :, None, None], -sin_GLr[:, :, None, None])
-    out_GL3Hd[:, :, 2].copy_(gradient_GL3Hd[:, :, 2])
+    """The inverse for a gradient, which it changes: queries and keys are rotated back."""
+    rotate_heads_(gradient_3GHLd[:2], cos_GLr, -sin_GLr)
+    out_GL3Hd.copy_(gradient_3GHLd.permute(1, 3, 0, 2, 4))
