@@ -23,7 +23,7 @@ from stages.generation.heldout import pieces_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, TextPiece
 from stages.sources.shapes.claims import claims
-from stages.sources.shapes.judge import Verdict, judge, see
+from stages.sources.shapes.judge import Seen, Verdict, judge, see
 
 _DECODED = 64  # pictures at a time
 _WRITTEN = ("image_to_text", "free", "continued")  # modes whose text is the model's own
@@ -46,8 +46,13 @@ class Judged:
         """What was asked or written, and what the judge finds in the picture: for the sheet of mistakes."""
         label = "written" if self.mode in _WRITTEN else "asked"
         seen = [] if self.picture is None else see(self.picture)
-        found = ", ".join(f"{one.size} {one.colour} {one.shape} {one.region}" for one in seen)
+        found = ", ".join(map(_named, seen))
         return f"{self.mode.replace('_', ' ')}; {label}: {self.text or 'nothing'}\nfound: {found or 'nothing'}"
+
+
+def _named(seen: Seen) -> str:
+    words = [word for word in (seen.size, seen.colour, seen.shape) if word != "unclear"]
+    return " ".join([*words, *(["unclear thing"] if "unclear" in (seen.shape, seen.colour) else []), seen.region])
 
 
 @dataclass(frozen=True)

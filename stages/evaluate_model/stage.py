@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ from stages.evaluate_model.judged_text import judge_relations, judge_texts
 from stages.evaluate_model.judging import Evaluated, Judged, TaskScores
 from stages.generation.loading import LoadedModel, load_model
 
+_MISTAKES = 60  # on the sheet
+_LEAST, _MOST_LINES = (
+    192,
+    30,
+)  # pixels of a picture's side and lines of a label on it: the longest texts are shown whole
+
 
 def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
     """Measure and seal. stats hold the figures that `tfcli run` prints."""
@@ -47,12 +54,25 @@ def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
         runtime.report(Note("no judge for this source: the scores are the held-out losses"))
     write_json(build.folder / SCORES, figures)
     write_jsonl(build.folder / JUDGED, [item.row() for item in judged])
-    mistakes = [(item.picture, item.label()) for item in judged if not item.right and item.picture is not None][:64]
+    mistakes = mistakes_of(judged)
     if mistakes:
-        sheet = labelled_sheet([one for one, _ in mistakes], [label for _, label in mistakes], columns=8)
+        pictures = [picture for one in mistakes if (picture := one.picture) is not None]
+        labels = [one.label() for one in mistakes]
+        sheet = labelled_sheet(pictures, labels, columns=6, least=_LEAST, most_lines=_MOST_LINES)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
     files = [SCORES, JUDGED, *([MISTAKES] if mistakes else [])]
     build.seal({"judge": "shapes" if judged else None}, figures, files=files)
+
+
+def mistakes_of(judged: list[Judged]) -> list[Judged]:
+    """Up to _MISTAKES that have a picture: the first of each mode, the second of each, and so on; then together by mode."""
+    by_mode: dict[str, list[Judged]] = {}
+    for one in judged:
+        if not one.right and one.picture is not None:
+            by_mode.setdefault(one.mode, []).append(one)
+    rounds = zip_longest(*by_mode.values())
+    chosen = [one for each in rounds for one in each if one is not None][:_MISTAKES]
+    return sorted(chosen, key=lambda one: list(by_mode).index(one.mode))
 
 
 def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[TaskScores, str]]:
