@@ -26,8 +26,9 @@ class StoryReader:
         self.is_over = False
 
     def follow(self, pieces: Sequence[Piece], pictures: Sequence[Pixels]) -> tuple[list[bool], bool]:
-        """For each picture whether it shows what the story makes of the pictures before it; and whether each text is followed by
-        its picture. A text that no story has there, and a picture without a text, make the picture and all after it wrong.
+        """For each picture whether it shows what the story makes of the pictures before it; and whether a story may end there:
+        each text has its picture, and two things are followed by a third. A text that no story has there, and a picture without
+        a text, make the picture and all after it wrong.
 
         pictures: those of the image pieces, in order.
         """
@@ -40,7 +41,7 @@ class StoryReader:
             assert isinstance(piece, ImagePiece)
             right.append(self._is_right(text, remaining.pop(0)))
             text = None
-        return right, text is None
+        return right, text is None and not (self.is_of_two and len(self.shown) == 2)
 
     def _is_right(self, text: str | None, picture: Pixels) -> bool:
         expected = None if text is None or self.is_over else self._expected(text)

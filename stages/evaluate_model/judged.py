@@ -88,7 +88,7 @@ def judge_edits(model: Evaluated, edits: list[StoredDocument]) -> TaskScores:
         shares.add(f"edit_{edit.labels['edit']}", verdict.all_right)
         shares.add_aspect("edit_without_sizes", verdict.right)
         shares.add_aspect("edit_of_true_pictures", judge(claimed, see(true_picture)).all_right)
-        judged.append(Judged("edit", edit.key, "".join(texts_of(edit)), verdict.all_right, picture))
+        judged.append(Judged("edit", edit.key, "".join(texts_of(edit)), verdict.all_right, picture, claimed))
     return TaskScores(shares.figures(), judged)
 
 

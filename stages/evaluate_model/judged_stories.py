@@ -82,7 +82,7 @@ def judge_turned(model: Evaluated, stories: list[StoredDocument]) -> TaskScores:
         shares.add(name, right)
         shares.add(f"{name}_{what}", right)
         shares.add_aspect(f"{name}_of_true_pictures", _shows(true_picture, expected))
-        judged.append(Judged(name, story.key, "".join(texts_of(story)), right, picture))
+        judged.append(Judged(name, story.key, "".join(texts_of(story)), right, picture, Claims((expected,))))
     return TaskScores(shares.figures(), judged)
 
 
@@ -102,7 +102,7 @@ def judge_swapped(model: Evaluated, stories: list[StoredDocument]) -> TaskScores
         shares.add(f"swapped_{swap.what}", right)
         shares.add_aspect("swapped_unchanged", _shows(picture, swap.unchanged))
         key = f"{swap.story.key} with the picture of {swap.other.key}"
-        judged.append(Judged("swapped", key, swap.text, right, picture))
+        judged.append(Judged("swapped", key, swap.text, right, picture, Claims((swap.expected,))))
     return TaskScores(shares.figures(), judged)
 
 

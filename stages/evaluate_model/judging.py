@@ -22,8 +22,9 @@ from stages.generation.engine import Engine
 from stages.generation.heldout import pieces_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, TextPiece
-from stages.sources.shapes.claims import claims
+from stages.sources.shapes.claims import ClaimedThing, Claims, claims
 from stages.sources.shapes.judge import Seen, Verdict, judge, see
+from stages.sources.shapes.world import region_of
 
 _DECODED = 64  # pictures at a time
 _WRITTEN = ("image_to_text", "free", "continued")  # modes whose text is the model's own
@@ -31,28 +32,41 @@ _WRITTEN = ("image_to_text", "free", "continued")  # modes whose text is the mod
 
 @dataclass(frozen=True)
 class Judged:
-    """One judged document: what was asked or written, whether it is right, and the picture."""
+    """One judged document: what was asked or written, whether it is right, the picture, and what would be right where the text
+    does not say."""
 
     mode: str
     key: str
     text: str
     right: bool
     picture: Pixels | None
+    expected: Claims | None = None
 
     def row(self) -> dict[str, Any]:
         return {"mode": self.mode, "key": self.key, "text": self.text, "right": self.right}
 
     def label(self) -> str:
         """What was asked or written, and what the judge finds in the picture: for the sheet of mistakes."""
-        label = "written" if self.mode in _WRITTEN else "asked"
-        seen = [] if self.picture is None else see(self.picture)
-        found = ", ".join(map(_named, seen))
-        return f"{self.mode.replace('_', ' ')}; {label}: {self.text or 'nothing'}\nfound: {found or 'nothing'}"
+        lines = [
+            f"{self.mode.replace('_', ' ')}; {'written' if self.mode in _WRITTEN else 'asked'}: {self.text or 'nothing'}"
+        ]
+        if self.expected is not None:
+            lines.append(f"right: {_listed(self.expected.things)}")
+        lines.append(f"found: {_listed([] if self.picture is None else see(self.picture))}")
+        return "\n".join(lines)
 
 
-def _named(seen: Seen) -> str:
-    words = [word for word in (seen.size, seen.colour, seen.shape) if word != "unclear"]
-    return " ".join([*words, *(["unclear thing"] if "unclear" in (seen.shape, seen.colour) else []), seen.region])
+def _listed(things: Sequence[Seen | ClaimedThing]) -> str:
+    return ", ".join(map(_named, things)) or "nothing"
+
+
+def _named(thing: Seen | ClaimedThing) -> str:
+    if isinstance(thing, Seen):
+        region = thing.region
+    else:
+        region = (thing.place or "") if thing.at is None else region_of(*thing.at)
+    words = [word for word in (thing.size, thing.colour, thing.shape) if word not in (None, "unclear")]
+    return " ".join([*words, *(["unclear thing"] if "unclear" in (thing.shape, thing.colour) else []), region])
 
 
 @dataclass(frozen=True)
