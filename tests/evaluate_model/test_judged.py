@@ -71,17 +71,17 @@ def test_drawings_of_other_captions_are_wrong_and_come_apart_by_kind_and_number(
 RED_SQUARE = thing("square", "red", 0.2, 0.2)
 BLUE_CIRCLE = thing("circle", "blue", 0.8, 0.8)
 ALL = {"objects", "colours", "places", "relations", "with_sizes"}
-DRAWN: dict[str, tuple[str, set[str]]] = {
-    "a large red square at the top-left and a blue circle": (ALL),
-    "a large red cross at the top-left and a blue circle": (ALL - {"objects", "with_sizes"}),
-    "a large red square at the top-left and a cyan circle": (ALL - {"colours", "with_sizes"}),
-    "a large red square at the top-right and a blue circle": (ALL - {"places", "with_sizes"}),
-    "a small red square at the top-left and a blue circle": (ALL - {"with_sizes"}),
-    "a red square left of a blue circle": (ALL),
-    "a red square below a blue circle": (ALL - {"relations", "with_sizes"}),
-    "a red square, a blue circle and a cross": (set()),
-    "a red square": (set()),
-    "a red square and other things, nothing blue": (ALL - {"with_sizes"}),
+DRAWN: dict[str, set[str]] = {
+    "a large red square at the top-left and a blue circle": ALL,
+    "a large red cross at the top-left and a blue circle": ALL - {"objects", "with_sizes"},
+    "a large red square at the top-left and a cyan circle": ALL - {"colours", "with_sizes"},
+    "a large red square at the top-right and a blue circle": ALL - {"places", "with_sizes"},
+    "a small red square at the top-left and a blue circle": ALL - {"with_sizes"},
+    "a red square left of a blue circle": ALL,
+    "a red square below a blue circle": ALL - {"relations", "with_sizes"},
+    "a red square, a blue circle and a cross": set(),
+    "a red square": set(),
+    "a red square and other things, nothing blue": ALL - {"with_sizes"},
 }  # fmt: skip
 
 
