@@ -3,6 +3,7 @@ one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,3 +132,13 @@ def test_texts_are_asked_for_without_an_image(monkeypatch: pytest.MonkeyPatch) -
     (prompts,) = world.asked
     for prompt, each in zip(prompts, world.held, strict=True):
         assert prompt == Prompt((image_of(each.pieces),), max_images=0)
+
+
+def test_each_task_draws_at_random_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seed of a task is its own, and of the run: no judge depends on which others there are."""
+    world = World("alike", monkeypatch, 1)
+    given(world, monkeypatch, [Output([], "eos")])
+    for model in (world.model, replace(world.model, seed=1)):
+        for task in ("draw", "write"):
+            model.generate(task, [Prompt()])
+    assert len(set(world.seeds)) == 4
