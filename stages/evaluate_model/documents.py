@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import zip_longest
+from typing import Any
 
 from stages.artifacts.latents import StoredDocument, StoredText
 from stages.generation.heldout import heldout_documents, is_pair
 from stages.generation.loading import LoadedModel
 from stages.sources.shapes.source import New
-from stages.sources.shapes.world import Scene, scene_from_json
+from stages.sources.shapes.world import Scene, Thing, scene_from_json
 
+_THING = {field.name for field in fields(Thing)}
 _MIDDLE = 0.2  # a thing whose centre is closer to the middle of the picture may reach over it
 
 
@@ -17,7 +20,7 @@ def shapes_pairs(loaded: LoadedModel, new: New | None) -> list[StoredDocument]:
     """Held-out caption pairs in which a "claim" or a "thing" is new, or None for those that are like training; spread over the
     kinds of captions."""
     pairs = (document for document in heldout_documents(loaded) if is_pair(document) and _has(document, "caption"))
-    return spread_over_kinds([pair for pair in pairs if pair.labels["new"] == new])
+    return spread_over_kinds([pair for pair in pairs if pair.labels.get("new", "") == new])
 
 
 def shapes_stories(loaded: LoadedModel) -> list[StoredDocument]:
@@ -77,4 +80,17 @@ def _can_be_halved(scene: Scene) -> bool:
 
 
 def _has(document: StoredDocument, label: str) -> bool:
-    return isinstance(document.labels, dict) and label in document.labels
+    """Whether the document is of this world, and of the kind that has the label. Of other sources, and of earlier versions of the
+    world, the labels say other things."""
+    labels = document.labels
+    return isinstance(labels, dict) and label in labels and _are_scenes(labels.get("scenes"))
+
+
+def _are_scenes(found: Any) -> bool:
+    if not isinstance(found, list) or not found:
+        return False
+    return all(isinstance(rows, list) and all(map(_is_thing, rows)) for rows in found)
+
+
+def _is_thing(row: Any) -> bool:
+    return isinstance(row, dict) and set(row) == _THING

@@ -23,6 +23,17 @@ from stages.evaluate_model.documents import (
 )
 from tests.evaluate_model.world import held
 
+OLD = [[{"shape": "circle", "colour": "red", "size": "small", "column": 0, "row": 0, "x": 0.1, "y": 0.1}]]
+FOREIGN: list[Any] = [  # of other sources, and of the first version of the world, which had cells
+    None,
+    "claim",
+    {"new": "claim"},
+    {"new": "claim", "caption": "placed", "scenes": OLD},
+    {"new": "claim", "caption": "placed", "scenes": "none"},
+    {"new": "claim", "caption": "placed", "scenes": []},
+    {"edit": "colour", "scenes": OLD},
+    {"story": "turns", "scenes": [*OLD, *OLD]},
+]
 LOADED: Any = SimpleNamespace()
 
 
@@ -32,7 +43,7 @@ def of(kind: str) -> list[StoredDocument]:
 
 def test_documents_are_chosen_by_what_is_new_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs, stories, edits = of("new-claim"), of("heldout-story"), of("heldout-edit")
-    foreign = replace(pairs[0], labels=None), replace(pairs[0], labels={"new": "claim"})  # of another source
+    foreign = [replace(pairs[0], labels=labels) for labels in FOREIGN]
     every = [*stories, *foreign, *edits, *pairs, *of("alike"), *of("new-thing")]
     monkeypatch.setattr(documents, "heldout_documents", lambda _loaded: iter(every))
     assert shapes_pairs(LOADED, "claim") == spread_over_kinds(pairs)
