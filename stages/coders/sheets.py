@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stages.coders.pixels import Pixels
 from stages.core.text import printable
 
-_LEAST = 112  # pixels of the shorter side of a labelled picture: small ones are enlarged, as words need room
+_LEAST = 112  # pixels of the shorter side of a labelled picture
 _LINE, _FONT = 14, 11  # pixels of a line of a label, and of its letters
 _MOST_LINES = 8
 
@@ -35,24 +35,51 @@ def contact_sheet(
     return sheet
 
 
-def labelled_sheet(pictures: Sequence[Pixels], labels: Sequence[str], columns: int, gap: int = 8) -> Pixels:
-    """A contact sheet of whole enlargements of small pictures, each with its label below in as many lines as it takes, at most
-    _MOST_LINES."""
-    scale = max(1, -(-_LEAST // min(min(picture.shape[:2]) for picture in pictures)))
+def labelled_sheet(
+    pictures: Sequence[Pixels],
+    labels: Sequence[str],
+    columns: int,
+    gap: int = 8,
+    *,
+    least: int = _LEAST,
+    most_lines: int = _MOST_LINES,
+) -> Pixels:
+    """A contact sheet of whole enlargements of small pictures, each with its label below; a row is as high as its longest label.
+
+    Args:
+        pictures: in order, row by row.
+        labels: one for each picture.
+        columns: pictures of a row.
+        gap: pixels between cells.
+        least: pixels of the shorter side of a picture; smaller ones are enlarged, as words need room.
+        most_lines: of a label; what does not fit ends in dots.
+    """
+    scale = max(1, -(-least // min(min(picture.shape[:2]) for picture in pictures)))
     large = [picture.repeat(scale, 0).repeat(scale, 1) for picture in pictures]
     width = max(picture.shape[1] for picture in large)
     font = ImageFont.load_default(_FONT)
-    wrapped = [_wrapped(label, width, font) for label in labels]
-    height = max(picture.shape[0] for picture in large) + _LINE * max(len(lines) for lines in wrapped) + 4
-    cells = []
-    for picture, lines in zip(large, wrapped, strict=True):
-        cell = Image.new("RGB", (width, height), "white")
-        cell.paste(Image.fromarray(picture), ((width - picture.shape[1]) // 2, 0))
-        pen = ImageDraw.Draw(cell)
-        for number, line in enumerate(lines):
-            pen.text((0, picture.shape[0] + 2 + number * _LINE), line, fill="black", font=font)
-        cells.append(np.array(cell))
-    return contact_sheet(cells, columns, gap)
+    wrapped = [_wrapped(label, width, font, most_lines) for label in labels]
+    rows: list[Pixels] = []
+    for start in range(0, len(large), columns):
+        row = list(zip(large[start : start + columns], wrapped[start : start + columns], strict=True))
+        height = max(picture.shape[0] + _LINE * len(lines) for picture, lines in row) + 4
+        cells = [_labelled(picture, lines, width, height, font) for picture, lines in row]
+        blank = np.full_like(cells[0], 255)
+        cells += [blank] * (min(columns, len(large)) - len(cells))
+        sheet = contact_sheet(cells, columns, gap)
+        rows.append(sheet[gap:] if rows else sheet)  # one gap between rows
+    return np.concatenate(rows)
+
+
+def _labelled(
+    picture: Pixels, lines: list[str], width: int, height: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> Pixels:
+    cell = Image.new("RGB", (width, height), "white")
+    cell.paste(Image.fromarray(picture), ((width - picture.shape[1]) // 2, 0))
+    pen = ImageDraw.Draw(cell)
+    for number, line in enumerate(lines):
+        pen.text((0, picture.shape[0] + 2 + number * _LINE), line, fill="black", font=font)
+    return np.array(cell)
 
 
 def compared_sheet(before: Sequence[Pixels], after: Sequence[Pixels]) -> Pixels:
@@ -61,9 +88,9 @@ def compared_sheet(before: Sequence[Pixels], after: Sequence[Pixels]) -> Pixels:
     return labelled_sheet([*before, *after], labels, columns=len(before))
 
 
-def _wrapped(label: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+def _wrapped(label: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, most_lines: int) -> list[str]:
     """Lines of at most `width` pixels, broken between words, or inside a word that is longer than a line. The font has Latin
-    letters alone: others become question marks. What does not fit into _MOST_LINES ends in dots."""
+    letters alone: others become question marks. What does not fit into most_lines ends in dots."""
     lines = []
     for part in label.split("\n"):
         line = ""
@@ -77,6 +104,6 @@ def _wrapped(label: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeT
                 lines.append(line[:cut])
                 line = line[cut:]
         lines.append(line)
-    if len(lines) > _MOST_LINES:
-        lines = [*lines[: _MOST_LINES - 1], "..."]
+    if len(lines) > most_lines:
+        lines = [*lines[: most_lines - 1], "..."]
     return lines

@@ -1,227 +1,136 @@
-"""The judge of the shapes world applied to what a model draws, writes, and makes up."""
+"""The judge of drawings: from a caption, from an instruction, into a hole, and without any text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import torch
 
-from stages.artifacts.latents import StoredDocument, StoredText, caption_of
+from stages.artifacts.latents import StoredDocument, caption_of
 from stages.coders.pixels import Pixels
-from stages.core.errors import TfcliError
-from stages.core.runtime import Runtime
-from stages.core.seeds import derive_seed
-from stages.evaluate_model.config import EvalConfig
-from stages.generation.config import GenerationConfig
-from stages.generation.engine import Engine
-from stages.generation.heldout import heldout_documents, is_pair, pieces_of
-from stages.generation.loading import LoadedModel
-from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
-from stages.sources.shapes.judge import Seen, Verdict, claims_of, judge, judge_caption, see
-from stages.sources.shapes.language import claims
-from stages.sources.shapes.world import scene_from_json
+from stages.evaluate_model.documents import kind_of, scene_of, texts_of
+from stages.evaluate_model.judging import Evaluated, Judged, Shares, TaskScores, latent_of, mean_of, verdict_of
+from stages.generation.prompts import ImageEdit, Prompt, TextPiece
+from stages.sources.shapes.claims import ClaimedThing, Claims, claims
+from stages.sources.shapes.judge import claim_of, exactly_once, judge, see
+from stages.sources.shapes.world import Scene, Thing
+
+_NOT_OPEN = ("placed", "related")  # kinds of captions with figures of their own; all others leave something else open
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One judged document: what was asked or written, whether it is right, and the picture."""
-
-    mode: str
-    key: str
-    text: str
-    right: bool
-    picture: Pixels | None
-
-    def row(self) -> dict[str, Any]:
-        return {"mode": self.mode, "key": self.key, "text": self.text, "right": self.right}
-
-    def label(self) -> str:
-        """What was asked or written, and what the judge finds in the picture: for the sheet of mistakes."""
-        label = "written" if self.mode in _WRITTEN else "asked"
-        seen = [] if self.picture is None else see(self.picture)
-        found = ", ".join(f"{one.size} {one.colour} {one.shape} {_place(one)}" for one in seen)
-        return f"{self.mode.replace('_', ' ')}; {label}: {self.text or 'nothing'}\nfound: {found or 'nothing'}"
-
-
-_WRITTEN = ("image_to_text", "free", "continued")  # modes whose text is the model's own
-
-
-def _place(seen: Seen) -> str:
-    column, row = seen.cell
-    return f"{('top', 'middle', 'bottom')[row]} {('left', 'centre', 'right')[column]}"
-
-
-@dataclass(frozen=True)
-class TaskScores:
-    """Figures (shares between 0 and 1) and the documents behind them."""
-
-    figures: dict[str, Any]
-    judged: list[Judged]
-
-
-def shapes_pairs(loaded: LoadedModel, new: str) -> list[StoredDocument]:
-    """Held-out caption pairs of the shapes world in which a "scene" or a "thing" is new; empty for any other source."""
-    pairs = (document for document in heldout_documents(loaded) if is_pair(document))
-    return [pair for pair in pairs if isinstance(pair.labels, dict) and pair.labels.get("new") == new]
-
-
-def shapes_edits(loaded: LoadedModel) -> list[StoredDocument]:
-    """Held-out edits of the shapes world; empty for any other source."""
-    found = (document for document in heldout_documents(loaded) if document.fixed_order)
-    return [document for document in found if isinstance(document.labels, dict) and "edit" in document.labels]
-
-
-def judge_edits(
-    loaded: LoadedModel, edits: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> TaskScores:
-    """Picture and instruction to picture: the share whose things are, in shape, colour, place and size, those of the scene that
-    the instruction makes of the first: what was asked for is done, and nothing else."""
-    prompts = [Prompt(pieces_of(document, loaded)[:-1], image_next=True) for document in edits]
-    outputs = Engine(loaded, config, derive_seed(seed, "eval", "edit"), runtime).generate(prompts)
-    after = [claims_of(scene_from_json(document.labels["scenes"][1])) for document in edits]
-    drawn = generated_pictures(loaded, [latent_of(output) for output in outputs])
-    truth = generated_pictures(loaded, [latent_of(pieces_of(document, loaded)[-1:]) for document in edits])
-    verdicts, ceiling = (
-        [judge(claimed, see(picture)) for claimed, picture in zip(after, pictures, strict=True)]
-        for pictures in (drawn, truth)
-    )
-    right = [verdict.all_right for verdict in verdicts]
-    kinds: dict[str, list[bool]] = {}
-    for document, flag in zip(edits, right, strict=True):
-        kinds.setdefault(document.labels["edit"], []).append(flag)
-    figures = {
-        "edit": mean_of(right),
-        **{f"edit_{kind}": mean_of(flags) for kind, flags in sorted(kinds.items())},
-        "edit_without_sizes": mean_of([judge_objects(verdict) for verdict in verdicts]),
-        "edit_of_true_pictures": mean_of([verdict.all_right for verdict in ceiling]),
-        "edit_count": len(edits),
-    }
-    texts = [segment.text for document in edits for segment in document.segments if isinstance(segment, StoredText)]
-    judged = [
-        Judged("edit", document.key, text, is_right, picture)
-        for document, text, is_right, picture in zip(edits, texts, right, drawn, strict=True)
-    ]
-    return TaskScores(figures, judged)
-
-
-def judge_drawings(
-    loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> TaskScores:
-    """Text to image: the share of drawn pictures with every object, colour and place of the caption right.
+def judge_drawings(model: Evaluated, pairs: list[StoredDocument]) -> TaskScores:
+    """Text to image: the share of drawn pictures of which all that the caption claims is true, sizes aside.
 
     The same judge on the true pictures after the autoencoder is reported too: the ceiling of what can be reached.
     """
-    prompts = [Prompt((TextPiece(caption_of(document)),), image_next=True) for document in pairs]
-    outputs = Engine(loaded, config, derive_seed(seed, "eval", "draw"), runtime).generate(prompts)
-    drawn = generated_pictures(loaded, [latent_of(output) for output in outputs])
-    truth = generated_pictures(loaded, [latent_of(pieces_of(document, loaded)) for document in pairs])
-    verdicts = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, drawn, strict=True)]
-    right = [judge_objects(verdict) for verdict in verdicts]
-    ceiling = [verdict_of(caption_of(document), picture) for document, picture in zip(pairs, truth, strict=True)]
+    prompts = [Prompt((TextPiece(caption_of(pair)),), image_next=True) for pair in pairs]
+    drawn = model.draw("draw", prompts)
+    truth = model.decode([latent_of(model.pieces(pair)) for pair in pairs])
+    shares, judged = Shares(), []
+    for pair, picture, true_picture in zip(pairs, drawn, truth, strict=True):
+        text, kind, claimed, seen = caption_of(pair), kind_of(pair), claims(caption_of(pair)), see(picture)
+        verdict = judge(claimed, seen)
+        once = exactly_once(claimed, seen)
+        shares.add("text_to_image", verdict.right)
+        shares.add(f"text_to_image_{kind}", verdict.right)
+        shares.add("text_to_image_open", *([] if kind in _NOT_OPEN else [verdict.right]))
+        shares.add(f"text_to_image_of_{len(scene_of(pair).things)}", verdict.right)
+        shares.add_aspect("text_to_image_with_sizes", verdict.all_right)
+        shares.add_aspect("text_to_image_objects", verdict.objects_right)
+        shares.add_aspect("text_to_image_colours", verdict.colours_right)
+        shares.add_aspect("text_to_image_places", verdict.places_right)
+        shares.add_aspect("text_to_image_relations", verdict.relations_right)
+        shares.add_aspect("text_to_image_of_true_pictures", verdict_of(text, true_picture).right)
+        shares.add("exactly_once", *once)
+        shares.add(f"exactly_once_{kind}", *once)
+        judged.append(Judged("text_to_image", pair.key, text, verdict.right, picture))
+    return TaskScores(shares.figures(), judged)
+
+
+def judge_unconditional(model: Evaluated, count: int, most_things: int) -> TaskScores:
+    """Pictures drawn without any text: how often they show so many things, and how far that is, in total variation, from the
+    world's law, by which each number from 1 to most_things is equally likely.
+
+    Right is a picture with one of these numbers of things, all with a shape and a colour that the judge knows.
+    """
+    drawn = model.draw("unconditional", [Prompt(image_next=True)] * count)
+    judged, numbers, unclear = [], [], []
+    for number, picture in enumerate(drawn):
+        seen = see(picture)
+        numbers.append(len(seen))
+        unclear.append(any("unclear" in (thing.shape, thing.colour) for thing in seen))
+        right = 1 <= len(seen) <= most_things and not unclear[-1]
+        judged.append(Judged("unconditional", f"unconditional-{number:04d}", "", right, picture))
+    shown = Counter(numbers)
+    shares = {number: shown[number] / count for number in range(max(most_things, *numbers) + 1)}
+    law = {number: 1 / most_things if 1 <= number <= most_things else 0 for number in shares}
     figures = {
-        "text_to_image": mean_of(right),
-        **_by_number_of_things("text_to_image", pairs, right),
-        "text_to_image_with_sizes": mean_of([verdict.all_right for verdict in verdicts]),
-        "text_to_image_objects": mean_of([verdict.objects_right for verdict in verdicts]),
-        "text_to_image_colours": mean_of([verdict.colours_right for verdict in verdicts]),
-        "text_to_image_places": mean_of([verdict.places_right for verdict in verdicts]),
-        "text_to_image_of_true_pictures": mean_of([judge_objects(verdict) for verdict in ceiling]),
-        "text_to_image_count": len(pairs),
-    }
-    judged = [
-        Judged("text_to_image", document.key, caption_of(document), is_right, picture)
-        for document, is_right, picture in zip(pairs, right, drawn, strict=True)
-    ]
-    return TaskScores(figures, judged)
-
-
-def judge_texts(
-    loaded: LoadedModel, pairs: list[StoredDocument], config: GenerationConfig, seed: int, runtime: Runtime
-) -> TaskScores:
-    """Image to text: the share of captions that are understood and claim nothing false; and that name every object."""
-    images = [tuple(piece for piece in pieces_of(d, loaded) if isinstance(piece, ImagePiece)) for d in pairs]
-    prompts = [Prompt(image, max_images=0) for image in images]
-    outputs = Engine(loaded, config, derive_seed(seed, "eval", "write"), runtime).generate(prompts)
-    texts = ["".join(piece.text for piece in output.pieces if isinstance(piece, TextPiece)) for output in outputs]
-    scenes = [scene_from_json(document.labels["scenes"][0]) for document in pairs]
-    verdicts = [judge_caption(text, scene) for text, scene in zip(texts, scenes, strict=True)]
-    right = [verdict.claims_true for verdict in verdicts]
-    figures = {
-        "image_to_text": mean_of(right),
-        **_by_number_of_things("image_to_text", pairs, right),
-        "image_to_text_complete": mean_of([verdict.claims_true and verdict.complete for verdict in verdicts]),
-        "image_to_text_count": len(pairs),
-    }
-    pictures = generated_pictures(loaded, [latent_of(image) for image in images])
-    judged = [
-        Judged("image_to_text", document.key, text, is_right, picture)
-        for document, text, is_right, picture in zip(pairs, texts, right, pictures, strict=True)
-    ]
-    return TaskScores(figures, judged)
-
-
-def judge_free(loaded: LoadedModel, config: EvalConfig, seed: int, runtime: Runtime) -> TaskScores:
-    """From nothing: the share of documents with one picture or more (BOI, image, EOI), ended by the model itself, and
-    text that fits: the caption of a pair, or for a longer document the text before its first picture."""
-    options = config.generation.model_copy(update={"temperature": config.free_temperature})
-    engine = Engine(loaded, options, derive_seed(seed, "eval", "free"), runtime)
-    outputs = engine.generate([Prompt(max_images=options.max_images) for _ in range(config.free)])
-    judged = []
-    for number, output in enumerate(outputs):
-        latents = [piece.latent for piece in output.pieces if isinstance(piece, ImagePiece)]
-        pictures = generated_pictures(loaded, latents[:1])
-        text = _first_text(output)
-        right = output.ended == "eos" and bool(len(pictures)) and judge_objects(verdict_of(text, pictures[0]))
-        judged.append(Judged("free", f"free-{number:04d}", text, right, pictures[0] if len(pictures) else None))
-    figures = {
-        "free": mean_of([item.right for item in judged]),
-        "free_with_picture_and_end": mean_of(
-            [
-                output.ended == "eos" and any(isinstance(piece, ImagePiece) for piece in output.pieces)
-                for output in outputs
-            ]
-        ),
-        "free_count": len(outputs),
+        **{f"unconditional_of_{number}": round(share, 4) for number, share in shares.items()},
+        "unconditional_number_tv": round(sum(abs(shares[number] - law[number]) for number in shares) / 2, 4),
+        "unconditional_unclear": mean_of(unclear),
+        "unconditional_count": count,
     }
     return TaskScores(figures, judged)
 
 
-def _by_number_of_things(name: str, pairs: list[StoredDocument], right: list[bool]) -> dict[str, float]:
-    """The share apart for scenes of one, two and three things."""
-    found: dict[int, list[bool]] = {}
-    for pair, flag in zip(pairs, right, strict=True):
-        found.setdefault(len(pair.labels["scenes"][0]), []).append(flag)
-    return {f"{name}_of_{number}": mean_of(flags) for number, flags in sorted(found.items())}
+def judge_edits(model: Evaluated, edits: list[StoredDocument]) -> TaskScores:
+    """Picture and instruction to picture: the share whose things are, in shape, colour, size and place, those of the scene that
+    the instruction makes of the first: what was asked for is done, and nothing else."""
+    drawn = model.draw("edit", [Prompt(model.pieces(edit)[:-1], image_next=True) for edit in edits])
+    truth = model.decode([latent_of(model.pieces(edit)[-1:]) for edit in edits])
+    shares, judged = Shares(), []
+    for edit, picture, true_picture in zip(edits, drawn, truth, strict=True):
+        claimed = _claims_after(scene_of(edit, 0), scene_of(edit, 1))
+        verdict = judge(claimed, see(picture))
+        shares.add("edit", verdict.all_right)
+        shares.add(f"edit_{edit.labels['edit']}", verdict.all_right)
+        shares.add_aspect("edit_without_sizes", verdict.right)
+        shares.add_aspect("edit_of_true_pictures", judge(claimed, see(true_picture)).all_right)
+        judged.append(Judged("edit", edit.key, "".join(texts_of(edit)), verdict.all_right, picture, claimed))
+    return TaskScores(shares.figures(), judged)
 
 
-def _first_text(output: Output) -> str:
-    return next((piece.text for piece in output.pieces if isinstance(piece, TextPiece)), "")
+def judge_inpainted(model: Evaluated, pairs: list[StoredDocument]) -> TaskScores:
+    """The right half of true pictures that have a thing at the right is drawn again from the caption: the share of pictures of
+    which the caption is true; without the caption, as a floor; and how far the left half moved, in mean absolute difference of a
+    pixel (0 to 255) from the true picture after the autoencoder, beyond the border of the hole."""
+    latents = [latent_of(model.pieces(pair)) for pair in pairs]
+    width = model.loaded.latent_shape[2]
+    hole_hw = torch.zeros(model.loaded.latent_shape[1:], dtype=torch.bool)
+    hole_hw[:, width // 2 :] = True
+    shares, judged = Shares(), []
+    for name in ("inpainted", "inpainted_without_text"):
+        prompts = []
+        for pair, latent in zip(pairs, latents, strict=True):
+            given = (TextPiece(caption_of(pair)),) if name == "inpainted" else ()
+            prompts.append(Prompt(given, image_next=True, edit=ImageEdit(latent, hole_hw)))
+        drawn = model.draw("inpaint", prompts)
+        right = [verdict_of(caption_of(pair), picture).right for pair, picture in zip(pairs, drawn, strict=True)]
+        shares.add(name, *right)
+        if name == "inpainted":
+            moved = _moved(drawn, model.decode(latents))
+            rows = zip(pairs, right, drawn, strict=True)
+            judged = [Judged(name, pair.key, caption_of(pair), flag, picture) for pair, flag, picture in rows]
+    return TaskScores({**shares.figures(), "inpainted_kept_error": moved}, judged)
 
 
-def verdict_of(text: str, picture: Pixels) -> Verdict:
-    return judge(claims(text), see(picture))
+def _claims_after(before: Scene, after: Scene) -> Claims:
+    """Of a scene that an instruction made of another: things that stay are where they were; one that moved or is new is in its
+    region, which is all that the instruction says."""
+    still = {(thing.x, thing.y) for thing in before.things}
+
+    def claimed(thing: Thing) -> ClaimedThing:
+        claim = claim_of(thing)
+        return claim if (thing.x, thing.y) in still else replace(claim, at=None, place=thing.region)
+
+    return Claims(tuple(claimed(thing) for thing in after.things))
 
 
-def judge_objects(verdict: Verdict) -> bool:
-    return verdict.objects_right and verdict.colours_right and verdict.places_right
-
-
-def latent_of(pieces: Any) -> torch.Tensor:
-    pieces = pieces.pieces if isinstance(pieces, Output) else pieces
-    for piece in pieces:
-        if isinstance(piece, ImagePiece):
-            return piece.latent
-    why = "a document and the picture that it asks for are longer than the rows of the training"
-    raise TfcliError("a held-out document cannot be judged", why=why, fix="train with a larger pack.row_length")
-
-
-def generated_pictures(loaded: LoadedModel, latents: list[torch.Tensor]) -> list[Pixels]:
-    pictures: list[Pixels] = []
-    for start in range(0, len(latents), 64):
-        pictures.extend(loaded.decode_pictures(torch.stack(latents[start : start + 64])))
-    return pictures
-
-
-def mean_of(flags: list[bool]) -> float:
-    return round(sum(flags) / len(flags), 4) if flags else 0.0
+def _moved(drawn: list[Pixels], truth: list[Pixels]) -> float:
+    """Of the left third: the decoder looks over the border of the hole."""
+    third = truth[0].shape[1] // 3
+    pairs = zip(drawn, truth, strict=True)
+    errors = [np.abs(one[:, :third].astype(float) - other[:, :third]).mean() for one, other in pairs]
+    return round(float(np.mean(errors)), 2)

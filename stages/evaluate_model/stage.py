@@ -6,6 +6,8 @@ Every recipe gets the held-out losses. The `shapes` world also gets its judge: t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +19,25 @@ from stages.core.events import Note
 from stages.core.files import write_atomic, write_json, write_jsonl
 from stages.core.runtime import Runtime
 from stages.evaluate_model.config import EvalConfig
-from stages.evaluate_model.judged import (
-    Judged,
-    TaskScores,
-    judge_drawings,
-    judge_edits,
-    judge_free,
-    judge_texts,
+from stages.evaluate_model.documents import (
+    most_things,
     shapes_edits,
     shapes_pairs,
-)
-from stages.evaluate_model.judged_stories import (
-    judge_continued,
-    judge_inpainted,
-    judge_turned,
     shapes_stories,
+    with_relation,
     with_thing_at_right,
 )
+from stages.evaluate_model.judged import judge_drawings, judge_edits, judge_inpainted, judge_unconditional
+from stages.evaluate_model.judged_stories import judge_continued, judge_free, judge_swapped, judge_turned
+from stages.evaluate_model.judged_text import judge_relations, judge_texts
+from stages.evaluate_model.judging import Evaluated, Judged, TaskScores
 from stages.generation.loading import LoadedModel, load_model
+
+_MISTAKES = 60  # on the sheet
+_LEAST, _MOST_LINES = (
+    192,
+    30,
+)  # pixels of a picture's side and lines of a label on it: the longest texts are shown whole
 
 
 def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
@@ -51,35 +54,53 @@ def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
         runtime.report(Note("no judge for this source: the scores are the held-out losses"))
     write_json(build.folder / SCORES, figures)
     write_jsonl(build.folder / JUDGED, [item.row() for item in judged])
-    mistakes = [(item.picture, item.label()) for item in judged if not item.right and item.picture is not None][:64]
+    mistakes = mistakes_of(judged)
     if mistakes:
-        sheet = labelled_sheet([one for one, _ in mistakes], [label for _, label in mistakes], columns=8)
+        pictures = [picture for one in mistakes if (picture := one.picture) is not None]
+        labels = [one.label() for one in mistakes]
+        sheet = labelled_sheet(pictures, labels, columns=6, least=_LEAST, most_lines=_MOST_LINES)
         write_atomic(build.folder / MISTAKES, encode_png(sheet))
     files = [SCORES, JUDGED, *([MISTAKES] if mistakes else [])]
     build.seal({"judge": "shapes" if judged else None}, figures, files=files)
 
 
+def mistakes_of(judged: list[Judged]) -> list[Judged]:
+    """Up to _MISTAKES that have a picture: the first of each mode, the second of each, and so on; then together by mode."""
+    by_mode: dict[str, list[Judged]] = {}
+    for one in judged:
+        if not one.right and one.picture is not None:
+            by_mode.setdefault(one.mode, []).append(one)
+    rounds = zip_longest(*by_mode.values())
+    chosen = [one for each in rounds for one in each if one is not None][:_MISTAKES]
+    return sorted(chosen, key=lambda one: list(by_mode).index(one.mode))
+
+
 def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[TaskScores, str]]:
     """What can be judged of this source, and what its figures' names begin with."""
-    if (
-        eval.generation.height is None
-    ):  # the judge takes square pictures: of several sizes the model might choose another
+    generation = eval.generation
+    if generation.height is None:  # the judge takes square pictures: of several sizes the model might choose another
         side = loaded.checkpoint.content.picture_size
-        square = eval.generation.model_copy(update={"height": side, "width": side})
-        eval = eval.model_copy(update={"generation": square})
-    rest = (eval.generation, seed, runtime)
-    pairs = shapes_pairs(loaded, "scene")
-    if pairs:
-        yield judge_drawings(loaded, pairs[: eval.text_to_image], *rest), ""
-        yield judge_texts(loaded, pairs[: eval.image_to_text], *rest), ""
-        yield judge_free(loaded, eval, seed, runtime), ""
-    if harder := shapes_pairs(loaded, "thing")[: min(eval.text_to_image, eval.image_to_text)]:
-        yield judge_drawings(loaded, harder, *rest), "new_things_"
-        yield judge_texts(loaded, harder, *rest), "new_things_"
+        generation = generation.model_copy(update={"height": side, "width": side})
+    model = Evaluated(loaded, generation, seed, runtime)
+    claims, things, alike = (shapes_pairs(loaded, new) for new in ("claim", "thing", None))
+    for pairs, prefix in ((claims, ""), (things, "new_things_"), (alike, "alike_")):
+        if drawn := pairs[: eval.text_to_image]:
+            yield judge_drawings(model, drawn), prefix
+        if described := pairs[: eval.image_to_text]:
+            yield judge_texts(model, described), prefix
+        if related := with_relation(pairs)[: eval.image_to_text]:
+            yield judge_relations(model, related), prefix
+    pairs = [*claims, *alike]
+    if pairs and eval.unconditional:
+        yield judge_unconditional(model, eval.unconditional, most_things(pairs)), ""
+    if pairs and eval.free:
+        freely = generation.model_copy(update={"temperature": eval.free_temperature})
+        yield judge_free(replace(model, generation=freely), eval.free), ""
     if holed := with_thing_at_right(pairs)[: eval.inpainted]:
-        yield judge_inpainted(loaded, holed, *rest), ""
+        yield judge_inpainted(model, holed), ""
     if stories := shapes_stories(loaded)[: eval.stories]:
-        yield judge_continued(loaded, stories, *rest), ""
-        yield judge_turned(loaded, stories, *rest), ""
+        yield judge_continued(model, stories), ""
+        yield judge_turned(model, stories), ""
+        yield judge_swapped(model, stories), ""
     if edits := shapes_edits(loaded)[: eval.edits]:
-        yield judge_edits(loaded, edits, *rest), ""
+        yield judge_edits(model, edits), ""

@@ -21,7 +21,10 @@ import torch
 from stages.artifacts.checkpoint import Checkpoint
 from stages.core.runtime import Runtime
 from stages.diffusion.samplers import DdimSampler
-from stages.evaluate_model.judged import judge_drawings, judge_texts, shapes_pairs
+from stages.evaluate_model.documents import shapes_pairs
+from stages.evaluate_model.judged import judge_drawings
+from stages.evaluate_model.judged_text import judge_texts
+from stages.evaluate_model.judging import Evaluated
 from stages.generation.config import GenerationConfig
 from stages.generation.loading import load_model
 from stages.pipeline import BY_NAME, Workspace
@@ -71,10 +74,10 @@ def trained(work: Path, recipe: Recipe, prompts: int) -> dict[str, Any]:
         checkpoint = space.target("checkpoint")
         stats = Checkpoint.open(checkpoint).manifest.stats
         loaded = load_model(checkpoint)
-        pairs = shapes_pairs(loaded, "scene")[:prompts]
+        pairs = shapes_pairs(loaded, "claim")[:prompts]
         config = GenerationConfig(sampler=DdimSampler(steps=25), guidance=2.0, batch_size=50)
-        figures = judge_drawings(loaded, pairs, config, 0, Runtime()).figures
-        figures |= judge_texts(loaded, pairs, config, 0, Runtime()).figures
+        model = Evaluated(loaded, config, 0, Runtime())
+        figures = judge_drawings(model, pairs).figures | judge_texts(model, pairs).figures
     return {"seconds": seconds, "parameters": stats["parameters"], **stats["losses"], **figures}
 
 

@@ -23,7 +23,8 @@ from stages.artifacts.sequences import Sequences
 from stages.artifacts.tokens import Tokens
 from stages.coders.scale import LatentScale
 from stages.coders.vae import load_vae
-from stages.evaluate_model.judged import judge_objects, verdict_of
+from stages.evaluate_model.documents import spread_over_kinds
+from stages.evaluate_model.judging import verdict_of
 from stages.generation.heldout import is_pair
 from tests.bench.ablations import recipe_of, trained
 from tests.bench.peer import PeerProcess
@@ -61,9 +62,9 @@ class World:
             if document.index not in held:
                 texts.append(coder.encode(caption_of(document)))
                 rows.append(next(part.row for part in document.segments if isinstance(part, StoredImage)))
-            elif isinstance(document.labels, dict) and document.labels.get("new") == "scene":
+            elif isinstance(document.labels, dict) and document.labels.get("new") == "claim":
                 self.heldout.append(document)
-        self.heldout = self.heldout[:PROMPTS]
+        self.heldout = spread_over_kinds(self.heldout)[:PROMPTS]
         prompts = [coder.encode(caption_of(document)) for document in self.heldout]
         normal = self.scale.normalise(torch.from_numpy(self.latents.rows(0).read(np.array(rows))[:, 0]).float())
         n, channels, height, width = normal.shape
@@ -86,7 +87,7 @@ class World:
         images = patches.reshape(n, height, width, -1, side, side).permute(0, 3, 1, 4, 2, 5)
         pictures = self.vae.decode(self.scale.restore(images.reshape(n, -1, height * side, width * side)).numpy())
         verdicts = [verdict_of(caption_of(d), picture) for d, picture in zip(self.heldout, pictures, strict=True)]
-        return 100 * sum(judge_objects(verdict) for verdict in verdicts) / n
+        return 100 * sum(verdict.right for verdict in verdicts) / n
 
 
 def ours(work: Path, steps: int) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from PIL import Image, ImageDraw
 
 from stages.core.runtime import Runtime
 from stages.diffusion.samplers import DdimSampler, DdpmSampler, DpmSolverSampler, HeunSampler, UnipcSampler
-from stages.evaluate_model.judged import judge_drawings, shapes_pairs
+from stages.evaluate_model.documents import shapes_pairs
+from stages.evaluate_model.judged import judge_drawings
+from stages.evaluate_model.judging import Evaluated
 from stages.generation.config import GenerationConfig
 from stages.generation.loading import LoadedModel, load_model
 
@@ -37,9 +39,9 @@ def measured(loaded: LoadedModel, kind: str, calls: int, guidance: float, prompt
     steps = (calls + 1) // 2 if kind == "heun" else calls
     config = GenerationConfig(sampler=KINDS[kind](steps=steps), guidance=guidance, batch_size=50)
     start = time.perf_counter()
-    known = shapes_pairs(loaded, "scene")
+    known = shapes_pairs(loaded, "claim")
     pairs = [known[number % len(known)] for number in range(prompts)]  # again with other noise where there are fewer
-    figures = judge_drawings(loaded, pairs, config, 0, Runtime()).figures
+    figures = judge_drawings(Evaluated(loaded, config, 0, Runtime()), pairs).figures
     seconds = time.perf_counter() - start
     found = {"sampler": kind, "steps": steps, "calls": calls, "score": 100 * figures["text_to_image"]}
     print(found | {"seconds": round(seconds, 1)}, flush=True)

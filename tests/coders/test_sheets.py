@@ -46,3 +46,24 @@ def test_originals_are_above_what_became_of_them() -> None:
     assert sheet[half, 8, 0] == 100
     assert dark_below(sheet[:half], 0).any()
     assert dark_below(sheet[:half], 1).any()
+
+
+def test_each_row_is_as_high_as_its_longest_label_and_no_label_is_cut() -> None:
+    """Two rows of two: one line, then a label of twelve lines, which is whole; and a last row that is not full."""
+    long = "\n".join(["word"] * 12)
+    sheet = labelled_sheet([GREY] * 5, ["a", "b", "c", long, "e"], columns=2, least=48, most_lines=20)
+    scaled, heights = (48, 72), [48 + 14 + 4, 48 + 12 * 14 + 4, 48 + 14 + 4]
+    assert sheet.shape[:2] == (sum(heights) + 4 * 8, 2 * 72 + 3 * 8)
+    top = 8
+    for row, height in enumerate(heights):
+        for column in range(2 if row < 2 else 1):
+            left = 8 + column * (72 + 8)
+            cell = sheet[top : top + height, left : left + 72]
+            assert (cell[: scaled[0]] == 200).all()
+            lines = 12 if (row, column) == (1, 1) else 1
+            written = [(cell[48 + 2 + 14 * n : 48 + 2 + 14 * (n + 1)] < 100).any() for n in range(lines)]
+            assert all(written)
+        top += height + 8
+    assert (sheet[top - heights[2] - 8 : top - 8, 88:] == 255).all()  # no picture there
+    cut = labelled_sheet([GREY], [long], columns=1, least=48, most_lines=3)
+    assert cut.shape[0] == 48 + 3 * 14 + 4 + 16

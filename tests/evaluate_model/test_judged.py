@@ -1,207 +1,255 @@
-"""The judge of drawings, of captions and of documents made up from nothing: what counts and what does not."""
+"""The judge of drawings, from captions, instructions, into holes and without text: right for what the world itself draws, wrong
+for anything else."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
 
-from stages.artifacts.latents import StoredDocument, caption_of
-from stages.core.runtime import Runtime
-from stages.evaluate_model import judged
-from stages.evaluate_model.config import EvalConfig
-from stages.evaluate_model.judged import TaskScores, judge_drawings, judge_free, judge_texts, shapes_pairs
-from stages.generation.config import GenerationConfig
+from stages.artifacts.latents import StoredDocument, StoredText, caption_of
+from stages.evaluate_model.documents import kind_of, scene_of, with_thing_at_right
+from stages.evaluate_model.judged import judge_drawings, judge_edits, judge_inpainted, judge_unconditional
 from stages.generation.prompts import ImagePiece, Output, Prompt, TextPiece
-from stages.sources.shapes.drawing import draw
 from stages.sources.shapes.world import Scene, Thing, scene_to_json
-from tests.evaluate_model.world import SIDE, World
+from tests.evaluate_model.world import SIDE, Held, World, given, image_of, picture, thing
 
 
-def picture(*things: Thing) -> ImagePiece:
-    return ImagePiece(torch.from_numpy(draw(Scene(things), SIDE)).permute(2, 0, 1))
+@pytest.fixture(scope="module", params=["new-claim", "new-thing", "alike"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def thing(shape: str, colour: str, column: int, row: int, size: str = "large") -> Thing:
-    """Shape, colour, size and cell; in the middle of the cell."""
-    return Thing(shape=shape, colour=colour, size=size, column=column, row=row, x=(column + 0.5) / 3, y=(row + 0.5) / 3)
-
-
-def the_picture(found: tuple[Any, ...]) -> ImagePiece:
-    (own,) = (piece for piece in found if isinstance(piece, ImagePiece))
-    return own
-
-
-def number_of_things(pair: StoredDocument) -> int:
-    return len(pair.labels["scenes"][0])
-
-
-def part_of(world: World, function: Any) -> TaskScores:
-    pairs = [document for document, _ in world.documents]
-    part: TaskScores = function(world.loaded, pairs, GenerationConfig(), 0, Runtime())
-    return part
-
-
-def test_true_pictures_are_right_drawings_and_are_asked_for_by_their_caption(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World("new-scene", judged, monkeypatch)
-    monkeypatch.setattr(world, "answer", lambda _n, _p, found: Output([the_picture(found)], "drawn"))
-    part = part_of(world, judge_drawings)
-    shares = {name: value for name, value in part.figures.items() if name != "text_to_image_count"}
+def test_true_pictures_are_right_drawings_and_are_asked_for_by_their_caption(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    world = World(kind, monkeypatch)
+    part = judge_drawings(world.model, world.documents)
+    shares = {name: value for name, value in part.figures.items() if not name.endswith("_count")}
     assert set(shares.values()) == {1.0}
-    assert part.figures["text_to_image_count"] == len(world.documents) == 20
-    for prompt, (pair, _) in zip(world.asked, world.documents, strict=True):
-        assert prompt.pieces == (TextPiece(caption_of(pair)),)
+    assert part.figures["text_to_image_count"] == len(world.documents) > 0
+    (prompts,) = world.asked
+    for prompt, document in zip(prompts, world.documents, strict=True):
+        assert prompt.pieces == (TextPiece(caption_of(document)),)
         assert prompt.image_next
-    assert [item.key for item in part.judged] == [pair.key for pair, _ in world.documents]
+    assert [item.key for item in part.judged] == [document.key for document in world.documents]
     assert all(item.right and item.mode == "text_to_image" for item in part.judged)
 
 
-def test_a_drawing_of_another_caption_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every other document is given the picture of the next one; the ceiling, of true pictures, stays at 1."""
-    world = World("new-scene", judged, monkeypatch)
+def test_drawings_of_other_captions_are_wrong_and_come_apart_by_kind_and_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every other document is given an empty picture."""
+    world = World("new-claim", monkeypatch)
 
-    def answer(number: int, _prompt: Prompt, found: tuple[Any, ...]) -> Output:
-        other = world.documents[(number + 1) % len(world.documents)][1]
-        return Output([the_picture(other if number % 2 else found)], "drawn")
+    def answer(number: int, _prompt: Prompt) -> Output:
+        return Output([picture() if number % 2 else image_of(world.held[number].pieces)], "drawn")
 
     monkeypatch.setattr(world, "answer", answer)
-    part = part_of(world, judge_drawings)
-    assert [item.right for item in part.judged] == [number % 2 == 0 for number in range(20)]
+    part = judge_drawings(world.model, world.documents)
+    assert [item.right for item in part.judged] == [number % 2 == 0 for number in range(len(world.held))]
     assert part.figures["text_to_image"] == 0.5
     assert part.figures["text_to_image_of_true_pictures"] == 1.0
-    for things in (1, 2, 3):
-        own = [
-            item.right
-            for item, (pair, _) in zip(part.judged, world.documents, strict=True)
-            if number_of_things(pair) == things
-        ]
-        assert part.figures[f"text_to_image_of_{things}"] == pytest.approx(sum(own) / len(own), abs=1e-4)
+
+    def share(name: str, chosen: list[int]) -> None:
+        even = sum(number % 2 == 0 for number in chosen)
+        assert part.figures[f"text_to_image_{name}"] == pytest.approx(even / len(chosen), abs=1e-4)
+        assert part.figures[f"text_to_image_{name}_count"] == len(chosen)
+
+    kinds = [kind_of(document) for document in world.documents]
+    numbers = [len(scene_of(document).things) for document in world.documents]
+    assert {"placed", "related", "counted"} < set(kinds)
+    for name in set(kinds):
+        share(name, [at for at, found in enumerate(kinds) if found == name])
+    share("open", [at for at, found in enumerate(kinds) if found not in ("placed", "related")])
+    assert set(numbers) == {1, 2, 3, 4}
+    for number in set(numbers):
+        share(f"of_{number}", [at for at, found in enumerate(numbers) if found == number])
 
 
-RED_SQUARE = thing("square", "red", 0, 0)
-DRAWN: dict[str, tuple[Thing, str, set[str]]] = {
-    "as told": (RED_SQUARE, "a large red square at the top-left", {"objects", "colours", "places", "with_sizes"}),
-    "another shape": (RED_SQUARE, "a large red circle at the top-left", {"colours", "places"}),
-    "another colour": (RED_SQUARE, "a large blue square at the top-left", {"objects", "places"}),
-    "another place": (RED_SQUARE, "a large red square at the top-right", {"objects", "colours"}),
-    "another size": (RED_SQUARE, "a small red square at the top-left", {"objects", "colours", "places"}),
+RED_SQUARE = thing("square", "red", 0.2, 0.2)
+BLUE_CIRCLE = thing("circle", "blue", 0.8, 0.8)
+ALL = {"objects", "colours", "places", "relations", "with_sizes"}
+DRAWN: dict[str, set[str]] = {
+    "a large red square at the top-left and a blue circle": ALL,
+    "a large red cross at the top-left and a blue circle": ALL - {"objects", "with_sizes"},
+    "a large red square at the top-left and a cyan circle": ALL - {"colours", "with_sizes"},
+    "a large red square at the top-right and a blue circle": ALL - {"places", "with_sizes"},
+    "a small red square at the top-left and a blue circle": ALL - {"with_sizes"},
+    "a red square left of a blue circle": ALL,
+    "a red square below a blue circle": ALL - {"relations", "with_sizes"},
+    "a red square, a blue circle and a cross": set(),
+    "a red square": set(),
+    "a red square and other things, nothing blue": ALL - {"with_sizes"},
+}  # fmt: skip
+
+
+def only(world: World, monkeypatch: pytest.MonkeyPatch, text: str, *things: Thing) -> None:
+    """The world has one document left, of this caption and these things, which is what is drawn."""
+    (first, *_) = world.documents
+    labels = {"new": "claim", "caption": "mixed", "scenes": [scene_to_json(Scene(things))]}
+    segments = tuple(replace(part, text=text) if isinstance(part, StoredText) else part for part in first.segments)
+    document = StoredDocument(first.index, first.key, None, False, True, False, labels, segments, "pictures")
+    world.held, world.documents = (Held(document, (TextPiece(text), picture(*things))),), [document]
+    given(world, monkeypatch, [Output([picture(*things)], "drawn")])
+
+
+@pytest.mark.parametrize("text", DRAWN)
+def test_each_aspect_of_a_drawing_counts_for_itself(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    expected = DRAWN[text]
+    world = World("new-claim", monkeypatch)
+    only(world, monkeypatch, text, RED_SQUARE, BLUE_CIRCLE)
+    figures = judge_drawings(world.model, world.documents).figures
+    assert {name for name in ALL if figures[f"text_to_image_{name}"] == 1.0} == expected
+    is_absent = "nothing" not in text
+    assert figures["text_to_image"] == float(expected >= ALL - {"with_sizes"} and is_absent)
+
+
+ONCE = {
+    "a red square and a blue circle": [True, True],
+    "a red square, a red square and a blue circle": [False, False, True],
+    "a red square and a cyan circle": [True, False],
+    "a square and a blue circle": [],  # a colour is open
 }
 
 
-def only(world: World, monkeypatch: pytest.MonkeyPatch, text: str, scene: Scene) -> None:
-    """The world has one document left, of this caption and this scene."""
-    found = (TextPiece(text), picture(*scene.things))
-    (document, _), *_ = world.documents
-    facts = {"new": "scene", "scenes": [scene_to_json(scene)]}
-    segments = tuple(type(part)(text) if hasattr(part, "text") else part for part in document.segments)
-    own = StoredDocument(document.index, "one", None, False, True, facts, segments, "pictures")
-    world.documents = [(own, found)]
-    monkeypatch.setattr(judged, "pieces_of", lambda _document, _loaded: found)
-
-
-@pytest.mark.parametrize("fault", DRAWN)
-def test_each_part_of_a_drawing_counts_for_itself(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    drawn, text, right = DRAWN[fault]
-    world = World("new-scene", judged, monkeypatch)
-    only(world, monkeypatch, text, Scene((drawn,)))
-    monkeypatch.setattr(world, "answer", lambda *_: Output([picture(drawn)], "drawn"))
-    figures = part_of(world, judge_drawings).figures
-    found = {name for name in ("objects", "colours", "places", "with_sizes") if figures[f"text_to_image_{name}"] == 1.0}
-    assert found == right
-    assert figures["text_to_image"] == float({"objects", "colours", "places"} <= right)
-
-
-TWO = Scene((RED_SQUARE, thing("circle", "blue", 2, 2)))
-WRITTEN = {
-    "a red square at the top-left and a blue circle at the bottom-right": (True, True),
-    "a red square at the top-left": (True, False),  # nothing false, not everything
-    "a red square above a blue circle": (True, True),
-    "a red square below a blue circle": (False, False),  # understood, and false
-    "a blue square at the top-left and a red circle at the bottom-right": (False, False),
-    "a red square at the top-left and a red square at the top-left": (False, False),  # one thing named twice
-    "a red square at the top-left and something": (False, False),  # not understood
-    "": (False, False),
-}
-
-
-@pytest.mark.parametrize("text", WRITTEN)
-def test_a_caption_is_right_if_it_is_understood_and_nothing_in_it_is_false(
+@pytest.mark.parametrize("text", ONCE)
+def test_claimed_things_are_counted_where_they_are_drawn_exactly_once(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    true, complete = WRITTEN[text]
-    world = World("new-scene", judged, monkeypatch)
-    only(world, monkeypatch, "a red square", TWO)
-    pieces = [TextPiece(text[:8]), TextPiece(text[8:])] if text else []
-    monkeypatch.setattr(world, "answer", lambda *_: Output(pieces, "eos"))
-    part = part_of(world, judge_texts)
-    assert part.figures["image_to_text"] == part.figures["image_to_text_of_2"] == float(true)
-    assert part.figures["image_to_text_complete"] == float(complete)
-    assert part.figures["image_to_text_count"] == 1
-    (item,) = part.judged
-    assert (item.mode, item.text, item.right) == ("image_to_text", text, true)
-    (prompt,) = world.asked  # the picture alone: a caption in the prompt would be copied
-    assert [type(piece) for piece in prompt.pieces] == [ImagePiece]
-    assert prompt.max_images == 0
+    world, flags = World("new-claim", monkeypatch), ONCE[text]
+    only(world, monkeypatch, text, RED_SQUARE, BLUE_CIRCLE)
+    figures = judge_drawings(world.model, world.documents).figures
+    if not flags:
+        assert "exactly_once" not in figures
+        return
+    for name in ("exactly_once", "exactly_once_mixed"):
+        assert figures[name] == pytest.approx(sum(flags) / len(flags), abs=1e-4)
+        assert figures[f"{name}_count"] == len(flags)
 
 
-def free(monkeypatch: pytest.MonkeyPatch, *outputs: Output) -> TaskScores:
-    world = World("new-scene", judged, monkeypatch)
-    monkeypatch.setattr(world, "generate", lambda prompts: [outputs[number] for number, _ in enumerate(prompts)])
-    return judge_free(world.loaded, EvalConfig(free=len(outputs)), 0, Runtime())
+FAINT = Thing("hexagon", "red", "large", 0.8, 0.8)
+UNCONDITIONAL = [
+    (),
+    (RED_SQUARE,),
+    (RED_SQUARE, BLUE_CIRCLE),
+    (RED_SQUARE, FAINT),
+    (RED_SQUARE, BLUE_CIRCLE, thing("cross", "cyan", 0.2, 0.8)),
+]
 
 
-FITS, SHOWS = TextPiece("a red square at the top-left"), picture(RED_SQUARE)
-LIES = TextPiece("a blue square at the top-left")
-FREE: dict[str, tuple[Output, float, float]] = {
-    "a pair": (Output([FITS, SHOWS], "eos"), 1, 1),
-    "picture first": (Output([SHOWS, FITS], "eos"), 1, 1),
-    "another text": (Output([LIES, SHOWS], "eos"), 0, 1),
-    "no sense": (Output([TextPiece("the the the"), SHOWS], "eos"), 0, 1),
-    "no text": (Output([SHOWS], "eos"), 0, 1),
-    "no picture": (Output([FITS], "eos"), 0, 0),
-    "no end": (Output([FITS, SHOWS], "images"), 0, 0),
-    "nothing": (Output([], "eos"), 0, 0),
-    "a story": (Output([FITS, SHOWS, TextPiece("then it turns blue: "), SHOWS], "eos"), 1, 1),
-    "the first picture is wrong": (Output([LIES, SHOWS, FITS, SHOWS], "eos"), 0, 1),
-}
+def test_things_without_any_text_are_counted_against_the_law_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World("new-claim", monkeypatch)
+    given(world, monkeypatch, [Output([picture(*things)], "drawn") for things in UNCONDITIONAL])
+    part = judge_unconditional(world.model, 5, 2)
+    assert part.figures == {
+        "unconditional_of_0": 0.2,
+        "unconditional_of_1": 0.2,
+        "unconditional_of_2": 0.4,
+        "unconditional_of_3": 0.2,
+        "unconditional_number_tv": 0.4,  # (.2 + .3 + .1 + .2) / 2 from 0, .5, .5, 0
+        "unconditional_unclear": 0.2,
+        "unconditional_count": 5,
+    }
+    assert [item.right for item in part.judged] == [False, True, True, False, False]
+    assert world.asked == [[Prompt(image_next=True)] * 5]
 
 
-@pytest.mark.parametrize("name", FREE)
-def test_a_free_document_needs_a_picture_an_end_and_a_text_that_fits(
-    monkeypatch: pytest.MonkeyPatch, name: str
+def test_as_many_things_as_the_world_draws_have_no_distance_from_its_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World("new-claim", monkeypatch)
+    given(world, monkeypatch, [Output([picture(*things)], "drawn") for things in (UNCONDITIONAL[1], UNCONDITIONAL[2])])
+    figures = judge_unconditional(world.model, 2, 2).figures
+    assert (figures["unconditional_number_tv"], figures["unconditional_unclear"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("answer", "share"), [("after", 1.0), ("before", 0.0)])
+def test_edits_are_right_where_the_instruction_is_carried_out(
+    monkeypatch: pytest.MonkeyPatch, answer: str, share: float
 ) -> None:
-    output, right, ended = FREE[name]
-    part = free(monkeypatch, output)
-    assert (part.figures["free"], part.figures["free_with_picture_and_end"]) == (right, ended)
-    assert [item.right for item in part.judged] == [bool(right)]
+    """Of a model that draws the second picture, and of one that gives the first one back."""
+    world = World("heldout-edit", monkeypatch)
+    if answer == "before":
+        given(world, monkeypatch, [Output([each.pieces[0]], "drawn") for each in world.held])
+    part = judge_edits(world.model, world.documents)
+    kinds = {document.labels["edit"] for document in world.documents}
+    assert kinds == {"colour", "size", "shape", "place", "remove", "add"}
+    assert {part.figures[name] for name in ("edit", *(f"edit_{kind}" for kind in kinds))} == {share}
+    assert part.figures["edit_of_true_pictures"] == 1.0
+    assert part.figures["edit_count"] == len(world.documents)
+    (prompts,) = world.asked
+    for prompt, each in zip(prompts, world.held, strict=True):
+        assert prompt.pieces == each.pieces[:2]  # not the picture that is asked for
 
 
-def test_free_documents_are_drawn_at_their_own_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedy text would be one document a hundred times; all else is as in the settings."""
-    world = World("new-scene", judged, monkeypatch)
-    monkeypatch.setattr(world, "generate", lambda prompts: [Output([], "eos") for _ in prompts])
-    generation = GenerationConfig(temperature=0.0, guidance=1.5, max_images=2)
-    judge_free(world.loaded, EvalConfig(free=3, free_temperature=0.7, generation=generation), 0, Runtime())
-    assert world.settings == generation.model_copy(update={"temperature": 0.7})
+def test_what_an_edit_does_not_name_stays_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moved by a tenth of the picture, and still in its region where it can be, it is wrong; what moved or is new may be anywhere
+    in the region that the instruction names."""
+    world = World("heldout-edit", monkeypatch)
+    answers, allowed = [], []
+    for document in world.documents:
+        before, after = scene_of(document, 0), scene_of(document, 1)
+        still = {(each.x, each.y) for each in before.things}
+        own = next((each for each in after.things if (each.x, each.y) not in still), None)
+        chosen = own or after.things[0]
+        by = 0.05 if own else 0.1
+        candidates = (
+            replace(chosen, x=chosen.x + across, y=chosen.y + down)
+            for across, down in ((by, 0), (-by, 0), (0, by), (0, -by))
+        )
+        moved = next((each for each in candidates if each.region == chosen.region), chosen)
+        others = [each for each in after.things if each is not chosen]
+        answers.append(Output([picture(moved, *others)], "drawn"))
+        allowed.append(own is not None or moved is chosen)
+    assert {True, False} == set(allowed)
+    given(world, monkeypatch, answers)
+    assert [item.right for item in judge_edits(world.model, world.documents).judged] == allowed
 
 
-def test_shares_are_of_all_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = free(monkeypatch, *(output for output, _, _ in FREE.values()))
-    assert part.figures["free_count"] == len(FREE)
-    assert part.figures["free"] == pytest.approx(sum(right for _, right, _ in FREE.values()) / len(FREE))
-    ended = sum(end for _, _, end in FREE.values()) / len(FREE)
-    assert part.figures["free_with_picture_and_end"] == pytest.approx(ended)
+def test_what_is_filled_in_is_judged_by_the_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = halves(monkeypatch)
+
+    def answer(number: int, prompt: Prompt) -> Output:
+        true = image_of(world.held[number].pieces)
+        assert prompt.edit is not None
+        assert prompt.edit.change_hw is not None
+        assert torch.equal(prompt.edit.latent, true.latent)
+        assert not prompt.edit.change_hw[:, : SIDE // 2].any()
+        assert prompt.edit.change_hw[:, SIDE // 2 :].all()
+        if prompt.pieces:
+            return Output([true], "drawn")
+        blank = true.latent.clone()
+        blank[:, :, SIDE // 2 :] = 245  # the ground
+        return Output([ImagePiece(blank)], "drawn")
+
+    monkeypatch.setattr(world, "answer", answer)
+    figures = judge_inpainted(world.model, world.documents).figures
+    assert (figures["inpainted"], figures["inpainted_kept_error"]) == (1.0, 0.0)
+    assert figures["inpainted_without_text"] == 0.0
+    assert figures["inpainted_count"] == len(world.held)
 
 
-def test_pairs_are_chosen_by_what_is_new_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = [document for document, _ in World("new-scene", judged, monkeypatch).documents]
-    stories = [document for document, _ in World("heldout-story", judged, monkeypatch).documents]
-    things = [StoredDocument(0, "t", None, False, True, {"new": "thing"}, pairs[0].segments, "pictures")]
-    foreign = [StoredDocument(0, "f", None, False, True, None, pairs[0].segments, "pictures")]
-    held = [*stories, *foreign, *things, *pairs]
-    monkeypatch.setattr(judged, "heldout_documents", lambda _loaded: iter(held))
-    loaded: Any = SimpleNamespace()
-    assert shapes_pairs(loaded, "scene") == pairs
-    assert shapes_pairs(loaded, "thing") == things
+def test_what_moved_outside_of_the_hole_is_measured_in_values_of_a_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The left third alone, brighter here and darker there by 10: whatever was drawn in the hole, and without wrapping."""
+    world = halves(monkeypatch)
+
+    def answer(number: int, _prompt: Prompt) -> Output:
+        values = image_of(world.held[number].pieces).latent.clone().int()
+        values[:, :, : SIDE // 3] += -10 if number % 2 else 10
+        values[:, :, SIDE // 2 :] = 0
+        assert values.min() >= 0
+        assert values.max() <= 255
+        return Output([ImagePiece(values.to(torch.uint8))], "drawn")
+
+    monkeypatch.setattr(world, "answer", answer)
+    assert judge_inpainted(world.model, world.documents).figures["inpainted_kept_error"] == 10.0
+
+
+def halves(monkeypatch: pytest.MonkeyPatch) -> World:
+    """The pairs of which the right half can be drawn again."""
+    world = World("new-claim", monkeypatch)
+    chosen = {document.key for document in with_thing_at_right(world.documents)}
+    assert 0 < len(chosen) < len(world.held)
+    world.held = tuple(each for each in world.held if each.document.key in chosen)
+    world.documents = [each.document for each in world.held]
+    return world

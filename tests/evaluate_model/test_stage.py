@@ -17,12 +17,25 @@ from stages.core.files import read_jsonl
 from stages.core.runtime import Runtime
 from stages.evaluate_model import stage
 from stages.evaluate_model.config import EvalConfig
-from stages.evaluate_model.judged import Judged, TaskScores
+from stages.evaluate_model.judging import Evaluated, Judged, TaskScores
+from stages.evaluate_model.stage import mistakes_of
+from stages.generation.config import GenerationConfig
 from tests.builders import stamp
 
-DOCUMENTS = {"scene": [f"scene-{number}" for number in range(9)], "thing": [f"thing-{number}" for number in range(9)]}
+PAIRS = {name: [f"{name}-{number}" for number in range(9)] for name in ("claim", "thing", None)}
 STORIES, EDITS = [f"story-{number}" for number in range(9)], [f"edit-{number}" for number in range(9)]
-LIMITS = EvalConfig(text_to_image=5, image_to_text=4, free=3, edits=2, stories=6, inpainted=1)
+GENERATION = GenerationConfig(temperature=0.0, guidance=1.5, max_images=2)
+LIMITS = EvalConfig(
+    text_to_image=5,
+    image_to_text=4,
+    unconditional=7,
+    free=3,
+    edits=2,
+    stories=6,
+    inpainted=8,
+    generation=GENERATION,
+    free_temperature=0.7,
+)
 SIDE = 48
 RIGHT, WRONG = (np.full((8, 8, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
 
@@ -33,11 +46,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     calls: list[tuple[str, Any]] = []
 
     def judge_of(name: str) -> Any:
-        def judge(_loaded: Any, documents: Any, *rest: Any) -> TaskScores:
-            generation = documents.generation if name == "free" else rest[0]
-            assert (generation.height, generation.width) == (SIDE, SIDE)  # of the pictures that the judge knows
-            keys = [f"free-{number}" for number in range(documents.free)] if name == "free" else documents
-            calls.append((name, list(keys)))
+        def judge(model: Evaluated, documents: Any, *rest: Any) -> TaskScores:
+            expected = GENERATION.model_copy(
+                update={"height": SIDE, "width": SIDE}
+            )  # of the pictures that the judge knows
+            if name == "free":  # greedy text would be one document many times
+                expected = expected.model_copy(update={"temperature": 0.7})
+            assert (model.generation, model.seed) == (expected, 11)
+            keys = [f"{name}-{number}" for number in range(documents)] if isinstance(documents, int) else documents
+            calls.append((name, [*keys, *rest]))
             rows = [
                 Judged(name, key, "text", number == 0, WRONG if number else RIGHT) for number, key in enumerate(keys)
             ]
@@ -45,10 +62,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
         return judge
 
-    for name in ("drawings", "texts", "free", "inpainted", "continued", "turned", "edits"):
+    names = ("drawings", "texts", "relations", "unconditional", "free", "inpainted", "continued", "turned", "swapped")
+    for name in (*names, "edits"):
         monkeypatch.setattr(stage, f"judge_{name}", judge_of(name))
-    monkeypatch.setattr(stage, "shapes_pairs", lambda _loaded, new: DOCUMENTS[new])
+    monkeypatch.setattr(stage, "shapes_pairs", lambda _loaded, new: PAIRS[new])
+    monkeypatch.setattr(stage, "with_relation", lambda pairs: pairs[::2])
     monkeypatch.setattr(stage, "with_thing_at_right", lambda pairs: pairs[1::2])
+    monkeypatch.setattr(stage, "most_things", lambda pairs: len(pairs))
     monkeypatch.setattr(stage, "shapes_stories", lambda _loaded: STORIES)
     monkeypatch.setattr(stage, "shapes_edits", lambda _loaded: EDITS)
     losses = {"heldout_text_loss": 1.5, "heldout_image_loss": 0.25, "text_loss": 9.0}
@@ -59,56 +79,73 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return calls
 
 
-def evaluated(folder: Path) -> dict[str, Any]:
+def evaluated(folder: Path, limits: EvalConfig = LIMITS) -> dict[str, Any]:
     with building(folder, stamp("scores", "eval"), Runtime()) as build:
-        stage.run(eval=LIMITS, checkpoint=Path("x"), context=StageContext(build, Runtime(), 0))
+        stage.run(eval=limits, checkpoint=Path("x"), context=StageContext(build, Runtime(), 11))
     found: dict[str, Any] = json.loads((folder / SCORES).read_bytes())
     return found
 
 
 def test_each_judge_gets_its_documents_and_each_figure_its_name(tmp_path: Path, asked: list[tuple[str, Any]]) -> None:
-    """Scenes that are new and things that are new are apart: the captions of training say of the second that there are none."""
+    """New claims, new things and what is like training are apart."""
     scores = evaluated(tmp_path / "scores")
-    scenes, things = DOCUMENTS["scene"], DOCUMENTS["thing"]
+    claims, things, alike = PAIRS["claim"], PAIRS["thing"], PAIRS[None]
+    sides = [(part, pairs) for pairs in (claims, things, alike) for part in ("drawings", "texts", "relations")]
+    limit = {"drawings": slice(5), "texts": slice(4), "relations": slice(0, 7, 2)}
     assert asked == [
-        ("drawings", scenes[:5]),
-        ("texts", scenes[:4]),
+        *((part, pairs[limit[part]]) for part, pairs in sides),
+        ("unconditional", [*(f"unconditional-{number}" for number in range(7)), 18]),
         ("free", ["free-0", "free-1", "free-2"]),
-        ("drawings", things[:4]),
-        ("texts", things[:4]),
-        ("inpainted", scenes[1:2]),
+        ("inpainted", [*claims, *alike][1::2][:8]),
         ("continued", STORIES[:6]),
         ("turned", STORIES[:6]),
+        ("swapped", STORIES[:6]),
         ("edits", EDITS[:2]),
     ]
+    counts = {"drawings": 5.0, "texts": 4.0, "relations": 4.0}
     assert scores == {
         "heldout_text_loss": 1.5,
         "heldout_image_loss": 0.25,
-        "drawings": 5.0,
-        "texts": 4.0,
+        **{f"{side}{name}": count for side in ("", "new_things_", "alike_") for name, count in counts.items()},
+        "unconditional": 7.0,
         "free": 3.0,
-        "new_things_drawings": 4.0,
-        "new_things_texts": 4.0,
-        "inpainted": 1.0,
+        "inpainted": 8.0,
         "continued": 6.0,
         "turned": 6.0,
+        "swapped": 6.0,
         "edits": 2.0,
     }
+
+
+def test_nothing_is_generated_that_is_not_asked_for(tmp_path: Path, asked: list[tuple[str, Any]]) -> None:
+    none = ("text_to_image", "image_to_text", "unconditional", "free", "edits", "stories", "inpainted")
+    scores = evaluated(tmp_path / "scores", LIMITS.model_copy(update=dict.fromkeys(none, 0)))
+    assert asked == []
+    assert scores == {"heldout_text_loss": 1.5, "heldout_image_loss": 0.25}
 
 
 def test_what_was_judged_is_written_down(
     tmp_path: Path, asked: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every verdict but those on new things; and a sheet of what is wrong alone."""
+    """Every verdict but those of new things and of what is like training; and a sheet of what is wrong alone."""
     sheets: list[Any] = []
     real = stage.encode_png
     monkeypatch.setattr(stage, "encode_png", lambda sheet: (sheets.append(sheet), real(sheet))[1])
     evaluated(tmp_path / "scores")
     rows = list(read_jsonl(tmp_path / "scores" / JUDGED))
-    expected = [(name, key, number == 0) for name, keys in asked for number, key in enumerate(keys)]
-    expected = [each for each in expected if not each[1].startswith("thing-")]
+    keys = [
+        (name, key, number == 0) for name, found in asked for number, key in enumerate(found) if isinstance(key, str)
+    ]
+    expected = [each for each in keys if each[0] == "inpainted" or not each[1].startswith(("thing-", "None-"))]
     assert [(row["mode"], row["key"], row["right"]) for row in rows] == expected
     assert (tmp_path / "scores" / MISTAKES).is_file()
     (sheet,) = sheets
     assert (sheet == WRONG[0, 0]).all(-1).any()
     assert not (sheet == RIGHT[0, 0]).all(-1).any()
+
+
+def test_the_sheet_has_mistakes_of_every_mode() -> None:
+    many = [Judged("one", f"one-{number}", "", False, WRONG) for number in range(200)]
+    few = [Judged("two", "two-0", "", True, RIGHT), Judged("two", "two-1", "", False, WRONG)]
+    chosen = mistakes_of([*many, *few, Judged("three", "three-0", "", False, None)])
+    assert [one.key for one in chosen] == [*(f"one-{number}" for number in range(59)), "two-1"]
