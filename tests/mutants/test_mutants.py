@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,31 @@ def test_a_name_that_is_no_fault_is_refused() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no room and no fault 'nonsense'" in done.stderr
+
+
+def test_a_signal_leaves_no_copy_and_no_process(tmp_path: Path) -> None:
+    """Sent while tests run: SIGTERM, which is made what Ctrl-C is."""
+    command = [sys.executable, "-m", "tests.mutants", "--only", "model", "--workers", "1"]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+        copy = tmp_path / "none"
+        while not copy.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+            copy = next(tmp_path.glob("tfcli-mutants-*/private-queries"), copy)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in output
+    assert list(tmp_path.iterdir()) == []
+    running = [
+        path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _environment(path.parent)
+    ]
+    assert running == []
+
+
+def _environment(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:  # it has ended, or is somebody else's
+        return b""

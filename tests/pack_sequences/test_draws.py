@@ -82,3 +82,14 @@ def test_images_of_a_document_are_mirrored_one_by_one(tmp_path: Path) -> None:
     grids = {int(entry): images.grid[images.entry == entry].tolist() for entry in np.unique(images.entry)}
     assert {len(each) for each in grids.values()} == {2}
     assert np.mean([first != second for first, second in grids.values()]) == pytest.approx(0.5, abs=0.12)
+
+
+def test_where_a_document_is_says_nothing_of_its_order(tmp_path: Path) -> None:
+    """The held-out losses are those of the first rows: they would be of one order alone if one draw were behind both."""
+    sequences = packed(tmp_path, caption_first=0.5, condition_dropout=0, heldout_fraction=0.5)
+    for side in ("heldout", "train"):
+        documents = DocumentTable(sequences.split(side).documents)
+        early = documents.row < documents.row.max() / 2
+        assert min(early.sum(), (~early).sum()) > 60
+        for part in (early, ~early):
+            assert documents.image_first[part].mean() == pytest.approx(0.5, abs=0.15)
