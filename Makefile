@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
-.PHONY: help install pipelines test slow fuzz bench-data bench-train bench-learning bench-sample bench-samplers ablations table
+.PHONY: help install pipelines test slow fuzz mutants bench-data bench-train bench-learning bench-sample bench-samplers ablations table
 .PHONY: drawings docs recipe-docs vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
@@ -40,6 +40,9 @@ slow: $(READY) ## run the tests that take longer
 
 fuzz: $(READY) ## random damage, settings, inputs and kills for SECONDS (default: 600); any finding fails it; tests/fuzz
 	$(BIN)/python -m tests.fuzz --seconds "$(SECONDS)" $(ARGS)
+
+mutants: $(READY) ## plant the listed faults one at a time and name the test that sees each; one that no test sees fails it
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 bench-data: $(READY) ## measure the data stages against what this machine can do; docs/benchmarks.md
 	$(BIN)/python -m tests.bench.data $(ARGS)

@@ -12,7 +12,7 @@ A document is bos, its segments (text ids; or boi, patches, eoi, with size token
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from stages.artifacts.latents import Grid
 from stages.artifacts.manifest import Manifest, open_artifact, open_input, read_content
 from stages.artifacts.rows import Broken, Frames, broken_rule
 from stages.artifacts.schema import Schema
-from stages.artifacts.tables import IntArray
+from stages.artifacts.tables import ImageTable, IntArray
 from stages.artifacts.tokens import SpecialTokens
 from stages.core.errors import ExitCode, TfcliError
 
@@ -36,6 +36,10 @@ TABLES = ("ids", "documents", "images", "row_documents", "row_images")
 Side = Literal["train", "heldout", "late"]
 SIDES: tuple[Side, ...] = ("train", "heldout", "late")
 SCHEMA = Schema(2)
+_MEASURED_LATENTS, _MEASURED_SHARDS = (
+    4096,
+    64,
+)  # the most of which statistics are made: shards are read whole for their sums
 FORM = Form(
     files=(
         *(file for side in SIDES for name in TABLES for file in flat_files(f"{side}/{name}")),
@@ -50,6 +54,7 @@ FORM = Form(
 class SequencesContent(SpecialTokens):
     """What the model needs to know: vocabulary and special tokens, grids, statistics of the latents.
 
+    channel_mean, channel_std: of draws from the posterior, per channel, over pictures of the sides "train" and "late".
     late_rows: 0 without that side. size_tokens: the last ids of the vocabulary stand for sizes of latents; one precedes the
     BOI of each image.
     """
@@ -99,6 +104,28 @@ class RowTable:
         """The first rule for packed rows that is broken."""
         arrays = (self.ids, self.documents, self.images, self.row_documents, self.row_images)
         return broken_rule(*arrays, special_tokens, frames)
+
+
+def measured_latents(tables: Iterable[RowTable], shard_rows: int) -> Iterator[tuple[int, IntArray]]:
+    """(grid, rows of latents) of the pictures of some sides, each once; of more than 4,096 of them, or more than 64 shards, an
+    even choice. What is measured of them may not see the held-out side, whose losses would know of it.
+
+    Args:
+        tables: of the sides that a model is trained on.
+        shard_rows: rows of latents in a shard.
+    """
+    images = ImageTable(np.concatenate([table.images for table in tables]))
+    used = np.unique(np.stack([images.grid, images.latent_row], 1), axis=0)
+    _, shard = np.unique(used // np.array([1, shard_rows]), axis=0, return_inverse=True)
+    used = used[np.isin(shard, _even_choice(int(shard.max(initial=-1)) + 1, _MEASURED_SHARDS))]
+    used = used[_even_choice(len(used), _MEASURED_LATENTS)]
+    for grid in np.unique(used[:, 0]):
+        yield int(grid), used[used[:, 0] == grid, 1]
+
+
+def _even_choice(count: int, most: int) -> IntArray:
+    """At most `most` of the numbers from 0 to count - 1, first and last among them."""
+    return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from stages.pack_sequences.layout import Units, ordered, segment_lengths, write_
 from stages.pack_sequences.lengths import fitting_units, joined_units, shown
 from stages.pack_sequences.mix import balanced, copies, document_weights
 from stages.pack_sequences.report import histogram, report_text, summary
+from stages.pack_sequences.statistics import channel_statistics
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _KEPT = "nothing to save: packing starts again"
@@ -93,7 +94,8 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
         )
     )
     files = [name for name in FORM.files if late is not None or not name.startswith("late/")]
-    build.seal(_content(pack, source.content, content, train, kept, late).model_dump(), report, files=files)
+    statistics = channel_statistics(stored, [train, *([] if late is None else [late])])
+    build.seal(_content(pack, source.content, content, statistics, train, kept, late).model_dump(), report, files=files)
 
 
 def _packed_passes(
@@ -288,10 +290,12 @@ def _content(
     pack: PackConfig,
     special_tokens: SpecialTokens,
     latents: LatentsContent,
+    statistics: tuple[list[float], list[float]],
     train: RowTable,
     heldout: RowTable,
     late: RowTable | None,
 ) -> SequencesContent:
+    mean, std = statistics
     return SequencesContent(
         row_length=pack.row_length,
         patch_side=pack.patch_side,
@@ -300,8 +304,8 @@ def _content(
         latent_channels=latents.latent_channels,
         picture_size=latents.picture_size,
         grids=latents.grids,
-        channel_mean=latents.channel_mean,
-        channel_std=latents.channel_std,
+        channel_mean=mean,
+        channel_std=std,
         num_rows=len(train.ids),
         heldout_rows=len(heldout.ids),
         late_rows=0 if late is None else len(late.ids),

@@ -6,12 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from stages.artifacts.latents import Latents
-from stages.artifacts.sequences import Sequences, Side
-from stages.artifacts.tables import ImageTable
+from stages.artifacts.sequences import Sequences, Side, measured_latents
 from stages.coders.scale import LatentScale
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
@@ -21,8 +19,6 @@ from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.config import TrainConfig
 from stages.train_model.distributed.ranks import Ranks
 from stages.train_model.finetune import Start
-
-_MAX_LATENTS = 4096  # latents that are read to find the largest value
 
 
 class Data:
@@ -99,18 +95,11 @@ class Data:
         return batches
 
     def latent_limit(self) -> float:
-        """Largest absolute normalised value among at most 4,096 latents of each grid: samplers clip x0 to it."""
+        """Largest absolute normalised value of the latents that are trained on (`measured_latents`): samplers clip x0 to it."""
         scale = LatentScale(self.content.channel_mean, self.content.channel_std)
         limit = 0.0
-        images = ImageTable(
-            np.concatenate([maker.table.images for maker in (self.train, self.heldout, self.late) if maker])
-        )
-        for grid, reader in enumerate(self.readers):
-            used = np.unique(images.latent_row[images.grid == grid])
-            if not len(used):
-                continue
-            chosen = np.linspace(0, len(used) - 1, min(len(used), _MAX_LATENTS)).astype(np.int64)
-            rows = used[np.unique(chosen)]
-            normal = scale.normalise(torch.from_numpy(reader.read(rows)[:, 0]).float())
+        tables = [maker.table for maker in (self.train, self.late) if maker]
+        for grid, rows in measured_latents(tables, self.readers[0].shard_rows):
+            normal = scale.normalise(torch.from_numpy(self.readers[grid].read(rows)[:, 0]).float())
             limit = max(limit, float(normal[torch.isfinite(normal)].abs().max()))
         return limit

@@ -233,6 +233,24 @@ def test_estimates_are_clamped_to_the_limit(sampler: Any) -> None:
 
 
 @samplers
+@schedules
+def test_every_estimate_counts_only_up_to_the_limit(sampler: Any, schedule: Schedule) -> None:
+    """Estimates far beyond the limit move a sampler as those at the limit do, at each of its calls of the model."""
+    diffusion = Diffusion(schedule)
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def wild(x: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.sin(2 * x + t) * 4
+
+    def tame(x: torch.Tensor, t: int) -> torch.Tensor:
+        return wild(x, t).clamp(-0.5, 0.5)
+
+    found = sample(sampler, wild, noise, diffusion, lambda: noise, limit=0.5)
+    assert torch.equal(found, sample(sampler, tame, noise, diffusion, lambda: noise))
+    assert not torch.equal(found, sample(sampler, wild, noise, diffusion, lambda: noise))
+
+
+@samplers
 def test_images_of_a_batch_do_not_touch(sampler: Any) -> None:
     diffusion = Diffusion(CosineSchedule())
     x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

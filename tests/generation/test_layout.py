@@ -28,7 +28,7 @@ from stages.model.attention import Attention
 from stages.model.config import ModelConfig
 from stages.model.transformer import Inputs, ModelDims, Outputs, Transfusion
 from stages.pack_sequences.config import PackConfig
-from tests.builders import CHANNEL_MEANS, CHANNEL_STDS, Story, make_all
+from tests.builders import Story, make_all
 
 STORIES = [
     *[Story((f"a pair {number}", None)) for number in range(12)],
@@ -89,7 +89,7 @@ def test_sequences_are_those_that_were_packed(loaded: Any) -> None:
 
 
 def test_heldout_images_are_the_normalised_means_that_are_stored(loaded: Any) -> None:
-    compared = {0: 0, 1: 0}
+    compared, content = {0: 0, 1: 0}, loaded.sequences.content
     for document in heldout_documents(loaded):
         for segment, piece in zip(document.segments, pieces_of(document, loaded), strict=True):
             if not isinstance(segment, StoredImage):
@@ -97,7 +97,7 @@ def test_heldout_images_are_the_normalised_means_that_are_stored(loaded: Any) ->
             assert isinstance(piece, ImagePiece)
             raw = loaded.latents.rows(segment.grid).read(np.array([segment.row]))[0, 0]
             for channel in range(2):
-                expected = (raw[channel] - CHANNEL_MEANS[channel]) / CHANNEL_STDS[channel]
+                expected = (raw[channel] - content.channel_mean[channel]) / content.channel_std[channel]
                 assert np.allclose(piece.latent[channel].numpy(), expected, atol=1e-5)
             compared[segment.grid] += 1
     assert min(compared.values()) > 0

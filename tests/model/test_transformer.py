@@ -10,7 +10,7 @@ from stages.model.attention import DenseAttention, allowed
 from stages.model.config import LinearCodec, ModelConfig, UNetCodec
 from stages.model.patches import build_patches, from_patches, to_patches
 from stages.model.rotary import Rotary, apply_rotary, grid_positions, rotary_table, rotate
-from stages.model.transformer import ImageInputs, Inputs, ModelDims, Transfusion
+from stages.model.transformer import ImageInputs, Inputs, ModelDims, Outputs, Transfusion
 
 # text 0-3, BOI 4, patches 5-8, EOI 9, text 10-11, BOI 12, patches 13-16, EOI 17
 FIRST, SECOND = list(range(5, 9)), list(range(13, 17))
@@ -282,3 +282,48 @@ def test_what_adds_to_the_stream_starts_smaller_by_the_root_of_twice_the_layers(
         for layer, smaller in ((block.qkv, 1), (block.gate_up, 1), (block.attention_out, 2), (block.down, 2)):
             wanted = layer.weight.shape[1] ** -0.5 / smaller  # smaller: (2 layers)^1/2
             assert layer.weight.std().item() == pytest.approx(wanted, rel=0.02)
+
+
+def test_each_residual_block_of_a_fresh_unet_adds_less_by_the_root_of_their_number() -> None:
+    network = model(codec=UNetCodec(channels=64, widest=64, blocks=2))
+    layers = [(name, weight) for name, weight in network.named_parameters() if name.endswith("residual_out.weight")]
+    assert len(layers) == 10  # two levels, of two blocks on the way in and three on the way out
+    for _, weight in layers:
+        wanted = weight[0].numel() ** -0.5 / 10**0.5
+        assert weight.std().item() == pytest.approx(wanted, rel=0.02)
+
+
+def test_what_is_predicted_of_a_patch_is_read_at_its_own_element() -> None:
+    """Not at the element before it, where text is predicted: each element of an image decides its own 2 x 2 pixels alone."""
+    network = model()
+    outputs = network.hidden(inputs(), attention())
+    (base,) = network.image_outputs(outputs)
+    for image, elements in enumerate((FIRST, SECOND)):
+        for patch, element in enumerate(elements):
+            changed = outputs.hidden_ND.clone()
+            changed[element] += 1
+            (found,) = network.image_outputs(Outputs(changed, outputs.images))
+            row, column = 2 * (patch // 2), 2 * (patch % 2)
+            expected = torch.zeros(2, 4, 4, dtype=torch.bool)
+            expected[image, row : row + 2, column : column + 2] = True
+            assert torch.equal((found != base).any(1), expected)
+
+
+def test_rotary_positions_of_a_wide_image_are_its_rows_and_columns() -> None:
+    """With image_positions "grid", in the model: an image of 2 x 4 patches after two tokens, then a token."""
+    network = model(image_positions="grid")
+    latents = torch.randn(1, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    images = ImageInputs(latents, torch.tensor([5]), torch.arange(2, 10)[None])
+    found: list[Rotary] = []
+
+    def look(_: int, qkv: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        found.append(rotary)
+        return qkv[:, 2]
+
+    text = torch.tensor([0, 1, 10])
+    network.hidden(Inputs(torch.arange(11), text, text, (images,)), look)
+    grid = [[2 + row, 2 + column] for row in range(2) for column in range(4)]
+    expected = rotary_table(torch.tensor([[0, 0], [1, 1], *grid, [10, 10]]), 16, network.config.rope_base)
+    for rotary in found:
+        assert torch.equal(rotary[0], expected[0])
+        assert torch.equal(rotary[1], expected[1])

@@ -22,7 +22,7 @@ from stages.model.transformer import Inputs, ModelDims, Transfusion
 from stages.pack_sequences.config import PackConfig
 from stages.train_model.batches import Batch, BatchMaker, rows_of_step
 from stages.train_model.objective import LossSums, loss_sums
-from tests.builders import CHANNEL_MEANS, CHANNEL_STDS, POSTERIOR_DEVIATION, Story, make_all
+from tests.builders import POSTERIOR_DEVIATION, Story, make_all
 
 STORIES = [
     *[Story((f"a pair {number}", None)) for number in range(60)],
@@ -130,11 +130,12 @@ def test_the_image_of_a_row_is_the_stored_one_and_the_noise_is_the_target(sequen
     alpha_bar = torch.from_numpy(CosineSchedule().alpha_bar())[image.t_I][:, None, None, None].float()
     clean = (image.latents_IChw - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
     easy = image.t_I < 900  # near T the division magnifies rounding
-    mean, deviation = (torch.tensor(each)[:, None, None] for each in (CHANNEL_MEANS, CHANNEL_STDS))
+    content = sequences.content
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in (content.channel_mean, content.channel_std))
     normal = (stored[:, 0] - mean) / deviation
     error = (clean - normal)[easy]  # what is left is the draw from the posterior
     for channel in range(2):
-        left = POSTERIOR_DEVIATION / CHANNEL_STDS[channel]
+        left = POSTERIOR_DEVIATION / content.channel_std[channel]
         assert error[:, channel].std().item() == pytest.approx(left, rel=0.15)
         assert error[:, channel].mean().item() == pytest.approx(0, abs=0.2 * left)
     assert noise.std().item() == pytest.approx(1, rel=0.1)

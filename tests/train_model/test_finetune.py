@@ -43,22 +43,23 @@ def train(folder: Path, sequences: Path, config: TrainConfig = TRAIN) -> Checkpo
     return Checkpoint.open(folder)
 
 
-def with_statistics(latents: Path, mean: float, deviation: float) -> None:
-    """Latents whose manifest states other statistics of the channels."""
+def with_statistics(sequences: Path, mean: float, deviation: float) -> None:
+    """Sequences whose manifest states other statistics of the channels."""
 
     def change(manifest: dict[str, Any]) -> None:
         manifest["content"].update(channel_mean=[mean] * 2, channel_std=[deviation] * 2)
 
-    edit_manifest(latents, change)
+    edit_manifest(sequences, change)
 
 
 def made(work: Path, texts: list[str], tokenizer: Path | None = None, pack: PackConfig = PACK, **latents: Any) -> Path:
     """Sequences of caption pairs; tokenizer: the folder of finished tokens."""
     mean, deviation = latents.pop("statistics", (0.0, 1.0))
     stored = make_latents(work / "latents", [Story((text, None)) for text in texts], **latents)
-    with_statistics(stored, mean, deviation)
     config = TokenizeConfig(tokenizer=PretrainedTokenizer(path=tokenizer)) if tokenizer else None
-    return make_sequences(work / "sequences", make_tokens(work / "tokens", stored, config), stored, pack)
+    sequences = make_sequences(work / "sequences", make_tokens(work / "tokens", stored, config), stored, pack)
+    with_statistics(sequences, mean, deviation)
+    return sequences
 
 
 @pytest.fixture(scope="module")
