@@ -108,11 +108,13 @@ def judge_inpainted(model: Evaluated, pairs: list[StoredDocument]) -> TaskScores
             prompts.append(Prompt(given, image_next=True, edit=ImageEdit(latent, hole_hw)))
         drawn = model.draw("inpaint", prompts)
         right = [verdict_of(caption_of(pair), picture).right for pair, picture in zip(pairs, drawn, strict=True)]
-        shares.add(name, *right)
         if name == "inpainted":
+            shares.add(name, *right)
             moved = _moved(drawn, model.decode(latents))
             rows = zip(pairs, right, drawn, strict=True)
             judged = [Judged(name, pair.key, caption_of(pair), flag, picture) for pair, flag, picture in rows]
+        else:
+            shares.add_aspect(name, *right)
     return TaskScores({**shares.figures(), "inpainted_kept_error": moved}, judged)
 
 

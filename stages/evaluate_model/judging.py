@@ -115,10 +115,10 @@ class Shares:
     def add(self, name: str, *flags: bool) -> None:
         self.flags.setdefault(name, []).extend(flags)
 
-    def add_aspect(self, name: str, flag: bool) -> None:
-        """Another verdict on the documents of a figure, whose count it has."""
+    def add_aspect(self, name: str, *flags: bool) -> None:
+        """Other verdicts on the documents of a figure, whose count it has."""
         self.aspects.add(name)
-        self.add(name, flag)
+        self.add(name, *flags)
 
     def figures(self) -> dict[str, Any]:
         """The share, and but for aspects the count, of each figure with a verdict."""

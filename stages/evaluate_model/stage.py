@@ -34,10 +34,8 @@ from stages.evaluate_model.judging import Evaluated, Judged, TaskScores
 from stages.generation.loading import LoadedModel, load_model
 
 _MISTAKES = 60  # on the sheet
-_LEAST, _MOST_LINES = (
-    192,
-    30,
-)  # pixels of a picture's side and lines of a label on it: the longest texts are shown whole
+_LEAST = 192  # pixels of the shorter side of a picture on it
+_MOST_LINES = 30  # of a label on it: the longest texts are whole
 
 
 def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
