@@ -36,10 +36,8 @@ TABLES = ("ids", "documents", "images", "row_documents", "row_images")
 Side = Literal["train", "heldout", "late"]
 SIDES: tuple[Side, ...] = ("train", "heldout", "late")
 SCHEMA = Schema(2)
-_MEASURED_LATENTS, _MEASURED_SHARDS = (
-    4096,
-    64,
-)  # the most of which statistics are made: shards are read whole for their sums
+# The most that statistics are made of; a shard is read whole, for its sum.
+_MEASURED_LATENTS, _MEASURED_SHARDS = 4096, 64
 FORM = Form(
     files=(
         *(file for side in SIDES for name in TABLES for file in flat_files(f"{side}/{name}")),
@@ -117,7 +115,7 @@ def measured_latents(tables: Iterable[RowTable], shard_rows: int) -> Iterator[tu
     images = ImageTable(np.concatenate([table.images for table in tables]))
     used = np.unique(np.stack([images.grid, images.latent_row], 1), axis=0)
     _, shard = np.unique(used // np.array([1, shard_rows]), axis=0, return_inverse=True)
-    used = used[np.isin(shard, _even_choice(int(shard.max(initial=-1)) + 1, _MEASURED_SHARDS))]
+    used = used[np.isin(shard.ravel(), _even_choice(int(shard.max(initial=-1)) + 1, _MEASURED_SHARDS))]
     used = used[_even_choice(len(used), _MEASURED_LATENTS)]
     for grid in np.unique(used[:, 0]):
         yield int(grid), used[used[:, 0] == grid, 1]

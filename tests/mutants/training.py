@@ -22,5 +22,5 @@ MUTANTS = (
     Mutant("posterior-mean", "latents are the mean of the posterior, never a draw", "stages/coders/scale.py", "mean.float() + std.float() * noise", "mean.float()", _BATCH),
     Mutant("one-noise-for-all-grids", "images of different sizes in a row get the same noise and times", _BATCHES, 'torch_generator(seed, "noise", *keys[slot], grid)', 'torch_generator(seed, "noise", *keys[slot])', (*_BATCH, *_LAW)),
     Mutant("heldout-without-average", "held-out losses are of the trained weights, not of their running average", "stages/train_model/heldout.py", "averaged_weights(state.model, state.ema)", "averaged_weights(state.model, {})", ("train_model/test_steps.py", *_LAW)),
-    Mutant("lambda-of-reported", "lambda weighs the reported error of the noise, not the weighted one of the target", "stages/train_model/objective.py", "sums.weighted_image / max(1, num_images)\n    return loss", "sums.image / max(1, num_images)\n    return loss", ("train_model/test_objective.py", *_LAW)),
+    Mutant("lambda-of-reported", "lambda weighs the reported error of the noise, not the weighted one of the target", "stages/train_model/objective.py", "sums.weighted_image / max(1, num_images)\n    return loss", "sums.image / max(1, num_images)\n    return loss", _LAW),
 )  # fmt: skip

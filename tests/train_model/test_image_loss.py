@@ -27,7 +27,7 @@ from stages.train_model.config import TrainConfig
 from stages.train_model.data import Data
 from stages.train_model.distributed.ranks import Ranks
 from stages.train_model.heldout import heldout_losses
-from stages.train_model.objective import loss_sums
+from stages.train_model.objective import loss_sums, step_losses
 from tests.builders import CHANNEL_STDS, POSTERIOR_DEVIATION, Story, make_all
 
 STORIES = [
@@ -123,6 +123,10 @@ def test_the_trained_loss_weighs_by_min_snr_and_the_reported_one_is_that_of_the_
         assert own.tolist() == pytest.approx(of_noise.tolist(), rel=1e-3)
     assert sums.weighted_image.item() == pytest.approx(trained, rel=1e-3)
     assert sums.image.item() == pytest.approx(reported, rel=1e-3)
+    loss, (_, text, image) = step_losses(sums, 7, 5, 3.0)
+    assert text.item() == pytest.approx(sums.text.item() / 7)
+    assert loss.item() == pytest.approx(sums.text.item() / 7 + 3 * trained / 5, rel=1e-3)
+    assert image.item() == pytest.approx(reported / 5, rel=1e-3)
     assert abs(trained - plain) > 0.05 * plain
     if target.kind == "velocity":
         assert abs(reported - plain) > 0.05 * plain
