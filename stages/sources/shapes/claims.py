@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stages.sources.shapes.world import COLOURS, PLACES, RELATION_MARGIN, SHAPES, SIZES, one_in_ten
 
@@ -171,7 +172,8 @@ def after_turn(before: ClaimedThing, text: str) -> ClaimedThing | None:
         return None
     if found["place"]:
         return replace(before, place=found["place"], at=None)
-    return replace(before, **{name: value for name, value in found.groupdict().items() if value})
+    changed: dict[str, Any] = {name: value for name, value in found.groupdict().items() if value}
+    return replace(before, **changed)
 
 
 def after_two(first: ClaimedThing, second: ClaimedThing, text: str) -> ClaimedThing | None:
