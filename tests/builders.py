@@ -47,6 +47,7 @@ class Story:
     fixed_order: bool = False
     group: str | None = None
     heldout: bool = False
+    has_heldout_loss: bool = True
     bad: bool = False
     wide: bool = False
     source: str = "pictures"
@@ -94,6 +95,7 @@ def make_latents(folder: Path, stories: list[Story], *, channels: int = 2, side:
                 "group": story.group,
                 "fixed_order": story.fixed_order,
                 "heldout": story.heldout,
+                **({} if story.has_heldout_loss else {"has_heldout_loss": False}),
                 "facts": None,
                 "segments": segments,
             }

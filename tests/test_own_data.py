@@ -13,8 +13,7 @@ from stages.artifacts.samples import Samples
 from stages.core.files import read_jsonl
 from stages.core.seeds import numpy_generator
 from stages.sources.shapes.drawing import draw
-from stages.sources.shapes.language import caption
-from stages.sources.shapes.world import draw_scene
+from stages.sources.shapes.source import SHARES, draw_pair
 from tests.running import ROOT, Done, tfcli
 
 # The template with everything made small.
@@ -32,8 +31,8 @@ def run(*arguments: str) -> Done:
 
 def picture(number: int) -> tuple[Image.Image, str]:
     rng = numpy_generator(0, "own", number)
-    scene = draw_scene(rng)
-    return Image.fromarray(draw(scene, 48)), caption(scene, rng)
+    pair = draw_pair(rng, SHARES, 3, None)
+    return Image.fromarray(draw(pair.scene, 48)), pair.text
 
 
 def make_folder(folder: Path) -> None:

@@ -233,4 +233,10 @@ def _image(part: dict[str, Any], failed: set[int], grids: IntArray) -> StoredIma
 def _document(index: int, row: dict[str, Any], failed: set[int], grids: IntArray) -> StoredDocument:
     segments = tuple(_text(part) if "text" in part else _image(part, failed, grids) for part in row["segments"])
     values = {name: row[name] for name in ("key", "group", "fixed_order", "heldout", "source")}
-    return StoredDocument(index=index, segments=segments, labels=row["facts"], has_heldout_loss=row.get("has_heldout_loss", True), **values)
+    return StoredDocument(
+        index=index,
+        segments=segments,
+        labels=row["facts"],
+        has_heldout_loss=row.get("has_heldout_loss", True),
+        **values,
+    )

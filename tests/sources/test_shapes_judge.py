@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from stages.core.seeds import numpy_generator
+from stages.sources.shapes.claims import Claims, claims
 from stages.sources.shapes.drawing import Pixels, coverage, draw
 from stages.sources.shapes.judge import claims_of, judge, see
-from stages.sources.shapes.language import ClaimedThing, Claims, after_turn, claims
-from stages.sources.shapes.world import COLOURS, GROUND, SIZES, Scene, draw_scene
+from stages.sources.shapes.world import COLOURS, GROUND, SIZES, Scene, Thing, draw_scene
 
-SCENES = [draw_scene(numpy_generator(0, "test judge", number)) for number in range(200)]
+SCENES = [draw_scene(numpy_generator(0, "test judge", number), 1 + number % 4) for number in range(120)]
 
 
 def disc(colour: tuple[int, int, int], size: int = 64) -> Pixels:
@@ -120,8 +119,7 @@ def test_more_things_than_any_caption_has_are_not_matched() -> None:
 
 def test_sizes_do_not_decide_which_thing_a_claim_means() -> None:
     """Two red circles whose sizes are swapped: places are what the headline counts, so places decide."""
-    things = [replace(SCENES[0].things[0], shape="circle", colour="red", size=size, column=column, row=1,
-                      x=(column + 0.5) / 3, y=0.5) for size, column in (("large", 0), ("small", 2))]  # fmt: skip
+    things = [Thing("circle", "red", size, x, 0.5) for size, x in (("large", 0.2), ("small", 0.8))]
     verdict = judge(
         claims("a small red circle on the left and a large red circle on the right"),
         see(draw(Scene(tuple(things)), 48)),
@@ -145,14 +143,16 @@ def test_an_empty_picture_shows_nothing() -> None:
     assert not judge(claims("a red circle"), []).all_right
 
 
-def test_a_turn_is_read_in_the_wordings_that_a_caption_is() -> None:
-    before = ClaimedThing("circle", "red", "small", "center")
-    moved = ClaimedThing("circle", "red", "small", "top-left")
-    for text in (
-        "then it moves to the top-left: ",
-        "Then it moves to  the top left.",
-        "then it moves to the top left:",
-    ):
-        assert after_turn(before, text) == moved
-    assert after_turn(before, "then it turns pink:") is None
-    assert after_turn(before, "then it turns blue and becomes large:") is None
+@pytest.mark.parametrize(
+    "text", ["a red thing", "a thing", "a red circle and another thing", "a red circle and other things"]
+)
+def test_a_figure_of_no_name_is_no_thing_where_the_text_leaves_the_shape_open(text: str) -> None:
+    """Nor is a ghost another thing: an open caption would forgive every blot."""
+    ring = see(painted(lambda x, y: (x * x + y * y <= 1) & (x * x + y * y >= 0.25)))
+    circle = [Thing("circle", "red", "small", 0.2, 0.2)] * text.startswith("a red circle")
+    more = [Thing("cross", "blue", "small", 0.8, 0.8)] * text.endswith("things")
+    assert not judge(claims(text), [*circle, *more, *ring]).right
+    ghost = see(painted(lambda x, y: x * x + y * y <= 1, 0.3))
+    assert not judge(claims(text), [*circle, *more, *ghost]).right
+    whole = see(painted(lambda x, y: x * x + y * y <= 1))
+    assert judge(claims(text), [*circle, *more, *whole]).right

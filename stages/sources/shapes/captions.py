@@ -8,7 +8,7 @@ Kinds of captions (what the text leaves open):
     plain     a circle and a blue thing (places, and of each thing the colour or the shape)
     mixed     a red circle at the left, a square and a blue thing (this and that)
     exact     three things, all red; a circle and a square, nothing else; ..., no triangle (places)
-    partial   a red circle at the left and other things, nothing blue (all other things)
+    partial   a red circle at the left and other things, nothing blue (all other things; "another thing" is exactly one more)
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _partial(things: list[Thing], rng: np.random.Generator) -> str | None:
         return None
     number = 1 + int(rng.integers(len(things) - 1))
     parts = [_at_place(t, rng) if t.place and rng.random() < 0.5 else _named(t, rng) for t in things[:number]]
-    parts.append("another thing" if len(things) - number == 1 and rng.random() < 0.5 else "other things")
+    parts.append("another thing" if len(things) - number == 1 else "other things")
     text = _listed(parts)
     missing = sorted(set(COLOURS) - {thing.colour for thing in things})
     if missing and rng.random() < 0.4:

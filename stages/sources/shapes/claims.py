@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stages.sources.shapes.world import COLOURS, PLACES, RELATION_MARGIN, SHAPES, SIZES, one_in_ten
 
@@ -37,12 +38,14 @@ class Claims:
         relations: (index of a thing, "left of" ..., index of another).
         absent: what is claimed not to be there, as a description of a thing.
         is_open: whether other things than those claimed are said to be there, at least one.
+        is_closed: whether the text says itself that there is nothing else: "nothing else", "all red".
     """
 
     things: tuple[ClaimedThing, ...]
     relations: tuple[tuple[int, str, int], ...] = ()
     absent: tuple[ClaimedThing, ...] = ()
     is_open: bool = False
+    is_closed: bool = False
 
     @property
     def is_heldout(self) -> bool:
@@ -56,12 +59,19 @@ class Claims:
 
     def keys(self) -> list[str]:
         """Names of the claims, equal for equal meanings: each relation, or all things together. Sizes do not count: most
-        captions name none, and the same caption with another size would answer."""
+        captions name none, and the same caption with another size would answer. Nor does an absence that the things imply."""
         if self.relations:
             return [self._relation_key(relation) for relation in self.relations]
         things = sorted(map(_described, self.things))
-        absent = [f"no {described}" for described in sorted(map(_described, self.absent))]
+        absent = [f"no {described}" for described in sorted(map(_described, filter(self._adds, self.absent)))]
         return ["caption: " + "; ".join([*things, *absent, *(["other things"] if self.is_open else [])])]
+
+    def _adds(self, absent: ClaimedThing) -> bool:
+        """Whether the absence of such a thing does not follow from the things that are claimed."""
+        return self.is_open or any(
+            thing.shape in (None, absent.shape or thing.shape) and thing.colour in (None, absent.colour or thing.colour)
+            for thing in self.things
+        )
 
     def _relation_key(self, relation: tuple[int, str, int]) -> str:
         first, name, second = relation
@@ -106,8 +116,12 @@ class _Reader:
         """Whether the part was understood."""
         if self.is_closed:
             return False
-        if part in ("other things", "another thing"):
-            self.is_open = True
+        hub, self.hub = self.hub, None  # a relation to the hub follows a relation at once
+        if part in ("another thing", "other things"):
+            if not self.things or self.is_open:
+                return False
+            self.things.append(ClaimedThing())
+            self.is_open = part == "other things"  # and at least one more
         elif part == "nothing else":
             self.is_closed = True
             return bool(self.things) and not self.is_open
@@ -116,7 +130,7 @@ class _Reader:
         elif found := _ABSENT.fullmatch(part):
             self.absent.append(ClaimedThing(found["shape"], found["colour"] or found["only_colour"]))
         elif found := _FURTHER.fullmatch(part):
-            return self._relate_further(found)
+            return self._relate_further(found, hub)
         elif found := _RELATED.fullmatch(part):
             self.hub = len(self.things)
             self.things += [_claimed(found, "a"), _claimed(found, "b")]
@@ -132,20 +146,22 @@ class _Reader:
     def result(self) -> Claims | None:
         if not self.things:
             return None
-        return Claims(tuple(self.things), tuple(self.relations), tuple(self.absent), self.is_open)
+        return Claims(tuple(self.things), tuple(self.relations), tuple(self.absent), self.is_open, self.is_closed)
 
     def _set_all(self, found: re.Match[str]) -> bool:
-        """all red: of every thing of the caption."""
+        """all red: of every thing of the caption, which ends with it."""
+        self.is_closed = True
         if not self.things or self.is_open or any(thing.colour for thing in self.things):
             return False
         self.things = [replace(thing, colour=found["colour"]) for thing in self.things]
         return True
 
-    def _relate_further(self, found: re.Match[str]) -> bool:
-        if self.hub is None:
+    def _relate_further(self, found: re.Match[str], hub: int | None) -> bool:
+        if hub is None:
             return False
+        self.hub = hub
         self.things.append(_claimed(found, "b"))
-        self.relations.append((self.hub, _relation(found), len(self.things) - 1))
+        self.relations.append((hub, _relation(found), len(self.things) - 1))
         return True
 
 
@@ -156,7 +172,8 @@ def after_turn(before: ClaimedThing, text: str) -> ClaimedThing | None:
         return None
     if found["place"]:
         return replace(before, place=found["place"], at=None)
-    return replace(before, **{name: value for name, value in found.groupdict().items() if value})
+    changed: dict[str, Any] = {name: value for name, value in found.groupdict().items() if value}
+    return replace(before, **changed)
 
 
 def after_two(first: ClaimedThing, second: ClaimedThing, text: str) -> ClaimedThing | None:
@@ -197,9 +214,7 @@ _COUNTED = re.compile(rf"(?P<count>{'|'.join(COUNTS)}) {_noun('a', 's')}")
 _RELATED = re.compile(rf"{_ARTICLE}{_noun('a')} {_REL} {_ARTICLE}{_noun('b')}")
 _FURTHER = re.compile(rf"{_REL} {_ARTICLE}{_noun('b')}")
 _ALL = re.compile(rf"all (?:of them )?(?P<colour>{_COLOUR})")
-_ABSENT = re.compile(
-    rf"(?:nothing (?P<only_colour>{_COLOUR})|no (?:(?P<colour>{_COLOUR}) )?(?P<shape>{_SHAPE}))"
-)
+_ABSENT = re.compile(rf"(?:nothing (?P<only_colour>{_COLOUR})|no (?:(?P<colour>{_COLOUR}) )?(?P<shape>{_SHAPE}))")
 _TURN = re.compile(
     rf"then it (?:turns (?P<colour>{_COLOUR})|becomes (?:(?P<size>{'|'.join(SIZES)})|an? (?P<shape>{_SHAPE}))"
     rf"|moves to the (?P<place>{_PLACE}))"

@@ -16,6 +16,7 @@ from stages.sources.document import Document, ImageSegment, TextSegment
 from stages.sources.hash_cache import KnownHashes
 from stages.sources.shapes.captions import one_of, place_words
 from stages.sources.shapes.source import WORLD_VERSION, DrawnScene
+from stages.sources.shapes.stories import LEAST_MOVE, distance
 from stages.sources.shapes.world import (
     COLOURS,
     MAX_THINGS,
@@ -31,7 +32,8 @@ from stages.sources.shapes.world import (
     scene_to_json,
 )
 
-EDITS = ("colour", "size", "shape", "place", "remove", "add")
+EDITS_OF_ONE = ("colour", "size", "shape", "place")
+EDITS = (*EDITS_OF_ONE, "remove", "add")
 _TRIES = 20  # edits of a scene before another one is drawn
 
 
@@ -86,7 +88,7 @@ class ShapesEdits(Section):
     def _edit(self, index: int, *, heldout: bool) -> Document:
         rng = numpy_generator(self.seed, f"shapes edit{' heldout' if heldout else ''}", index)
         key = f"{'heldout-edit' if heldout else 'edit'}-{index:06d}"
-        kind = one_of(EDITS, rng)
+        kind = one_of(EDITS if self.max_things > 1 else EDITS_OF_ONE, rng)
         before, edit = None, None
         while before is None or edit is None:
             before = draw_scene(rng, 1 + int(rng.integers(self.max_things)))
@@ -99,9 +101,7 @@ class ShapesEdits(Section):
         )
         labels = {"edit": edit.kind, "scenes": [scene_to_json(before), scene_to_json(edit.after)]}
         segments = (first, TextSegment(edit.text), second)
-        return Document(
-            key, segments, fixed_order=True, heldout=heldout, has_heldout_loss=not heldout, labels=labels
-        )
+        return Document(key, segments, fixed_order=True, heldout=heldout, has_heldout_loss=not heldout, labels=labels)
 
 
 def draw_edit(kind: str, scene: Scene, max_things: int, rng: np.random.Generator) -> Edit | None:
@@ -130,7 +130,7 @@ def draw_edit(kind: str, scene: Scene, max_things: int, rng: np.random.Generator
         text = f"change {name} into a {changed.shape}"
     else:
         changed = moved(thing, rng)
-        if changed.place in (None, thing.region):
+        if changed.place in (None, thing.region) or distance(thing, changed) < LEAST_MOVE:
             return None
         text = f"move {name} to the {changed.place}"
     if changed == thing or not fits(changed, others):
@@ -146,6 +146,6 @@ def _named(thing: Thing, others: tuple[Thing, ...], rng: np.random.Generator) ->
     name = f"the {thing.colour} {thing.shape}"
     if not alike:
         return name
-    if thing.place is None or thing.region in [each.region for each in alike]:
+    if thing.place is None or any(each.place in (None, thing.place) for each in alike):
         return None
     return f"{name} {place_words(thing.place)}"

@@ -27,7 +27,7 @@ from stages.sources.shapes.world import (
 )
 
 # Bump when the same options give other pictures or texts: artifacts made from them become stale.
-WORLD_VERSION = 6
+WORLD_VERSION = 7
 _TRIES = 400  # of a kind of caption and a number of things before others are drawn
 _ALIKE = 0.7  # for captions with counts, and for some of those with "all"
 New = Literal["claim", "thing"]
@@ -75,7 +75,8 @@ class Shapes(Section):
     """Caption pairs for training."""
     captions: dict[Kind, float] = Field(default=SHARES)
     """Share of each kind of caption, in any unit; a kind without a share is left out. "placed" names all places; all others leave
-    something open: "related", "counted", "coloured", "plain", "mixed", "exact", "partial"."""
+    something open: "related", "counted", "coloured", "plain", "mixed", "exact", "partial". Of a scene of one thing only "placed",
+    "coloured", "plain" and "exact" can be written, so that their shares are larger there."""
     heldout: int = Field(200, ge=0)
     """Held-out pairs whose caption states what no training caption states: another relation, or other things together."""
     heldout_things: int = Field(200, ge=0)
@@ -183,6 +184,8 @@ def draw_pair(rng: np.random.Generator, shares: dict[Kind, float], max_things: i
             text = caption(kind, scene, rng)
             if text is not None and _belongs(text, scene, new):
                 return Pair(scene, kind, text)
+        # Some kinds have no caption that is held out: no count of two things is.
+        shares = {other: share for other, share in shares.items() if other != kind}
 
 
 def _alike(kind: Kind, rng: np.random.Generator) -> float:
@@ -201,7 +204,7 @@ def _belongs(text: str, scene: Scene, new: New | None) -> bool:
 
 
 def _drawn_kind(rng: np.random.Generator, shares: dict[Kind, float], number: int) -> Kind:
-    """One of the kinds that scenes of so many things can have; any kind where none of those asked for can be."""
+    """One of the kinds that scenes of so many things can have; "placed" where none of those asked for can be."""
     fitting = {kind: share for kind, share in shares.items() if share > 0 and number >= _least(kind)}
     if not fitting:
         fitting = {"placed": 1.0}

@@ -4,11 +4,12 @@ not change to the pictures."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from stages.sources.shapes.captions import first_text, one_of, takes, turn
+from stages.sources.shapes.claims import claims
 from stages.sources.shapes.world import (
     COLOURS,
     SHAPES,
@@ -22,7 +23,7 @@ from stages.sources.shapes.world import (
 
 CHANGES = ("colour", "size", "shape", "place")
 _TWO = 0.3  # share of the stories of two things
-_LEAST_MOVE = 0.2  # between two positions of a thing that moves, across or down
+LEAST_MOVE = 0.2  # between two positions of a thing that moves, across or down
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,24 @@ class Story:
 
 
 def draw_story(rng: np.random.Generator, *, heldout: bool) -> Story:
-    """heldout: every change is one that training never shows, from things that it shows."""
-    draw_one = _draw_two if rng.random() < _TWO else _draw_turns
+    """heldout: every change is one that training never shows, from things that it shows. Kinds and lengths are as frequent as
+    among those for training."""
+    is_two, turns = bool(rng.random() < _TWO), 1 + int(rng.integers(2))
     while True:
-        story = draw_one(rng, heldout=heldout)
+        story = _draw_two(rng, heldout=heldout) if is_two else _draw_turns(rng, turns, heldout=heldout)
         if story is not None:
             return story
 
 
-def _draw_turns(rng: np.random.Generator, *, heldout: bool) -> Story | None:
-    """One thing, then the same thing after one or two changes."""
+def _draw_turns(rng: np.random.Generator, turns: int, *, heldout: bool) -> Story | None:
+    """One thing, then the same thing after each of so many changes. A thing that the first text names is one that captions
+    for training name, too."""
     things = [_any_thing(rng)]
     first = first_text(things[0], rng)
-    if first is None:
+    if first is None or ((named := claims(first)) and not named.may_be_trained):
         return None
     texts = [first]
-    for _ in range(1 + int(rng.integers(2))):
+    for _ in range(turns):
         changed = _changed(things[-1], one_of(CHANGES, rng), rng)
         text = turn(things[-1], changed)
         if changed.heldout or one_in_ten(f"turn: {_described(things[-1])} {text}") != heldout:
@@ -67,7 +70,7 @@ def _draw_two(rng: np.random.Generator, *, heldout: bool) -> Story | None:
     thing, other = (second, first) if is_second else (first, second)
     if what == "place":
         taken = replace(thing, x=other.x, y=other.y)
-        changes = _distance(thing, other) >= _LEAST_MOVE
+        changes = distance(thing, other) >= LEAST_MOVE
     else:
         taken = replace(thing, **{what: getattr(other, what)})
         changes = taken != thing
@@ -90,18 +93,18 @@ def _changed(thing: Thing, what: str, rng: np.random.Generator) -> Thing:
     while True:
         if what == "place":
             changed = moved(thing, rng)
-            visible = changed.place not in (None, thing.region) and _distance(thing, changed) >= _LEAST_MOVE
+            visible = changed.place not in (None, thing.region) and distance(thing, changed) >= LEAST_MOVE
         else:
             values = {"colour": tuple(COLOURS), "size": tuple(SIZES), "shape": SHAPES}[what]
-            changed = replace(thing, **{what: one_of(values, rng)})
-            visible = changed != thing
+            others: list[Any] = [value for value in values if value != getattr(thing, what)]
+            changed, visible = replace(thing, **{what: one_of(others, rng)}), True
         if visible and fits(changed, ()):
             return changed
         if what == "size":  # too close to the edge to grow
             what = "colour"
 
 
-def _distance(first: Thing, second: Thing) -> float:
+def distance(first: Thing, second: Thing) -> float:
     return max(abs(first.x - second.x), abs(first.y - second.y))
 
 

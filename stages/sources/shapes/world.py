@@ -1,4 +1,4 @@
-"""What can be in a picture: up to four things with a shape, a colour, a size and a position; and which things training never sees.
+"""What can be in a picture: up to four things with a shape, a colour, a size and a position; and which ones training never sees.
 
 Lengths are shares of the picture's side, so that one scene can be drawn at any size. Positions are continuous. A place is one of
 nine regions, the thirds of the picture across and down; a thing whose centre is within PLACE_MARGIN of a border between two
