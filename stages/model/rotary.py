@@ -58,8 +58,8 @@ def apply_rotary(qkv_N3Hd: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tens
 
 
 def rotate_heads_(x_2GHLd: Tensor, cos_GLr: Tensor, sin_GLr: Tensor) -> None:
-    """`rotate` in place and without a gradient, for queries and keys with heads before elements. Whole vectors are multiplied, not
-    their halves: 4 times as fast on CPU for 104 elements of 6 heads of 32 in bf16."""
+    """`rotate` in place and without a gradient, for queries and keys with heads before elements. Whole vectors are multiplied,
+    not their halves: 4 times as fast on CPU (104 elements, 6 heads of 32, bf16)."""
     size = x_2GHLd.shape[-1]
     swapped = x_2GHLd.roll(size // 2, -1)
     x_2GHLd.mul_(torch.cat((cos_GLr, cos_GLr), dim=-1)[:, None])
