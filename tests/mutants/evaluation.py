@@ -27,7 +27,7 @@ MUTANTS = (
     Mutant("new-is-not-asked", "documents of every side are judged as those of one", _ROOM + "documents.py", ' if pair.labels.get("new", "") == new]', "]", ("evaluate_model/test_documents.py",)),
     Mutant("tasks-share-draws", "all tasks have the same random draws", _ROOM + "judging.py", 'derive_seed(self.seed, "eval", task)', 'derive_seed(self.seed, "eval")', _OF_TEXTS),
     Mutant("alike-unnamed", "figures of documents like those of training are named as those of new claims", _ROOM + "stage.py", '(alike, "alike_")', '(alike, "")', ("evaluate_model/test_stage.py",)),
-    Mutant("story-goes-on", "a picture without a text is judged by the text before it", _ROOM + "following.py", "            text = None\n        return", "        return", _OF_STORIES),
+    Mutant("story-goes-on", "a text that no story has there makes its own picture wrong, but none after it", _ROOM + "following.py", "            self.is_over = True\n            return False", "            return False", _OF_STORIES),
     Mutant("two-are-enough", "a story of two things may end before a third picture takes after both", _ROOM + "following.py", "return right, text is None and not (self.is_of_two and len(self.shown) == 2)", "return right, text is None", _OF_STORIES),
     Mutant("likelihood-without-end", "a text is as likely as one that goes on with padding", "stages/generation/likelihood.py", "[*sequence.ids[start:], loaded.text.eos]", "[*sequence.ids[start:], loaded.text.pad]", ("generation/test_likelihood.py",)),
 )  # fmt: skip
