@@ -76,6 +76,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     checkpoint = SimpleNamespace(manifest=SimpleNamespace(stats={"losses": losses}), content=content)
     loaded = SimpleNamespace(checkpoint=checkpoint)
     monkeypatch.setattr(stage, "load_model", lambda *_: loaded)
+    monkeypatch.setattr(stage, "generator_count", lambda *_: 1)
     return calls
 
 

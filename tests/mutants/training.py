@@ -25,7 +25,7 @@ MUTANTS = (
     Mutant("posterior-mean", "latents are the mean of the posterior, never a draw", "stages/coders/scale.py", "mean.float() + std.float() * noise", "mean.float()", _BATCH),
     Mutant("one-noise-for-all-grids", "images of different sizes in a row get the same noise and times", _IMAGES, '("noise", *keys[slot], grid)', '("noise", *keys[slot])', _DRAWS),
     Mutant("heldout-without-average", "held-out losses are of the trained weights, not of their running average", "stages/train_model/heldout.py", "averaged_weights(state.model, state.ema)", "averaged_weights(state.model, {})", ("train_model/test_steps.py", *_LAW)),
-    Mutant("lambda-of-reported", "lambda weighs the reported error of the noise, not the weighted one of the target", "stages/train_model/objective.py", "sums.weighted_image / max(1, num_images)\n    return loss", "sums.image / max(1, num_images)\n    return loss", _LAW),
+    Mutant("lambda-of-reported", "lambda weighs the reported error of the noise, not the weighted one of the target", "stages/train_model/objective.py", "sums.weighted_image / max(1, num_images)\n    text, image", "sums.image / max(1, num_images)\n    text, image", _LAW),
     Mutant("draws-seen", "later text reads the further noise draws of an image too", _BATCHES, "private[index - draw * len(index)] = True", "private[index - draw * len(index)] = False", _DRAWS),
     Mutant("draws-share-time", "all noise draws of an image have one t", _IMAGES, "own_times.append(self.diffusion", "own_times.append(own_times[0] if draw else self.diffusion", _DRAWS),
     Mutant("draws-share-noise", "all further noise draws of an image have one eps", _IMAGES, '("noise draw", *keys[slot], grid, draw) if draw', '("noise draw", *keys[slot], grid) if draw', _DRAWS),
@@ -41,4 +41,6 @@ MUTANTS = (
     Mutant("processes-by-cores", "a training that resumes has as many processes as there are cores, not as many as it began with", _LOCAL, "return Plan(min(recorded, most))", "return Plan(most)", (_OF_LOCAL + "test_a_training_that_resumes_keeps_the_number_it_began_with",)),
     Mutant("processes-unrecorded", "how many processes a training began with is not recorded", _LOCAL, "_record(context.build.folder, plan.count)\n", "pass\n", (_OF_LOCAL + "test_a_signal_stops_all_after_a_save_and_auto_resumes_with_as_many",)),
     Mutant("older-training-measured", "a training that an older version began in one process may be continued in several", _LOCAL, "if complete_saves(folder / SAVES) or (folder / STATE).exists():", "if (folder / STATE).exists():", (_OF_LOCAL + "test_a_training_that_resumes_keeps_the_number_it_began_with",)),
+    Mutant("prompt-weight-ignored", "text before the first image counts as all text", "stages/train_model/objective.py", "(entropies_T * batch.target_weights).sum()", "entropies_T.sum()", ("train_model/test_prompt_weight.py",)),
+    Mutant("marks-are-prompt", "the marks that open an image count less, as text before it does", _BATCHES, "layout.first_patch[loss_index] - opening", "layout.first_patch[loss_index]", ("train_model/test_prompt_weight.py",)),
 )  # fmt: skip
