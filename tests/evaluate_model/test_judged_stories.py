@@ -68,6 +68,17 @@ def test_each_mistake_of_a_story_counts(monkeypatch: pytest.MonkeyPatch, fault: 
     assert right == [number % 2 == 0 for number in range(len(world.held))]
 
 
+def test_after_a_text_of_no_story_every_picture_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of a text which the story has after the pictures before."""
+    world = stories(monkeypatch)
+    world.held = tuple(each for each in world.held if each.document.labels["story"] == "turns")
+    world.documents = [each.document for each in world.held]
+    sings = TextPiece("then it sings: ")
+    given(world, monkeypatch, [Output([sings, each.pieces[1], *each.pieces[2:4]], "eos") for each in world.held])
+    figures = judge_continued(world.model, world.documents).figures
+    assert (figures["continued_pictures"], figures["continued_pictures_count"]) == (0.0, 2 * len(world.held))
+
+
 def test_the_last_picture_as_asked_for_is_right_and_the_one_before_it_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     world = stories(monkeypatch)
     part = judge_turned(world.model, world.documents)
