@@ -22,6 +22,7 @@ from stages.generation.engine import Engine
 from stages.generation.heldout import pieces_of
 from stages.generation.loading import LoadedModel
 from stages.generation.prompts import ImagePiece, Output, Piece, Prompt, TextPiece
+from stages.generation.sharing import Generators
 from stages.sources.shapes.claims import ClaimedThing, Claims, claims
 from stages.sources.shapes.judge import Seen, Verdict, judge, see
 from stages.sources.shapes.world import region_of
@@ -85,11 +86,14 @@ class Evaluated:
     generation: GenerationConfig
     seed: int
     runtime: Runtime
+    generators: Generators | None = None  # processes that share the documents; None: this one alone
 
     def generate(self, task: str, prompts: Sequence[Prompt]) -> list[Output]:
         """The only place where judges generate. task: names the random draws, so that no judge depends on another."""
-        engine = Engine(self.loaded, self.generation, derive_seed(self.seed, "eval", task), self.runtime)
-        return engine.generate(prompts)
+        seed = derive_seed(self.seed, "eval", task)
+        if self.generators is not None:
+            return self.generators.generate(self.generation, seed, prompts)
+        return Engine(self.loaded, self.generation, seed, self.runtime).generate(prompts)
 
     def draw(self, task: str, prompts: Sequence[Prompt]) -> list[Pixels]:
         """One picture for each prompt, all of which ask for one next."""

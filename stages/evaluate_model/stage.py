@@ -31,7 +31,8 @@ from stages.evaluate_model.judged import judge_drawings, judge_edits, judge_inpa
 from stages.evaluate_model.judged_stories import judge_continued, judge_free, judge_swapped, judge_turned
 from stages.evaluate_model.judged_text import judge_relations, judge_texts
 from stages.evaluate_model.judging import Evaluated, Judged, TaskScores
-from stages.generation.loading import LoadedModel, load_model
+from stages.generation.loading import load_model
+from stages.generation.sharing import Generators, generator_count
 
 _MISTAKES = 60  # on the sheet
 _LEAST = 192  # pixels of the shorter side of a picture on it
@@ -45,9 +46,12 @@ def run(eval: EvalConfig, checkpoint: Path, context: StageContext) -> None:
     losses = loaded.checkpoint.manifest.stats["losses"]
     figures: dict[str, Any] = {name: value for name, value in losses.items() if name.startswith("heldout_")}
     judged: list[Judged] = []
-    for part, prefix in _parts(eval, loaded, runtime, seed):
-        figures.update({f"{prefix}{name}": value for name, value in part.figures.items()})
-        judged.extend([] if prefix else part.judged)
+    count = generator_count(loaded, eval.generation, eval.text_to_image)  # of the largest task
+    with Generators(loaded, eval.generation.precision, runtime, count) as generators:
+        model = Evaluated(loaded, eval.generation, seed, runtime, generators)
+        for part, prefix in _parts(eval, model):
+            figures.update({f"{prefix}{name}": value for name, value in part.figures.items()})
+            judged.extend([] if prefix else part.judged)
     if not judged:
         runtime.report(Note("no judge for this source: the scores are the held-out losses"))
     write_json(build.folder / SCORES, figures)
@@ -73,13 +77,13 @@ def mistakes_of(judged: list[Judged]) -> list[Judged]:
     return sorted(chosen, key=lambda one: list(by_mode).index(one.mode))
 
 
-def _parts(eval: EvalConfig, loaded: LoadedModel, runtime: Runtime, seed: int) -> Iterator[tuple[TaskScores, str]]:
+def _parts(eval: EvalConfig, model: Evaluated) -> Iterator[tuple[TaskScores, str]]:
     """What can be judged of this source, and what its figures' names begin with."""
-    generation = eval.generation
+    loaded, generation = model.loaded, model.generation
     if generation.height is None:  # the judge takes square pictures: of several sizes the model might choose another
         side = loaded.checkpoint.content.picture_size
         generation = generation.model_copy(update={"height": side, "width": side})
-    model = Evaluated(loaded, generation, seed, runtime)
+    model = replace(model, generation=generation)
     claims, things, alike = (shapes_pairs(loaded, new) for new in ("claim", "thing", None))
     for pairs, prefix in ((claims, ""), (things, "new_things_"), (alike, "alike_")):
         if drawn := pairs[: eval.text_to_image]:

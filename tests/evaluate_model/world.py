@@ -35,7 +35,7 @@ SHAPES = Shapes(
     pictures=1,
     interleaved=0,
 )
-EDITS = ShapesEdits(size=SIDE, heldout=24, edits=1)
+EDITS = ShapesEdits(size=SIDE, heldout=30, edits=1)
 
 
 @dataclass(frozen=True)
