@@ -17,7 +17,6 @@ from stages.coders.pixels import encode_png
 from stages.coders.sheets import labelled_sheet
 from stages.core.events import Note
 from stages.core.files import write_atomic, write_json, write_jsonl
-from stages.core.runtime import Runtime
 from stages.evaluate_model.config import EvalConfig
 from stages.evaluate_model.documents import (
     most_things,
