@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from stages.diffusion.config import DiffusionConfig
+from stages.model.config import LinearCodec
 from stages.recipe import Recipe, load_recipe, recipe_tree
+from tests.bench.folder import BEFORE
 
 ROOT = Path(__file__).parents[1]
 USED = ("folder", "emoji")
@@ -68,6 +71,14 @@ def test_no_setting_that_won_is_left_out_of_the_comparison() -> None:
 @pytest.mark.parametrize("recipe", USED)
 def test_what_the_data_decides_is_derived_from_it(recipe: str) -> None:
     assert [value(recipe, key) for key in DERIVED] == ["auto"] * 3
+
+
+def test_the_benchmark_holds_the_settings_of_before() -> None:
+    """The paper's in all but the learning rate, whatever the recipe has today."""
+    before = load_recipe("folder", BEFORE)
+    assert (before.diffusion, before.model.codec) == (DiffusionConfig(), LinearCodec())
+    assert [value(before, key) for key in DERIVED] == [512, 2000, 10_000.0]
+    assert (before.train.optimizer, before.train.learning_rate) == ("adamw", 1e-3)
 
 
 def test_the_defaults_and_the_recipes_of_the_paper_derive_nothing() -> None:
