@@ -87,6 +87,7 @@ class Batch:
         attention: the kernel, with the mask.
         loss_index: int64, indices of the elements whose next element is a text target.
         targets: int64, the ids of those next elements, as many as loss_index.
+        target_weights: weight of each of them in the training loss, float32; None: all count the same.
         images: the truth for each entry of inputs.images.
         num_elements: number of elements, copies of images included, without padding.
         squared_lengths: sum over the documents of the square of their elements, without padding.
@@ -100,6 +101,7 @@ class Batch:
     images: tuple[ImageTruth, ...]
     num_elements: int
     squared_lengths: int
+    target_weights: Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -127,6 +129,7 @@ class Batch:
             inputs=inputs,
             loss_index=self.loss_index[:0],
             targets=self.targets[:0],
+            target_weights=None if self.target_weights is None else self.target_weights[:0],
             images=(),
             num_elements=0,
             squared_lengths=0,
@@ -148,6 +151,7 @@ class Batch:
             tuple(ImageTruth(move(i.target_IChw), move(i.weights_I), move(i.eps_mse_factor_I)) for i in self.images),
             self.num_elements,
             self.squared_lengths,
+            None if self.target_weights is None else move(self.target_weights),
         )
 
 
@@ -184,6 +188,7 @@ class BatchMaker:
         limited_images: Literal["first", "read"] = "first",
         noise_draws: int = 1,
         stratified_times: bool = False,
+        prompt_weight: float = 1.0,
     ) -> None:
         """
         Args:
@@ -198,6 +203,7 @@ class BatchMaker:
             limited_images: those that begin their document, or those whose noised patches later elements read.
             noise_draws: how often each image with a loss is in a batch, each time with its own t and eps.
             stratified_times: whether the times of a row's images and their draws cover their distribution evenly.
+            prompt_weight: of the loss of text before the first image of its document.
         """
         self.table = table
         self.content = content
@@ -207,6 +213,7 @@ class BatchMaker:
         self.clean_context = clean_context
         self.limited_images = limited_images
         self.noise_draws = noise_draws
+        self.prompt_weight = prompt_weight
         scale = LatentScale(content.channel_mean, content.channel_std)
         self.images = ImageMaker(latents, scale, diffusion, weighting, noise_draws, stratified_times)
 
@@ -240,7 +247,17 @@ class BatchMaker:
             images=truths,
             num_elements=int(layout.is_real.sum()),
             squared_lengths=layout.squared_lengths,
+            target_weights=self._target_weights(layout, loss_index),
         )
+
+    def _target_weights(self, layout: Layout, loss_index: IntArray) -> Tensor | None:
+        """The weights of the text targets, which follow the elements `loss_index`. The marks that open an image count as all text:
+        they are where the model decides to draw."""
+        if self.prompt_weight == 1:
+            return None
+        opening = 1 + bool(self.content.size_ids())
+        is_prompt = layout.position[loss_index] + 1 < layout.first_patch[loss_index] - opening
+        return torch.from_numpy(np.where(is_prompt, self.prompt_weight, 1.0)).float()
 
     def _layout(self, rows: IntArray) -> tuple[BatchImages, Layout]:
         """The images of some rows and where every element of the batch is."""

@@ -54,6 +54,7 @@ class Data:
                 bidirectional=bidirectional,
                 clean_context=diffusion.context_images == "clean",
                 noise_draws=1 if side == "heldout" else diffusion.noise_draws,
+                prompt_weight=diffusion.prompt_weight,
                 stratified_times=diffusion.stratified_times and side != "heldout",
             )
 

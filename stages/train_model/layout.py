@@ -19,7 +19,7 @@ class Layout:
     """The flat batch: documents sorted by rounded length; for each element its row, column and position in the document.
 
     patch_index: indices of the patches of each image, in its first draw. is_real: not padding. has_next: the next element is of
-    the same document.
+    the same document. first_patch: for each element, the position of the first patch in its document; 0 without images.
     """
 
     def __init__(
@@ -70,3 +70,7 @@ class Layout:
         self.row = own.row
         self.column = np.where(self.is_real, own.start + self.position, 0)
         self.caption_dropped = own.caption_dropped == 1
+        first_patch = np.zeros(len(documents), dtype=np.int64)
+        in_document = images.start - documents.start[document_of_image]
+        first_patch[document_of_image[::-1]] = in_document[::-1]  # of several images the first is assigned last
+        self.first_patch = first_patch[order][document]
