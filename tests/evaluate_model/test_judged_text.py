@@ -20,7 +20,8 @@ from tests.evaluate_model.world import World, given, image_of
 
 WRITTEN = {
     "a red square at the top-left and a blue circle at the bottom-right": (True, True),
-    "a red square and other things": (True, False),  # nothing false, not everything
+    "a red square and another thing": (True, False),  # nothing false, not everything
+    "a red square and other things": (False, False),  # two more at least
     "a square and a blue thing": (True, False),
     "a red square above a blue circle": (True, True),
     "a red square below a blue circle": (False, False),  # understood, and false

@@ -20,7 +20,8 @@ class Mutant:
         file: where it is planted, from the root of the repository.
         old: text of the file, which is there exactly once.
         new: what takes its place.
-        tests: files or folders below tests/ (without it) of which a test must fail.
+        tests: files, folders or single tests ("file.py::test_name", where a file is slow) below tests/, without it, of which a test
+            must fail.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Mutant:
         if found != 1:
             raise ListError(f"{self.name}: {self.file} has {self.old!r} {found} times, not once")
         for tests in self.tests:
-            if not (root / "tests" / tests).exists():
+            name, _, function = tests.partition("::")
+            path = root / "tests" / name
+            if not path.exists() or (function and f"\ndef {function}(" not in path.read_text()):
                 raise ListError(f"{self.name}: there are no tests tests/{tests}")
         return text.replace(self.old, self.new)

@@ -1,6 +1,6 @@
 """All faults, by the room that they are of."""
 
-from tests.mutants import diffusion, evaluation, generation, model, packing, training
+from tests.mutants import diffusion, evaluation, generation, model, packing, training, world
 
 ROOMS = {
     "train_model": training.MUTANTS,
@@ -8,5 +8,6 @@ ROOMS = {
     "diffusion": diffusion.MUTANTS,
     "generation": generation.MUTANTS,
     "pack_sequences": packing.MUTANTS,
+    "world": world.MUTANTS,
     "evaluate_model": evaluation.MUTANTS,
 }

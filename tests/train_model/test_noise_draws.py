@@ -14,6 +14,7 @@ from torch import Tensor
 from stages.artifacts.latents import Latents
 from stages.artifacts.sequences import Sequences
 from stages.core.config import result_config
+from stages.core.seeds import torch_generator
 from stages.diffusion.config import DiffusionConfig
 from stages.diffusion.process import Diffusion
 from stages.diffusion.schedules import CosineSchedule
@@ -321,6 +322,24 @@ def test_rows_and_steps_have_their_own_draws(sequences: Sequences) -> None:
         per_row = image.t_I.view(DRAWS, 3, -1)
         for left, right in ((0, 1), (0, 2), (1, 2)):
             assert (per_row[:, left] != per_row[:, right]).any(1).all()
+
+
+def test_no_two_random_draws_of_a_step_come_from_one_generator(
+    sequences: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, their grids and the noise draws of each have their own, and so have the times of each row."""
+    names: list[tuple[int | str, ...]] = []
+
+    def recorded(seed: int, purpose: str, *index: int | str) -> torch.Generator:
+        names.append((seed, purpose, *index))
+        return torch_generator(seed, purpose, *index)
+
+    monkeypatch.setattr("stages.train_model.images.torch_generator", recorded)
+    batch_of(sequences, DRAWS, stratified_times=True)
+    of_row = sequences.split("train").images[:, [0, 4]].tolist()
+    rows, grids = {row for row, _ in of_row}, {(row, grid) for row, grid in of_row}
+    assert len(grids) > len(rows) > 1
+    assert len(set(names)) == len(names) == DRAWS * len(grids) + len(rows)
 
 
 def test_only_training_has_several_draws(sequences: Sequences) -> None:
