@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
-.PHONY: help install pipelines test slow fuzz mutants bench-data bench-train bench-learning bench-sample bench-samplers bench-judge ablations table
+.PHONY: help install pipelines test slow fuzz mutants bench-data bench-train bench-learning bench-sample bench-samplers bench-judge bench-folder ablations table
 .PHONY: drawings docs recipe-docs vocabulary lint type check clean
 .DELETE_ON_ERROR:
 
@@ -61,6 +61,9 @@ bench-samplers: $(READY) ## score against steps of every sampler on work/shapes;
 
 bench-judge: $(READY) ## errors of the judge of shapes behind the autoencoder of work/shapes; stages/sources/shapes/README.md
 	$(BIN)/python -m tests.bench.judge $(ARGS)
+
+bench-folder: $(READY) ## settings of folder.toml before and now, on 500 pictures that it makes, for the same time
+	$(BIN)/python -m tests.bench.folder $(ARGS)
 
 ablations: $(READY) ## variants of model and objective on work/shapes, three seeds each; docs/results.md
 	$(BIN)/python -m tests.bench.ablations $(ARGS)

@@ -6,7 +6,6 @@ The tree of sections is assembled here from each folder's config.py; a key is de
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import stat
@@ -19,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stages.coders.config import Images
-from stages.core.config import Section, sections_in
+from stages.core.config import Section
 from stages.core.errors import ExitCode, TfcliError
 from stages.core.reading import read_bounded
 from stages.diffusion.config import DiffusionConfig
@@ -27,6 +26,7 @@ from stages.encode_images.config import EncodeConfig
 from stages.evaluate_model.config import EvalConfig
 from stages.model.config import ModelConfig
 from stages.pack_sequences.config import PackConfig
+from stages.recipe_errors import explained, override_key, unusable
 from stages.sample_model.config import SampleConfig
 from stages.sources.mix import SourceConfig
 from stages.tokenize_text.config import TokenizeConfig
@@ -168,7 +168,9 @@ def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         parent = find_recipe(str(base).removesuffix(".toml"))
     below = _read(parent)
     if "extends" in below:
-        raise _bad(path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep")
+        raise unusable(
+            path, f"{base} extends another recipe itself", "a recipe extends at most one other, one level deep"
+        )
     return [(parent, below), (path, tree)]
 
 
@@ -187,7 +189,7 @@ def make_recipe(tree: dict[str, Any], overrides: tuple[str, ...], path: Path) ->
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explained(path, error, overrides) from error
+        raise explained(Recipe, path, error, overrides) from error
 
 
 def apply_overrides(tree: dict[str, Any], overrides: tuple[str, ...]) -> None:
@@ -215,7 +217,7 @@ def recipe_bytes(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> TfcliError:
-    return _bad(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'")
+    return unusable(path, f"cannot be read: {error}", "give a recipe file or a name of 'tfcli recipe list'")
 
 
 def require_toml(path: Path, data: bytes) -> dict[str, Any]:
@@ -225,7 +227,7 @@ def require_toml(path: Path, data: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and arrays 1,000 deep
-        raise _bad(path, f"not TOML: {error}", "correct the file at that line") from error
+        raise unusable(path, f"not TOML: {error}", "correct the file at that line") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -240,11 +242,6 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind"))
         merged[key] = _merged(old, value) if same_kind else value  # type: ignore[arg-type]
     return merged
-
-
-def override_key(override: str) -> str:
-    """The dotted key that a `--set KEY=VALUE` sets."""
-    return override.partition("=")[0].strip()
 
 
 def _kinds_first(overrides: tuple[str, ...]) -> list[str]:
@@ -297,103 +294,3 @@ def _name_kinds(tree: dict[str, Any], model: type[BaseModel]) -> None:
                 section.setdefault("kind", getattr(default, "kind"))  # noqa: B009
             if section.get("kind") == getattr(default, "kind", None):
                 _name_kinds(section, type(default))
-
-
-def _explained(path: Path, error: ValidationError, overrides: tuple[str, ...]) -> TfcliError:
-    """An error that names the file and the key, or the override that the value came from."""
-    problem = error.errors()[0]
-    # Discriminated unions put the kind into the location: it is no key of the file.
-    location = [str(part) for part in problem["loc"]]
-    keys, model = _resolve(location)
-    name = ".".join(keys)
-    if problem["type"] == "extra_forbidden":
-        others = _kinds_with(keys)
-        if others and (kind := _kind_in(location)):
-            kinds = ", ".join(others)
-            what = f"{name} is no key of the kind {kind}: only {kinds} has it" if len(others) == 1 else ""
-            what = what or f"{name} is no key of the kind {kind}: {kinds} have it"
-            fix = f"set {'.'.join(keys[:-1])}.kind, or leave {keys[-1]} out"
-            given = next((one for one in overrides if override_key(one) == name), None)
-            return TfcliError(f"--set {what}", fix=fix, code=ExitCode.USAGE) if given else _bad(path, what, fix)
-        close = difflib.get_close_matches(keys[-1], list(model.model_fields) if model else [], n=1)
-        near = (
-            [".".join([*keys[:-1], close[0]])]
-            if close
-            else [key for key in _all_keys() if key.endswith(f".{keys[-1]}")]
-        )
-        fix = f"did you mean {' or '.join(near[:3])}?" if near else "'tfcli recipe show shapes' lists all keys"
-        return _bad(path, f"unknown key {name}", fix)
-    message, fix = problem["msg"].removeprefix("Value error, "), "give another value"
-    if problem["type"] == "union_tag_invalid":
-        known = re.findall(r"'([^']+)'", problem["ctx"]["expected_tags"])
-        message = f"no such kind; one of {', '.join(known)}"
-        close = difflib.get_close_matches(problem["ctx"]["tag"], known, n=2)
-        fix = f"did you mean {' or '.join(close)}?" if close else fix
-    for override in reversed(overrides):
-        key, _, value = override.partition("=")
-        key = key.strip()
-        if f"{name}.".startswith(f"{key}.") or key == f"{name}.kind":
-            below = f"{name}: " if len(name) > len(key) else ""
-            what = f"--set {key}={value[:80]}: {below}{message}"
-            return TfcliError(what, fix=fix, code=ExitCode.USAGE)
-    given = problem.get("input")
-    shown = "" if isinstance(given, dict) else f" (got {json.dumps(given, default=str)[:80]})"
-    return _bad(path, f"{name and name + ': '}{message}{shown}", "change the key in the file or with --set")
-
-
-def _resolve(location: list[str]) -> tuple[list[str], type[BaseModel] | None]:
-    """The dotted keys of an error's location, and the model that owns the last one."""
-    keys: list[str] = []
-    owner: type[BaseModel] | None = Recipe
-    current: list[type[BaseModel]] = [Recipe]
-    for part in location:
-        holder = next((model for model in current if part in model.model_fields), None)
-        if part.isdigit():  # an index into a list: the model of its items stays
-            keys.append(part)
-            continue
-        if holder is None:
-            kinds = [m for m in current if "kind" in m.model_fields and m.model_fields["kind"].default == part]
-            if kinds:
-                current = kinds
-                continue
-            owner = current[0] if len(current) == 1 else None
-            keys.append(part)
-            current = []
-            continue
-        owner = holder
-        keys.append(part)
-        current = sections_in(holder.model_fields[part].annotation)
-    return keys, owner
-
-
-def _kinds_with(keys: list[str]) -> list[str]:
-    """The kinds of the section that holds the last of `keys` which have that key."""
-    models: list[type[BaseModel]] = [Recipe]
-    for key in keys[:-1]:
-        models = [
-            below
-            for model in models
-            if key in model.model_fields
-            for below in sections_in(model.model_fields[key].annotation)
-        ]
-    have = [model for model in models if "kind" in model.model_fields and keys[-1] in model.model_fields]
-    return sorted({str(model.model_fields["kind"].default) for model in have})
-
-
-def _kind_in(location: list[str]) -> str:
-    """The kind that an error's location names, next to the keys; "" where there is none."""
-    return location[-2] if len(location) > 1 else ""
-
-
-def _all_keys(model: type[BaseModel] | None = None, prefix: str = "") -> list[str]:
-    """The dotted names of all keys of a recipe, those of every kind of a section."""
-    found: list[str] = []
-    for key, info in (model or Recipe).model_fields.items():
-        found.append(f"{prefix}{key}")
-        for below in sections_in(info.annotation):
-            found += _all_keys(below, f"{prefix}{key}.")
-    return list(dict.fromkeys(found))
-
-
-def _bad(path: Path, why: str, fix: str) -> TfcliError:
-    return TfcliError(f"{path}: {why}", fix=fix, code=ExitCode.USAGE)

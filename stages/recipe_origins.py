@@ -15,9 +15,9 @@ from stages.recipe import (
     make_recipe,
     merge_layers,
     name_from,
-    override_key,
     read_layers,
 )
+from stages.recipe_errors import override_key
 from stages.recipe_keys import described
 
 DEFAULT, SET = "default", "--set"

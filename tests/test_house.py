@@ -30,7 +30,13 @@ LAYERS = (
         "evaluate_model",
     ),
     ("estimate_training",),
-    ("recipe", "recipe_keys", "recipe_origins", "recipe_schema"),  # assemble and describe the sections of all stages
+    (
+        "recipe",
+        "recipe_errors",
+        "recipe_keys",
+        "recipe_origins",
+        "recipe_schema",
+    ),  # assemble and describe the sections of all stages
     ("pipeline",),
     ("tfcli",),
 )

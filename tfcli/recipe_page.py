@@ -102,8 +102,10 @@ def num_weights(recipe: Recipe) -> int:
 
 
 def _vocabulary(recipe: Recipe) -> int:
-    assert recipe.tokenize.tokenizer.kind == "train"
-    return recipe.tokenize.tokenizer.vocab_size
+    tokenizer = recipe.tokenize.tokenizer
+    assert tokenizer.kind == "train"
+    assert tokenizer.vocab_size != "auto"
+    return tokenizer.vocab_size
 
 
 def _contents(sections: list[KeySection]) -> str:

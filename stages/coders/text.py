@@ -17,6 +17,7 @@ from stages.core.system import refuse_unreadable
 
 MAX_MODEL_BYTES = 64 * 2**20
 BOI, EOI, PAD = "<boi>", "<eoi>", "<pad>"
+FIXED_IDS = 256 + 6  # of every vocabulary that is trained here: bytes, and <unk>, BOS, EOS, BOI, EOI and pad
 _TRIALS = {
     "changes spaces at the start of a text or between words": " two  spaces",
     "changes line breaks and tabs": "one\n\ttwo\n",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stages.coders.text import train_sentencepiece
+from typing import Literal
+
+from stages.coders.text import FIXED_IDS, train_sentencepiece
 from stages.core.errors import TfcliError
 from stages.doctor.findings import Finding
 
@@ -16,9 +18,11 @@ class Alphabet:
     def add(self, text: str) -> None:
         self._letters.update(text)
 
-    def finding(self, vocab_size: int) -> Finding | None:
+    def finding(self, vocab_size: int | Literal["auto"]) -> Finding | None:
         """What tokenizing would stop at. The trainer itself is asked, with each character once: what a vocabulary has to hold
-        depends on the characters alone."""
+        depends on the characters alone, and "auto" holds all of them."""
+        if vocab_size == "auto":
+            vocab_size = FIXED_IDS + len(self._letters | {" "})
         try:
             train_sentencepiece(["".join(sorted(self._letters))], vocab_size, "bpe")
         except TfcliError as error:

@@ -87,6 +87,11 @@ def footprint(model: ModelConfig, dims: ModelDims, train: TrainConfig, batches: 
     return Footprint(parameters, memory, model_flops(model, dims, work), work.elements)
 
 
+def pair_length(patch_side: int, grid: tuple[int, int]) -> int:
+    """Elements of a caption with its image in a stand-in. grid: height and width of the latents."""
+    return _CAPTION + grid[0] * grid[1] // patch_side**2 + 3
+
+
 def stand_in(
     dims: ModelDims, grid: tuple[int, int], row_length: int, rows: int, *, copies: bool = False, draws: int = 1
 ) -> Batch:
@@ -102,7 +107,7 @@ def stand_in(
         draws: how often each image is there with noise, which makes the batch longer too.
     """
     num_patches = grid[0] * grid[1] // dims.patch_side**2
-    pair = _CAPTION + num_patches + 3
+    pair = pair_length(dims.patch_side, grid)
     num_pairs = rows * max(1, row_length // 2 // pair)
     rest = max(1, row_length - num_pairs // rows * pair)
     pair += num_patches * (draws - 1 + copies)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stages.core.errors import ExitCode, TfcliError
@@ -34,11 +34,13 @@ class DataPlan:
         dims: sizes of the vocabulary, latents and patches.
         grid: height and width of the latents.
         row_length: elements in a packed row.
+        guessed: which of these stand in for what the data will decide, by the key of the recipe.
     """
 
     dims: ModelDims
     grid: tuple[int, int]
     row_length: int
+    guessed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class TrainingPlan:
         from_data: whether finished data was read.
         busy: share of the devices that have rows.
         advice: what to change where it does not fit.
+        guessed: numbers that stand in for what the data will decide, by the key of the recipe.
         trial: steps on this CPU that measured memory and speed. Without a trial memory is a count, and on a CPU the allocator
             and oneDNN's cache of compiled kernels need more: 1.5 times (float32) to 2.7 times (bf16) the count was measured.
     """
@@ -73,6 +76,7 @@ class TrainingPlan:
     from_data: bool
     busy: float = 1.0
     advice: str = ""
+    guessed: dict[str, int] = field(default_factory=dict)
     trial: Trial | None = None
 
     @property
@@ -115,6 +119,8 @@ def plan_training(
     if train.sharding == "hybrid" and machine.count % train.shard_group:
         what = f"the number of devices, {machine.count}, is not divisible by train.shard_group = {train.shard_group}"
         raise TfcliError(what, fix='another group, or train.sharding = "full"', code=ExitCode.USAGE)
+    if model.rope_base == "auto":
+        model = model.model_copy(update={"rope_base": 10_000.0})  # no figure depends on it
     rows = -(-train.batch_rows // machine.count)  # of the device with the most
     micro = min(train.micro_rows or rows, rows)
     if isinstance(data, Path):
@@ -144,6 +150,7 @@ def plan_training(
         from_data=isinstance(data, Path),
         busy=train.batch_rows / (machine.count * rows),
         advice=_advice(machine, memory, micro, train),
+        guessed={} if isinstance(data, Path) else data.guessed,
         trial=trial,
     )
 

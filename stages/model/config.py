@@ -55,8 +55,11 @@ class ModelConfig(Section):
     """Attention heads of each block (paper, table 2: 12 to 32). width / heads must be a whole, even number."""
     ffn_width: int = Field(0, ge=0)
     """Inner size of the SwiGLU feed-forward layers. 0: 8/3 of width, rounded up to a multiple of 64."""
-    rope_base: float = Field(10_000.0, gt=0)
-    """Base of the rotary position angles (RoPE). A smaller one suits short documents: the slow angles then turn at all."""
+    rope_base: Annotated[float, Field(gt=0)] | Literal["auto"] = 10_000.0
+    """Base of the rotary position angles (RoPE). A smaller one suits short documents: the slow angles then turn at all. "auto":
+    the training takes the smallest of 100, 300, 1,000, 3,000 and 10,000 that is at least the length of its documents, of which
+    1 in 100 may be longer: the slowest angle then turns once in about 6 such lengths. A fine-tuning takes that of its
+    checkpoint. The checkpoint holds the number."""
     norm_epsilon: float = Field(1e-5, gt=0)
     """Added to the mean square in RMSNorm before the root."""
     time_features: int = Field(256, ge=2, multiple_of=2)

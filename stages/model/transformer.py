@@ -127,6 +127,8 @@ class Transfusion(nn.Module):
         super().__init__()
         self.config = config
         self.dims = dims
+        assert config.rope_base != "auto", "the training derives it first"
+        self.rope_base = config.rope_base
         self.text_embedding = nn.Embedding(dims.vocab_size, config.width)
         self.patches = build_patches(
             config.codec, dims.latent_channels, dims.patch_side, config.width, config.time_features
@@ -172,7 +174,7 @@ class Transfusion(nn.Module):
             encoded = self.patches.encode(image.latents_IChw, image.t_I)
             x_ND = x_ND.index_copy(0, image.patch_index_IP.flatten(), encoded.vectors_IPD.flatten(0, 1).to(x_ND.dtype))
             images.append((image.patch_index_IP, encoded))
-        cos, sin = rotary_table(self._positions(inputs), width // self.config.heads, self.config.rope_base)
+        cos, sin = rotary_table(self._positions(inputs), width // self.config.heads, self.rope_base)
         rotary = (cos.to(matmul_dtype(x_ND)), sin.to(matmul_dtype(x_ND)))
         for layer, block in enumerate(self.blocks):
             x_ND = block(x_ND, rotary, attention, layer)

@@ -28,14 +28,14 @@ def fitting_units(
     failed[owner[(kinds == IMAGE) & (SegmentTable(units.segments).ok == 0)]] = True
     empty = np.diff(units.offsets) == 0
     lengths = units.lengths(frames)
-    too_long = (lengths > pack.row_length) & ~failed
+    too_long = (lengths > pack.known_row_length) & ~failed
     text_only = np.ones(count, dtype=bool)
     text_only[owner[kinds == IMAGE]] = False
     cut = too_long & text_only & (pack.too_long_text == "split")
     shorter = too_long & ~text_only & (pack.too_long_documents == "truncate")
     kept = units.take(np.nonzero(~failed & ~too_long & ~empty)[0])
-    truncated = _truncated(units.take(np.nonzero(shorter)[0]), free_order, pack.row_length, frames)
-    found = joined_units([kept, truncated, _pieces(units, np.nonzero(cut)[0], pack.row_length)])
+    truncated = _truncated(units.take(np.nonzero(shorter)[0]), free_order, pack.known_row_length, frames)
+    found = joined_units([kept, truncated, _pieces(units, np.nonzero(cut)[0], pack.known_row_length)])
     left_out = {
         "IMAGE_FAILED": int(failed.sum()),
         "EMPTY": int((empty & ~failed).sum()),
@@ -59,7 +59,7 @@ def _nothing_fits(left_out: dict[str, int], too_long: IntArray, count: int, pack
     most = max(left_out, key=lambda reason: left_out[reason])
     what = f"0 of {count:,} documents can be packed"
     if left_out["TOO_LONG"]:
-        what = f"0 of {count:,} documents fit {pack.row_length} elements (shortest {shortest})"
+        what = f"0 of {count:,} documents fit {pack.known_row_length} elements (shortest {shortest})"
     fixes = {
         "TOO_LONG": f"set pack.row_length to {shortest} or more, or raise pack.patch_side",
         "IMAGE_FAILED": "replace the pictures that could not be encoded ('tfcli inspect' of the latents names them)",

@@ -36,6 +36,7 @@ from stages.pack_sequences.layout import Units, ordered, segment_lengths, write_
 from stages.pack_sequences.lengths import fitting_units, joined_units, shown
 from stages.pack_sequences.mix import balanced, copies, document_weights
 from stages.pack_sequences.report import histogram, report_text, summary
+from stages.pack_sequences.row_length import document_lengths, row_length_for
 from stages.pack_sequences.statistics import channel_statistics
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -51,6 +52,11 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     content = stored.content
     frames = _frames(content, pack, source.content)
     _check_segments(source, content)
+    derived = None
+    if pack.row_length == "auto":
+        derived = row_length_for(document_lengths(source, pack, frames))
+        runtime.report(Note(derived.text()))
+        pack = pack.model_copy(update={"row_length": derived.length})
     flags = source.array("flags")
     free_order = (flags & FIXED_ORDER) == 0
     units, left_out = fitting_units(source, pack, frames, free_order)
@@ -85,7 +91,9 @@ def run(pack: PackConfig, tokens: Path, latents: Path, context: StageContext) ->
     write_jsonl(build.folder / HELDOUT_DOCUMENTS, ({"document": int(index)} for index in chosen))
     lengths = units.lengths(frames)
     report = summary(train, kept, late, left_out, lengths, pack, source)
-    _write_report(report, lengths, pack.row_length, build.folder)
+    if derived is not None:
+        report["row_length"] = derived.record()
+    _write_report(report, lengths, pack.known_row_length, build.folder)
     out = shown(left_out)
     runtime.report(
         Note(
@@ -262,7 +270,7 @@ class _Packer:
         return replace(part, segments=segments.values)
 
     def _fitted(self, part: Units, dropped: BoolArray) -> RowTable:
-        length = self.pack.row_length
+        length = self.pack.known_row_length
         rows, starts, num_rows = best_fit(part.lengths(self.frames), length)
         return write_rows(part, dropped, rows, starts, num_rows, length, self.frames, self.ids, self.special_tokens)
 
@@ -297,7 +305,7 @@ def _content(
 ) -> SequencesContent:
     mean, std = statistics
     return SequencesContent(
-        row_length=pack.row_length,
+        row_length=pack.known_row_length,
         patch_side=pack.patch_side,
         **{name: getattr(special_tokens, name) for name in SpecialTokens.model_fields if name != "vocab_size"},
         vocab_size=special_tokens.vocab_size + (len(distinct_sizes(latents.grids)) if pack.size_tokens else 0),

@@ -30,8 +30,9 @@ class TrainTokenizer(Section):
 
     kind: Literal["train"] = "train"
     """Train a SentencePiece model on the captions and texts of this recipe."""
-    vocab_size: int = Field(1024, ge=16)
-    """The most ids of the vocabulary, special tokens and 256 bytes included; a small corpus gives fewer."""
+    vocab_size: Annotated[int, Field(ge=16)] | Literal["auto"] = 1024
+    """The most ids of the vocabulary, special tokens and 256 bytes included; a small corpus gives fewer. "auto": these 262, one
+    for each character of the texts, and two for each word that comes at least 5 times; at most 8,000, or all characters."""
     algorithm: Literal["bpe", "unigram"] = "bpe"
     """SentencePiece's algorithm: byte pair encoding, or a unigram language model."""
     max_sentences: int = Field(1_000_000, ge=1)

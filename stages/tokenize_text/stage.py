@@ -42,6 +42,7 @@ from stages.sources.document import Document, Omission, TextSegment
 from stages.tokenize_text.config import Corpus, PretrainedTokenizer, TokenizeConfig
 from stages.tokenize_text.recaption import Captions
 from stages.tokenize_text.training import train_in_process
+from stages.tokenize_text.vocabulary import VocabularySize, vocabulary_size_for
 
 _BLOCK = 10_000  # documents tokenized at a time, fewer where they have more than so many characters together:
 _BLOCK_CHARACTERS = 4 * 2**20  # the ids of a block are lists for a moment, 36 bytes an id
@@ -57,7 +58,7 @@ def run(tokenize: TokenizeConfig, latents: Path, context: StageContext) -> None:
     def documents() -> Iterator[StoredDocument]:
         return stored.documents() if captions is None else captions.over(stored.documents())
 
-    model = _model(tokenize, documents, runtime, seed)
+    model, derived = _model(tokenize, documents, runtime, seed)
     coder = TextCoder(model)
     for loss in coder.losses():
         runtime.report(Warn(f"this tokenizer {loss}"))
@@ -77,6 +78,8 @@ def run(tokenize: TokenizeConfig, latents: Path, context: StageContext) -> None:
         total = max(stored.content.num_documents, columns.num_documents)
         runtime.report(Progress("tokenize", columns.num_documents, total, "documents"))
     stats: dict[str, Any] = {"tokens_per_document": columns.num_ids / max(1, columns.num_documents)}
+    if derived is not None:
+        stats["vocab_size"] = derived.record()
     if captions is not None:
         captions.report(found, runtime.report)
         replaced = (document for document in documents() if document.key in found)
@@ -120,11 +123,12 @@ def _content(coder: TextCoder, columns: _Columns, num_latent_documents: int) -> 
 
 def _model(
     tokenize: TokenizeConfig, documents: Callable[[], Iterator[StoredDocument]], runtime: Runtime, seed: int
-) -> bytes:
-    """The bytes of the SentencePiece model: a finished one, or one trained on a sample of all texts."""
+) -> tuple[bytes, VocabularySize | None]:
+    """The bytes of the SentencePiece model: a finished one, or one trained on a sample of all texts. With it the size of the
+    vocabulary, where that was derived."""
     chosen = tokenize.tokenizer
     if isinstance(chosen, PretrainedTokenizer):
-        return read_model(tokenizer_at(chosen.path))
+        return read_model(tokenizer_at(chosen.path)), None
     with runtime.interrupts.at_once(_KEPT):
         texts, total = _sampled(_texts(documents(), tokenize.text), chosen.max_sentences, seed)
     low, high = training_memory(texts, chosen.algorithm)
@@ -138,7 +142,11 @@ def _model(
             fix = "lower tokenize.tokenizer.max_sentences"
             raise TfcliError(what, fix=fix, code=ExitCode.ENVIRONMENT)
         runtime.report(Warn(f"{what}; tokenize.tokenizer.max_sentences makes it less"))
-    return train_in_process(texts, chosen.vocab_size, chosen.algorithm, runtime.interrupts, _KEPT)
+    if chosen.vocab_size != "auto":
+        return train_in_process(texts, chosen.vocab_size, chosen.algorithm, runtime.interrupts, _KEPT), None
+    derived = vocabulary_size_for(texts)
+    runtime.report(Note(derived.text()))
+    return train_in_process(texts, derived.size, chosen.algorithm, runtime.interrupts, _KEPT), derived
 
 
 @dataclass(frozen=True)

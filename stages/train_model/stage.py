@@ -38,6 +38,7 @@ from stages.train_model.monitor.report import write_report
 from stages.train_model.monitor.throughput import Meter, fields
 from stages.train_model.objective import loss_sums, named_losses, step_losses
 from stages.train_model.optimizer import build_optimizers, learning_rate, update_average
+from stages.train_model.rope_base import with_rope_base
 from stages.train_model.sections import Sections
 
 
@@ -64,6 +65,7 @@ def run(
     """
     for tracker in train.trackers:
         tracker.require()
+    model = with_rope_base(model, train.start_from, sequences, context.runtime.report)
     sections = Sections(model, diffusion, train, generation)
     with ranks_of(sections, sequences, context) as ranks:
         Training(sections, sequences, context, ranks).run()

@@ -38,10 +38,12 @@ class OneLevel(Diffusion):
 
 
 @torch.no_grad()
-def noise_errors(checkpoint: Path, sequences: Path, rows: int = 25) -> dict[float, float]:
-    """By SNR: the mean squared error of the noise, over the images with a loss of the first held-out rows of the Sequences."""
+def noise_errors(checkpoint: Path, sequences: Path, rows: int = 25, draws: int = 1) -> dict[float, float]:
+    """By SNR: the mean squared error of the noise, over the images of the first held-out rows of the Sequences that do not begin
+    their document, as not every objective has a loss for those. draws: of the noise of each image."""
     content = Checkpoint.open(checkpoint).content
     config = DiffusionConfig.model_validate(content.diffusion)
+    config = config.model_copy(update={"noise_limit": 0, "limited_images": "first"})
     data = Data(sequences, config, ModelConfig.model_validate(content.model))
     model = load_model(checkpoint, "cpu", "fp32").model
     found = {}
@@ -50,8 +52,9 @@ def noise_errors(checkpoint: Path, sequences: Path, rows: int = 25) -> dict[floa
         maker.images = replace(maker.images, diffusion=OneLevel(config, snr))
         total, count = 0.0, 0
         for row in range(min(rows, data.content.heldout_rows)):
-            batch = maker.make(np.array([row]), [("heldout", row)], 0).to(torch.device("cpu"), "dense")
-            errors = loss_sums(model, batch).eps_mse
-            total, count = total + sum(float(each.sum()) for each in errors), count + sum(map(len, errors))
+            for draw in range(draws):
+                batch = maker.make(np.array([row]), [("heldout", row)], draw).to(torch.device("cpu"), "dense")
+                errors = loss_sums(model, batch).eps_mse
+                total, count = total + sum(float(each.sum()) for each in errors), count + sum(map(len, errors))
         found[snr] = total / count
     return found

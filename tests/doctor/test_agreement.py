@@ -58,6 +58,7 @@ def agree(said: int, word: str, code: int, end: str) -> None:
         (("pack.row_length=16",), 3),
         (("pack.row_length=16", 'pack.too_long_documents="truncate"'), 3),
         (("pack.row_length=40", 'pack.too_long_documents="truncate"'), 0),
+        (('pack.row_length="auto"', 'tokenize.tokenizer.vocab_size="auto"'), 0),
         (("pack.weights={pictures=0}",), 3),
         (("pack.late_weights={pictures=0}",), 3),
         (("pack.weights={fotos=2}",), 2),

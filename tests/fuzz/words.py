@@ -20,9 +20,10 @@ SLOW = ("steps", "count", "pictures", "max_")  # keys with which a run that is n
 
 def recipes(_: World, rng: random.Random, seed: int, number: int) -> Case:
     """Keys and values of a recipe, by --set or in the file."""
-    from stages.recipe import _all_keys
+    from stages.recipe import Recipe
+    from stages.recipe_errors import all_keys
 
-    keys = _all_keys()
+    keys = all_keys(Recipe)
     chosen = [f"{rng.choice(keys)}={rng.choice(VALUES)}" for _ in range(rng.choice([1, 1, 2, 3]))]
     sets = [word for each in chosen for word in ("--set", each)]
     steps: list[Step] = []

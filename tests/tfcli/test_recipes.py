@@ -91,6 +91,11 @@ def test_list_and_check(world: Any) -> None:
         ("train.steps=0", "train.steps"),
         ("train.steps=many", "train.steps"),
         ("model.time_features=7", "multiple of 2"),
+        ("pack.row_length=8", "--set pack.row_length=8: Input should be greater than or equal to 16 or 'auto'"),
+        ("tokenize.tokenizer={vocab_size=3}", "tokenizer.vocab_size: Input should be greater than or equal to 16 or"),
+        ("model.rope_base=0", "greater than 0 or 'auto'"),
+        ("train={processes=0}", "processes: Input should be greater than or equal to 1 or 'auto'"),
+        ("train.compile=automatic", "Input should be a valid boolean, unable to interpret input or 'auto'"),
         ("seed=-1", "seed"),
         ("seed=1180591620717411303424", "seed"),
         ("seed=" + "9" * 5000, "seed"),
@@ -108,6 +113,7 @@ def test_settings_that_cannot_be(world: Any, setting: str, expected: str) -> Non
     assert result.stderr.startswith("error: ")
     assert expected in result.stderr
     assert "\x1b" not in result.stderr
+    assert "constrained" not in result.stderr, "a name of pydantic's"
 
 
 def test_settings_that_can_be(world: Any) -> None:

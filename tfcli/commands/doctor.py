@@ -132,6 +132,7 @@ def _with_tokenizer(checkup: Checkup, alphabet: Alphabet, recipe: Recipe) -> Che
 def _row_rules(recipe: Recipe) -> RowRules | None:
     """What packing asks of a document; None for text alone, and where a finished autoencoder decides the size of a picture."""
     from stages.doctor.rows import RowRules
+    from stages.pack_sequences.row_length import CHOICES
 
     pack = recipe.pack
     if recipe.vae.kind != "train" or (recipe.name == _NAMELESS and recipe.source.kind == "text"):
@@ -140,7 +141,9 @@ def _row_rules(recipe: Recipe) -> RowRules | None:
     patches = min((height // unit) * (width // unit) for height, width in recipe.images.shapes())
     marks = 3 if pack.size_tokens else 2
     weights = {"weights": pack.weights, "late_weights": pack.late_weights}
-    return RowRules(pack.row_length, patches + marks, pack.too_long_documents == "truncate", weights)
+    # "auto" takes at most the largest of its choices: what is longer is too long for certain
+    length = CHOICES[-1] if pack.row_length == "auto" else pack.row_length
+    return RowRules(length, patches + marks, pack.too_long_documents == "truncate", weights)
 
 
 def _json(checkup: Checkup) -> dict[str, Any]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from stages.pipeline import Workspace
     from stages.recipe import Recipe
 
+_VOCABULARY = 2_000  # ids: a guess for "auto" where there are no tokens yet
+
 
 def plan(
     context: typer.Context,
@@ -79,12 +81,21 @@ def make_plan(workspace: Workspace, machine: Any, mfu: float | None = None) -> T
     recipe = workspace.recipe
     try:
         packed = workspace.status(BY_NAME["pack"])
-        data = packed.target if packed.state == "fresh" else data_of(recipe)
+        data = packed.target if packed.state == "fresh" else data_of(recipe, _vocabulary(workspace))
     except TfcliError as error:  # of an older tfcli, or damaged: not what a plan is about
         if error.code != ExitCode.ARTIFACT:
             raise
         data = data_of(recipe)
     return plan_training(recipe.model, recipe.diffusion, recipe.train, data, machine, mfu=mfu, seed=recipe.seed)
+
+
+def _vocabulary(workspace: Workspace) -> int | None:
+    """The size of the vocabulary of the tokens, None where they are not there or will be made again."""
+    from stages.artifacts.tokens import Tokens
+    from stages.pipeline import BY_NAME
+
+    status = workspace.status(BY_NAME["tokenize"])
+    return Tokens.open(status.target).content.vocab_size if status.state == "fresh" else None
 
 
 def plan_train(workspace: Workspace, call: options.Call) -> TrainingPlan | None:
@@ -99,19 +110,33 @@ def plan_train(workspace: Workspace, call: options.Call) -> TrainingPlan | None:
         return None
 
 
-def data_of(recipe: Recipe) -> DataPlan:
-    """Vocabulary, channels and grid as the recipe says them. Raises TfcliError (USAGE) where a finished part decides."""
+def data_of(recipe: Recipe, vocabulary: int | None = None) -> DataPlan:
+    """Vocabulary, channels and grid as the recipe says them, and guesses for what the data will decide. vocabulary: that of the
+    tokens, where they are there. Raises TfcliError (USAGE) where a finished part decides."""
+    import numpy as np
+
+    from stages.estimate_training.memory import pair_length
     from stages.estimate_training.plan import DataPlan
     from stages.model.transformer import ModelDims
+    from stages.pack_sequences.row_length import row_length_for
 
-    vae, tokenizer = recipe.vae, recipe.tokenize.tokenizer
+    vae, tokenizer, pack = recipe.vae, recipe.tokenize.tokenizer, recipe.pack
     if vae.kind != "train" or tokenizer.kind != "train":
         part = "autoencoder" if vae.kind != "train" else "tokenizer"
         why = f"how large the model's ends are depends on a finished {part}"
         raise TfcliError("too little is known for a plan", why=why, fix="run 'tfcli pack' first", code=ExitCode.USAGE)
     side = recipe.images.size // vae.downsampling
-    dims = ModelDims(tokenizer.vocab_size, vae.latent_channels, recipe.pack.patch_side)
-    return DataPlan(dims, (side, side), recipe.pack.row_length)
+    guessed: dict[str, int] = {}
+    vocab_size, row_length = tokenizer.vocab_size, pack.row_length
+    if vocab_size == "auto":
+        vocab_size = vocabulary or _VOCABULARY
+        if vocabulary is None:
+            guessed["tokenize.tokenizer.vocab_size"] = vocab_size
+    if row_length == "auto":
+        row_length = row_length_for(np.array([pair_length(pack.patch_side, (side, side))])).length
+        guessed["pack.row_length"] = row_length
+    dims = ModelDims(vocab_size, vae.latent_channels, pack.patch_side)
+    return DataPlan(dims, (side, side), row_length, guessed)
 
 
 def show_plan(plan: TrainingPlan) -> None:
@@ -135,6 +160,9 @@ def show_plan(plan: TrainingPlan) -> None:
         "time": f"{_time(plan.seconds)} for {plan.steps:,} steps",
     }
     render.show(render.pairs(lines))
+    if plan.guessed:
+        guessed = ", ".join(f"{key} {number:,}" for key, number in plan.guessed.items())
+        render.show(f"guessed, as \"auto\" takes it from the data (known after 'tfcli pack'): {guessed}")
     if plan.trial:
         seen = f"{render.size_text(plan.trial.peak_bytes)} of memory"
         more = ", and more where longer trainings meet new shapes" if plan.trial.steps < plan.steps else ""
@@ -159,6 +187,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "elements_per_second": plan.speed,
         "seconds": plan.seconds,
         "from_data": plan.from_data,
+        "guessed": plan.guessed,
         "trial": vars(plan.trial) if plan.trial else None,
     }
 

@@ -64,7 +64,7 @@ class Settings:
 
     def as_overrides(self, call: options.Call) -> tuple[str, ...]:
         """As --set has them. Raises TfcliError (USAGE) where --set gives the same key."""
-        from stages.recipe import override_key
+        from stages.recipe_errors import override_key
 
         named = set(map(override_key, call.settings))
         found = []
@@ -208,7 +208,7 @@ def _prompts(
 
 def _prompt_settings(call: options.Call, asked: list[str | MixedPrompt]) -> tuple[str, ...]:
     """The recipe settings behind prompts: these, and nothing else unless --set asks for it."""
-    from stages.recipe import override_key
+    from stages.recipe_errors import override_key
 
     if not asked:
         return ()
