@@ -56,12 +56,12 @@ class Helper:
     """A process that works for this one. It ignores signals, which reach the whole group and are handled by this process alone,
     and it ends when this one does, however that happens. pipe: to it."""
 
-    def __init__(self, module: str) -> None:
-        """module: the process imports it and calls its `serve(pipe)`."""
+    def __init__(self, module: str, function: str) -> None:
+        """module: the process imports it and calls its `function` with its end of the pipe."""
         context = forkserver()
         self.pipe, theirs = context.Pipe()
         watched, self._lifeline = context.Pipe(duplex=False)
-        self._process = context.Process(target=_serve, args=(theirs, watched, module), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, watched, module, function), daemon=True)
         self._process.start()
         theirs.close()
         watched.close()
@@ -87,12 +87,12 @@ class Helper:
         self._lifeline.close()
 
 
-def _serve(pipe: Connection, lifeline: Connection, module: str) -> None:
+def _serve(pipe: Connection, lifeline: Connection, module: str, function: str) -> None:
     """In a helper. The module is imported last: torch takes seconds, in which the other process may exit."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     Thread(target=_exit_after, args=(lifeline,), daemon=True).start()
-    import_module(module).serve(pipe)
+    getattr(import_module(module), function)(pipe)
 
 
 def _exit_after(lifeline: Connection) -> None:

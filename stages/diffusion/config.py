@@ -23,8 +23,8 @@ class DiffusionConfig(Section):
     image_weight: float = Field(5.0, ge=0)
     """Lambda of the loss L = L_LM + lambda L_DDPM (paper, equation 4 and section 4.1: 5)."""
     prompt_weight: float = later(1.0, ge=0)
-    """How much the loss of text before the first image of its document counts (paper: 1, as all text). A caption that is drawn says
-    little that could be predicted, and its gradient is mostly noise; below 1, text that reads an image counts more."""
+    """How much the loss of text before the first image of its document counts (paper: 1, as all text). Little of a caption that
+    is drawn can be predicted, so that its gradient is mostly noise; below 1, text that reads an image counts more."""
     noise_limit: int = Field(500, ge=0)
     """Highest t for an image that begins its document, so that the text after it describes what can be seen (paper, section
     4.3.4, table 8: 500 of 1000). The number of steps of the schedule, or more: no limit. 0: such an image stays clean and has no

@@ -1,8 +1,8 @@
 """Documents generated on a CPU by several processes of one thread, each with its own copy of the model.
 
 A small model leaves most cores idle in one process. Every random draw is named by (seed, prompt number, position), so a document
-has the same draws whoever generates it; only the rounding of sums differs, as between batches. Which process takes which prompt
-depends on their numbers alone, so that a second run on the same machine gives the same bytes.
+has the same draws whichever process generates it; only the rounding of sums differs, as between batches. Which process takes
+which prompt depends on their numbers alone, so that a second run on the same machine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Generators:
         own = max(1, usable_cores() // self._count)
         with ExitStack() as stack:
             for _ in range(1, self._count):
-                helper = Helper(__name__)
+                helper = Helper(__name__, serve_prompts.__name__)
                 stack.callback(helper.stop)
                 helper.send((self._loaded.checkpoint.folder, self._precision, own))
                 self._helpers.append(helper)
@@ -121,7 +121,7 @@ def generator_count(loaded: LoadedModel, config: GenerationConfig, num_documents
     return 1 if flops < _LEAST_FLOPS else min(usable_cores(), _MOST, num_documents)
 
 
-def serve(pipe: Connection) -> None:
+def serve_prompts(pipe: Connection) -> None:
     """In a helper: load the model, then generate what is asked for until the other process ends this one."""
     settings: tuple[Path, Precision, int] = pipe.recv()
     folder, precision, own_threads = settings

@@ -251,8 +251,8 @@ class BatchMaker:
         )
 
     def _target_weights(self, layout: Layout, loss_index: IntArray) -> Tensor | None:
-        """The weights of the text targets, which follow the elements `loss_index`. The marks that open an image count as all text:
-        they are where the model decides to draw."""
+        """The weights of the text targets, which follow the elements `loss_index`. The marks that open an image count as all
+        text: they are where the model decides to draw."""
         if self.prompt_weight == 1:
             return None
         opening = 1 + bool(self.content.size_ids())

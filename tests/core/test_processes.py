@@ -31,7 +31,7 @@ KILLED = """
 import os, signal, sys, time
 from stages.core.processes import Helper
 if __name__ == "__main__":
-    helper = Helper("tests.core.endless")
+    helper = Helper("tests.core.endless", "serve")
     if sys.argv[1] == "at work":
         assert helper.pipe.recv() == "at work"
         os.kill(helper.pid, signal.SIGTERM)
@@ -72,7 +72,7 @@ def test_a_helper_ends_when_its_process_is_killed(tmp_path: Path, when: str) -> 
 
 
 def test_a_helper_is_stopped_whatever_it_does() -> None:
-    helper = Helper("tests.core.endless")
+    helper = Helper("tests.core.endless", "serve")
     assert helper.pipe.recv() == "at work"
     pid = helper.pid
     assert pid is not None

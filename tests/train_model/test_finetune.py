@@ -104,7 +104,7 @@ def test_new_latents_are_normalised_as_the_checkpoint_knew_them(parent: Checkpoi
     stored = plain.readers[0].read(plain.train.table.images[:, 3])[:, 0]
     assert started.latent_limit() == pytest.approx(float(abs((stored - 0.25) / 2.0).max()), rel=0.05)
     assert plain.latent_limit() == pytest.approx(float(abs((stored + 1.0) / 0.5).max()), rel=0.05)
-    scale = started.train.scale
+    scale = started.train.images.scale
     assert (scale.mean.flatten().tolist(), scale.std.flatten().tolist()) == ([0.25, 0.25], [2.0, 2.0])
 
 

@@ -40,7 +40,7 @@ def first_text(thing: Thing, rng: np.random.Generator) -> str | None:
     """How a story of one thing begins: with all of it, or with nothing of it. None where a caption cannot name its place."""
     if rng.random() < 0.7:
         return "first this: "
-    return f"first {_at_place(thing, rng)}: " if thing.place else None
+    return f"first {_with_place(thing, rng)}: " if thing.place else None
 
 
 def turn(thing: Thing, changed: Thing) -> str:
@@ -75,7 +75,7 @@ def _placed(things: list[Thing], rng: np.random.Generator) -> str | None:
     if any(thing.place is None for thing in things):
         return None
     start = "there is " if rng.random() < 0.1 else ""
-    return start + _listed([_at_place(thing, rng) for thing in things])
+    return start + _listed([_with_place(thing, rng) for thing in things])
 
 
 def _related(things: list[Thing], rng: np.random.Generator) -> str | None:
@@ -124,7 +124,7 @@ def _mixed(things: list[Thing], rng: np.random.Generator) -> str | None:
     """At least one thing with a place, and at least one without."""
     if len(things) < 2 or things[0].place is None:
         return None
-    parts = [_at_place(things[0], rng)]
+    parts = [_with_place(things[0], rng)]
     for thing in things[1:]:
         draw = rng.random()
         if draw < 0.5:
@@ -160,7 +160,7 @@ def _partial(things: list[Thing], rng: np.random.Generator) -> str | None:
     if len(things) < 2:
         return None
     number = 1 + int(rng.integers(len(things) - 1))
-    parts = [_at_place(t, rng) if t.place and rng.random() < 0.5 else _named(t, rng) for t in things[:number]]
+    parts = [_with_place(t, rng) if t.place and rng.random() < 0.5 else _named(t, rng) for t in things[:number]]
     parts.append("another thing" if len(things) - number == 1 else "other things")
     text = _listed(parts)
     missing = sorted(set(COLOURS) - {thing.colour for thing in things})
@@ -201,7 +201,7 @@ def _named(thing: Thing, rng: np.random.Generator) -> str:
     return f"a {size}{thing.colour} {thing.shape}"
 
 
-def _at_place(thing: Thing, rng: np.random.Generator) -> str:
+def _with_place(thing: Thing, rng: np.random.Generator) -> str:
     assert thing.place is not None, "the caller has looked"
     corner = "in" if thing.place not in _WORDS and rng.random() < 0.5 else "at"
     return f"{_named(thing, rng)} {place_words(thing.place, corner)}"

@@ -145,7 +145,7 @@ class _Processes:
                 rank=0,
             )
             for rank in range(1, self._count):
-                self._helpers.append(Helper(_WORKER))
+                self._helpers.append(Helper(_WORKER, "train_rank"))
                 self._helpers[-1].send(replace(shared, rank=rank))
             stack.enter_context(threads(self._threads))
             self._stack = stack.pop_all()

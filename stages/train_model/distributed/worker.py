@@ -17,7 +17,7 @@ from stages.train_model.distributed.trial import StepTrial, compare
 from stages.train_model.stage import Training
 
 
-def serve(pipe: Connection) -> None:
+def train_rank(pipe: Connection) -> None:
     """Take part in what the other process names: the measurement, then the training. It ends with a failure of any process,
     which the other one reports."""
     job: RankJob = pipe.recv()
