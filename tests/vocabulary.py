@@ -58,6 +58,7 @@ NAMES = {
 # (file or folder, name): the same letters with their plain meaning, or what is on disk.
 KEPT = {
     ("stages/sources/shapes/", "place"),  # of a thing in a scene
+    ("stages/sources/shapes/", "_with_place"),
     ("stages/sources/shapes/", "places"),
     ("stages/sources/shapes/", "places_right"),
     ("stages/evaluate_model/", "judge_turned"),  # of the metric "turned"
