@@ -86,7 +86,7 @@ DEFECTS = (
         {"stages.core.reading:safe_name": lambda _: lambda name: name, "stages.core.reading:inside": lambda _: lambda folder, name: folder / name},
     ),
     Defect("what is replaced is deleted whole", "foreign", {"stages.artifacts.removal:remove_artifact": lambda _: lambda folder, *_: shutil.rmtree(folder)}),
-    Defect("a recipe's errors are not explained", "recipes", {"stages.recipe:_explained": _raise_it}),
+    Defect("a recipe's errors are not explained", "recipes", {"stages.recipe:explained": _raise_it}),
     Defect("a device is cut up before it is checked", "options", {"stages.core.device:check_device": _unchecked_device}),
     Defect("what a decoder raises is not caught", "pictures", {"stages.coders.pixels:_broken": lambda _: lambda _, error: KeyError(str(error))}),
     Defect("archives one after the other: the first alone is read", "tars", {"stages.sources.tar:_behind_zeros": lambda _: lambda _: None}),
