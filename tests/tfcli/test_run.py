@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.builders import edit_manifest
+from tfcli.commands.run import headlines
 
 ALL = ["vae", "encode", "tokenize", "pack", "train", "sample", "eval"]
 
@@ -369,3 +370,15 @@ def test_the_page_opens_when_asked(world: Any, monkeypatch: pytest.MonkeyPatch) 
     result = world.call("sample", "work/tiny", "a", "--open", "-q")
     assert (result.exit_code, "no browser opened" in result.stderr) == (0, True)
     assert made["path"] in result.stdout
+
+
+def test_the_scores_that_are_shown_are_those_of_the_first_side_with_their_numbers() -> None:
+    scores = {
+        "heldout_image_loss": 0.5,
+        "text_to_image": 0.862,
+        "text_to_image_count": 116,
+        "alike_text_to_image": 0.1,
+        "alike_text_to_image_count": 3,
+        "new_things_text_to_image": 0.2,
+    }
+    assert headlines(scores) == {"heldout_image_loss": 0.5, "text_to_image": "0.862 (116)"}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from stages.pipeline import Stage, Workspace
     from tfcli.commands.session import Outcome
 
+_OTHER_SIDES = ("new_things_", "alike_")  # of the world of shapes: in scores.json
+
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="STAGE", help="Run this stage only. May be repeated.", rich_help_panel="Action"),
@@ -122,7 +124,21 @@ def _show_result(workspace: Workspace, outcomes: list[Outcome], seconds: float, 
     ]
     render.show(render.rows(("stage", "state", "digest", "where" if call.verbose else "why"), cells))
     if scores:
-        render.show("", "scores:", render.pairs(scores))
+        from stages.artifacts.scores import SCORES
+
+        where = workspace.target("scores") / SCORES
+        render.show("", f"scores (all of them: {where}):", render.pairs(headlines(scores)))
     render.show("", f"total: {render.seconds_text(seconds)}")
     if drawn:
         render.show(f"samples: {index}")
+
+
+def headlines(scores: dict[str, Any]) -> dict[str, Any]:
+    """The scores of the first side, each with the number of documents behind it, where there is one: "0.86 (116)"."""
+    shown = {}
+    for name, value in scores.items():
+        if name.endswith("_count") or name.startswith(_OTHER_SIDES):
+            continue
+        count = scores.get(f"{name}_count")
+        shown[name] = value if count is None else f"{value:g} ({count})"
+    return shown
