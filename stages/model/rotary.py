@@ -57,10 +57,14 @@ def apply_rotary(qkv_N3Hd: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tens
     return q, k, v[:, 0]
 
 
-def rotate_heads_(x_2GHLd: Tensor, cos_GLr: Tensor, sin_GLr: Tensor) -> None:
+def whole_vectors(cos_Nr: Tensor, sin_Nr: Tensor) -> tuple[Tensor, Tensor]:
+    """The angles as `rotate_heads_` takes them, each (N, d): for both halves of a vector, with the sign of each."""
+    return torch.cat((cos_Nr, cos_Nr), dim=-1), torch.cat((-sin_Nr, sin_Nr), dim=-1)
+
+
+def rotate_heads_(x_2GHLd: Tensor, cos_GLd: Tensor, sin_GLd: Tensor) -> None:
     """`rotate` in place and without a gradient, for queries and keys with heads before elements. Whole vectors are multiplied,
     not their halves: 4 times as fast on CPU (104 elements, 6 heads of 32, bf16)."""
     size = x_2GHLd.shape[-1]
     swapped = x_2GHLd.roll(size // 2, -1)
-    x_2GHLd.mul_(torch.cat((cos_GLr, cos_GLr), dim=-1)[:, None])
-    x_2GHLd.addcmul_(swapped, torch.cat((-sin_GLr, sin_GLr), dim=-1)[:, None])
+    x_2GHLd.mul_(cos_GLd[:, None]).addcmul_(swapped, sin_GLd[:, None])

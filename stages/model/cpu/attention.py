@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.model.rotary import Rotary, rotate_heads_
+from stages.model.rotary import Rotary, rotate_heads_, whole_vectors
 
 _ROWS = 128  # queries that are scored together in a long document
 _KEPT = 512  # longest documents whose weights are kept for the backward pass, not recomputed
@@ -79,10 +79,11 @@ class _Grouped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_N3Hd: Tensor, cos_Nr: Tensor, sin_Nr: Tensor, groups: tuple[Group, ...]) -> Tensor:
         learns = ctx.needs_input_grad[0]
+        cos_Nd, sin_Nd = whole_vectors(cos_Nr, sin_Nr)
         out_NHd = torch.empty_like(qkv_N3Hd[:, 0])
         kept: list[Tensor] = []
         for group in groups:
-            qkv_3GHLd = _to_heads(group.of_elements(qkv_N3Hd), group.of_elements(cos_Nr), group.of_elements(sin_Nr))
+            qkv_3GHLd = _to_heads(group.of_elements(qkv_N3Hd), group.of_elements(cos_Nd), group.of_elements(sin_Nd))
             q, k, v = qkv_3GHLd.flatten(1, 2)
             out_BLd = torch.empty_like(q)
             kept.append(qkv_3GHLd)
@@ -94,12 +95,13 @@ class _Grouped(torch.autograd.Function):
             group.of_elements(out_NHd).copy_(out_BLd.unflatten(0, (group.documents, -1)).transpose(1, 2))
         if learns:
             ctx.groups = groups
-            ctx.save_for_backward(cos_Nr, sin_Nr, *kept)
+            ctx.save_for_backward(cos_Nd, sin_Nd, *kept)
         return out_NHd
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        cos_Nr, sin_Nr, *kept = ctx.saved_tensors
+        cos_Nd, sin_Nd, *kept = ctx.saved_tensors
+        back_Nd = -sin_Nd
         (gradient_NHd,) = gradients
         qkv_gradient_N3Hd = gradient_NHd.new_empty(len(gradient_NHd), 3, *gradient_NHd.shape[1:])
         for group in ctx.groups:
@@ -107,8 +109,8 @@ class _Grouped(torch.autograd.Function):
             weights = [kept.pop(0) for _ in group.tiles] if group.length <= _KEPT else []
             gradient_BLd = group.of_elements(gradient_NHd).transpose(1, 2).flatten(0, 1)
             gradient_3GHLd = _backward(qkv_3GHLd, weights, gradient_BLd.contiguous(), group.tiles)
-            cos_GLr, sin_GLr = group.of_elements(cos_Nr), group.of_elements(sin_Nr)
-            _from_heads(gradient_3GHLd, cos_GLr, sin_GLr, group.of_elements(qkv_gradient_N3Hd))
+            cos_GLd, sin_GLd = group.of_elements(cos_Nd), group.of_elements(back_Nd)
+            _from_heads(gradient_3GHLd, cos_GLd, sin_GLd, group.of_elements(qkv_gradient_N3Hd))
         return qkv_gradient_N3Hd, None, None, None
 
 
@@ -160,16 +162,16 @@ def _backward(qkv_3GHLd: Tensor, kept: list[Tensor], out_gradient: Tensor, tiles
     return gradient_3GHLd
 
 
-def _to_heads(qkv_GL3Hd: Tensor, cos_GLr: Tensor, sin_GLr: Tensor) -> Tensor:
+def _to_heads(qkv_GL3Hd: Tensor, cos_GLd: Tensor, sin_GLd: Tensor) -> Tensor:
     """Queries and keys rotated, values unchanged, heads before elements: (3, G, H, L, d)."""
     documents, length, _, heads, size = qkv_GL3Hd.shape
     out_3GHLd = qkv_GL3Hd.new_empty(3, documents, heads, length, size)
     out_3GHLd.copy_(qkv_GL3Hd.permute(2, 0, 3, 1, 4))
-    rotate_heads_(out_3GHLd[:2], cos_GLr, sin_GLr)
+    rotate_heads_(out_3GHLd[:2], cos_GLd, sin_GLd)
     return out_3GHLd
 
 
-def _from_heads(gradient_3GHLd: Tensor, cos_GLr: Tensor, sin_GLr: Tensor, out_GL3Hd: Tensor) -> None:
-    """The inverse for a gradient, which it changes: queries and keys are rotated back."""
-    rotate_heads_(gradient_3GHLd[:2], cos_GLr, -sin_GLr)
+def _from_heads(gradient_3GHLd: Tensor, cos_GLd: Tensor, sin_GLd: Tensor, out_GL3Hd: Tensor) -> None:
+    """The inverse for a gradient, which it changes: with negated sines, queries and keys are rotated back."""
+    rotate_heads_(gradient_3GHLd[:2], cos_GLd, sin_GLd)
     out_GL3Hd.copy_(gradient_3GHLd.permute(1, 3, 0, 2, 4))
