@@ -50,7 +50,8 @@ class _Array:
 
 
 class Generators:
-    """`generate` over this process and its helpers, which are started once and end with the `with` block."""
+    """`generate` over this process and its helpers, which are started once, with the first prompts, and end with the `with`
+    block."""
 
     def __init__(self, loaded: LoadedModel, precision: Precision, runtime: Runtime, count: int) -> None:
         """
@@ -65,8 +66,12 @@ class Generators:
         self._stack = ExitStack()
 
     def __enter__(self) -> Generators:
-        if self._count == 1:
-            return self
+        return self
+
+    def _start(self) -> None:
+        """Start the helpers, where they are not there yet."""
+        if self._count == 1 or self._helpers:
+            return
         own = max(1, usable_cores() // self._count)
         with ExitStack() as stack:
             for _ in range(1, self._count):
@@ -76,7 +81,6 @@ class Generators:
                 self._helpers.append(helper)
             stack.enter_context(threads(own))
             self._stack = stack.pop_all()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -88,6 +92,7 @@ class Generators:
 
         Raises TfcliError: as Engine does; ENVIRONMENT where a helper has exited.
         """
+        self._start()
         engine = Engine(self._loaded, config, seed, self._runtime)
         numbers = range(len(prompts)) if numbers is None else numbers
         count = min(self._count, len(prompts)) or 1
@@ -114,10 +119,9 @@ def generator_count(loaded: LoadedModel, config: GenerationConfig, num_documents
     for their start, and 1 on a GPU. It is counted, not measured, so that a second run takes the same."""
     if loaded.device.type != "cpu":
         return 1
-    model, (_, height, width) = loaded.model.config, loaded.latent_shape
-    weights = (4 * model.width**2 + 3 * model.width * model.feed_forward_width) * model.layers
+    _, height, width = loaded.latent_shape
     patches = height * width // loaded.checkpoint.content.patch_side**2
-    flops = 2 * weights * patches * config.sampler.steps * num_documents
+    flops = 2 * loaded.model.config.block_weights * patches * config.sampler.steps * num_documents
     return 1 if flops < _LEAST_FLOPS else min(usable_cores(), _MOST, num_documents)
 
 

@@ -88,3 +88,8 @@ class ModelConfig(Section):
     @property
     def feed_forward_width(self) -> int:
         return self.ffn_width or -(-self.width * 8 // 3 // 64) * 64
+
+    @property
+    def block_weights(self) -> int:
+        """Weights in the matrices of all blocks: attention and the feed-forward layers, without norms."""
+        return (4 * self.width**2 + 3 * self.width * self.feed_forward_width) * self.layers

@@ -71,7 +71,7 @@ class Work:
 def model_flops(model: ModelConfig, dims: ModelDims, work: Work) -> int:
     """Operations of the forward and the backward pass over `work`, by the formula at the top of this file."""
     width, layers = model.width, model.layers
-    blocks = 6 * (4 * width**2 + 3 * width * model.feed_forward_width) * layers * work.elements
+    blocks = 6 * model.block_weights * work.elements
     attention = 12 * width * layers * work.squared_lengths
     head = 6 * width * dims.vocab_size * work.targets
     codec = sum(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,8 +100,7 @@ def plan_processes(sections: Sections, sequences: Path, context: StageContext) -
         return Plan(min(recorded, most))
     if complete_saves(folder / SAVES) or (folder / STATE).exists():
         return Plan()  # an older tfcli began it, in one process
-    model = sections.model
-    weights = (4 * model.width**2 + 3 * model.width * model.feed_forward_width) * model.layers
+    weights = sections.model.block_weights
     elements = train.steps * train.batch_rows * Sequences.open(sequences).content.row_length
     # weights, gradients, running average and two slots of the optimizer, in each process
     more_bytes = (most - 1) * (_PROCESS_BYTES + 5 * 4 * weights)
@@ -162,20 +161,23 @@ class _Processes:
         for helper in self._helpers:
             helper.stop()
 
-    @contextmanager
-    def group(self, task: str) -> Iterator[Ranks]:
+    def group(self, task: str) -> AbstractContextManager[Ranks]:
         """The ranks for one task, inside the `with` block."""
+        self._announce(task)
+        return self._join(task)
+
+    def _announce(self, task: str) -> None:
         for helper in self._helpers:
             helper.send(task)
-        with process_group(self._runtime, self._sections.train, (task, self._store), self._check) as ranks:
-            yield ranks
+
+    def _join(self, task: str) -> AbstractContextManager[Ranks]:
+        return process_group(self._runtime, self._sections.train, (task, self._store), self._check)
 
     def pay(self) -> bool:
         """Measure whether steps are faster over all processes than in this one, and report it."""
-        for helper in self._helpers:
-            helper.send(MEASURE)
+        self._announce(MEASURE)
         trial = StepTrial(self._sections, self._sequences, self._context.seed)  # while they import torch
-        with process_group(self._runtime, self._sections.train, (MEASURE, self._store), self._check) as ranks:
+        with self._join(MEASURE) as ranks:
             speeds = compare(trial, ranks, self._cores, self._go_on)
         pays = speeds.shared > _GAIN * speeds.alone
         each = f"{self._count} processes of {self._threads} thread{'s' if self._threads > 1 else ''}"
